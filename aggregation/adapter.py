@@ -1,0 +1,79 @@
+"""The values that travel: low-rank factor pairs, square cores and dense heads.
+
+Notation (used in every formula of this package): a layer's weight is ``W`` of shape (m, n) with
+m = out_features and n = in_features, as in ``torch.nn.Linear.weight``. A client k holds
+``B_k`` (m, r_k), ``A_k`` (r_k, n) and the PEFT scale ``s_k`` (alpha / r_k). Its change of the layer is
+``delta_weight = s_k * B_k @ A_k``. Hu et al. 2021, https://arxiv.org/abs/2106.09685.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactorPair:
+    """One layer's low-rank change ``scale * B @ A``, never multiplied out.
+
+    Attributes:
+      B: (m, r), m = out_features. Any floating dtype; finite.
+      A: (r, n), n = in_features. Same dtype as ``B``.
+      scale: the PEFT scale (alpha / r); finite.
+
+    Raises:
+      ValueError: the inner dimensions differ, or a factor is not a matrix.
+    """
+
+    B: torch.Tensor
+    A: torch.Tensor
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.B.ndim != 2 or self.A.ndim != 2 or self.B.shape[1] != self.A.shape[0]:
+            msg = f"factors do not fit: B is {tuple(self.B.shape)}, A is {tuple(self.A.shape)}; need (m, r) and (r, n)"
+            raise ValueError(msg)
+
+    @property
+    def lora_rank(self) -> int:
+        """The inner dimension r."""
+        return self.A.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n): the shape of the layer's weight."""
+        return self.B.shape[0], self.A.shape[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterState:
+    """Everything a run has learned so far, or one client's trained values. All maps may be empty.
+
+    Attributes:
+      lora: layer name -> factors that are being trained.
+      base_delta: layer name -> change already folded into the frozen base (FLoRA); not trained.
+      cores: layer name -> R (r, r) of Fed-SB, in ``s * B @ R @ A`` with frozen B and A.
+      dense: parameter name -> whole trained tensor (classification heads).
+    """
+
+    lora: Mapping[str, FactorPair] = field(default_factory=dict)
+    base_delta: Mapping[str, FactorPair] = field(default_factory=dict)
+    cores: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    dense: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientUpdate:
+    """One client's trained values as the coordinator admits them.
+
+    Attributes:
+      client_id: name of the data owner; fixes the order of reduction.
+      weight: unnormalised aggregation weight, > 0 and finite.
+      state: the trained values (the values themselves, not differences).
+    """
+
+    client_id: str
+    weight: float
+    state: AdapterState

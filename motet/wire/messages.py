@@ -1,0 +1,70 @@
+"""What crosses between coordinator and client, as frozen dataclasses; ``codec`` turns them into bytes.
+
+No tensor semantics here: ``payload`` is an opaque canonical safetensors blob
+(``aggregation.serialize``); this module imports neither torch nor numerics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOrder:
+    """One client's work for one round. The recipe is data, never code.
+
+    Attributes:
+      run_id: the run, e.g. ``r-3f9a...``.
+      round_index: from 0 within the run.
+      attempt: from 0; grows when the coordinator asks the same round again with a new charge.
+      client_id: to whom.
+      recipe_json: canonical JSON of the whole recipe (``motet.recipe.canonical_json``).
+      recipe_sha256: hex digest of ``recipe_json``; clients approve recipes by it.
+      lora_rank: rank assigned to this client.
+      reservation_id: the coordinator's budget reservation, empty when the run is not private.
+      payload: canonical safetensors of the starting ``AdapterState``.
+      payload_sha256: hex digest of ``payload``.
+    """
+
+    run_id: str
+    round_index: int
+    attempt: int
+    client_id: str
+    recipe_json: str
+    recipe_sha256: str
+    lora_rank: int
+    reservation_id: str
+    payload: bytes
+    payload_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainReply:
+    """All that leaves a client for one round. Released values: ``payload`` (noised when the run is
+    private) and ``num_steps``, which is a public constant of the recipe. Nothing else depends on data.
+
+    Attributes:
+      run_id, round_index, attempt, client_id: copied from the order.
+      payload: canonical safetensors of the trained values.
+      payload_sha256: hex digest of ``payload``.
+      aggregation_weight: a public constant: 1.0, or the weight that the recipe names. Never a count of examples
+        when the run is private.
+      num_steps: optimiser steps taken (a constant of the recipe).
+      num_examples: number of local examples when the recipe is not private, else 0.
+      is_private: whether clipping and noise were applied in this round.
+      error_code: empty on success, else a stable code such as ``policy_refused``.
+      error_message: for people; names the clause and the remedy, never data.
+    """
+
+    run_id: str
+    round_index: int
+    attempt: int
+    client_id: str
+    payload: bytes = b""
+    payload_sha256: str = ""
+    aggregation_weight: float = 1.0
+    num_steps: int = 0
+    num_examples: int = 0
+    is_private: bool = False
+    error_code: str = ""
+    error_message: str = ""
