@@ -1,0 +1,187 @@
+"""The recipe: one run, declared as data. Unknown keys are errors; see ``motet.recipe.load``.
+
+Every field says its unit. What changes the privacy guarantee lives in ``PrivacySection`` only.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+
+
+class Section(BaseModel):
+    """Frozen, strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class BaseModelSection(Section):
+    """Which frozen transformer everyone starts from.
+
+    Exactly one of ``material`` (see ``motet materials list``), ``path`` (a local Hugging Face folder) and ``hub``
+    (a hub id, fetched once by transformers) is set. ``tiny`` names a randomly initialised model for tests:
+    ``tiny-bert``, ``tiny-llama``, ``tiny-gpt2``.
+    """
+
+    material: Literal["minilm", "smollm2"] | None = None
+    path: str | None = None
+    hub: str | None = None
+    tiny: Literal["tiny-bert", "tiny-llama", "tiny-gpt2"] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> BaseModelSection:
+        if sum(v is not None for v in (self.material, self.path, self.hub, self.tiny)) != 1:
+            msg = "set exactly one of material, path, hub, tiny"
+            raise ValueError(msg)
+        return self
+
+
+class TaskSection(Section):
+    """What is learned. ``pooling`` is read by sequence-classification on encoders only."""
+
+    kind: Literal["sequence-classification", "causal-lm"]
+    num_labels: Annotated[int, Field(ge=2)] | None = None
+    max_length: PositiveInt = 64
+    pooling: Literal["mean", "model"] = "mean"
+
+    @model_validator(mode="after")
+    def _labels(self) -> TaskSection:
+        if (self.kind == "sequence-classification") != (self.num_labels is not None):
+            msg = "num_labels belongs to sequence-classification, and is needed there"
+            raise ValueError(msg)
+        return self
+
+
+class PartitionSection(Section):
+    """How one data set is dealt to simulated clients. Deployed clients bring their own files instead.
+
+    by = natural: one client a group of the material (VADER domain, topic file); source documents are never split.
+    by = dirichlet: label proportions drawn from Dirichlet(alpha), one draw a label.
+    by = iid: a shuffled deal.
+    """
+
+    by: Literal["natural", "dirichlet", "iid"] = "natural"
+    alpha: PositiveFloat = 0.3
+    num_clients: PositiveInt | None = None
+    examples_per_client: PositiveInt | None = None
+
+
+class DataSection(Section):
+    """Where examples come from. ``path`` is a JSONL or CSV file, or a folder with one file a client
+    (``<client_id>.jsonl``) and ``test.jsonl``."""
+
+    material: Literal["vader", "newsgroups", "topics", "tales"] | None = None
+    path: str | None = None
+    text_column: str = "text"
+    label_column: str = "label"
+    partition: PartitionSection = PartitionSection()
+    test_examples: PositiveInt = 1000
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSection:
+        if (self.material is None) == (self.path is None):
+            msg = "set exactly one of material, path"
+            raise ValueError(msg)
+        return self
+
+
+class AdapterSection(Section):
+    """The adapter. ``lora_rank`` is one rank for all, or a map from client id or capacity class to rank
+    (``default`` is the fallback). ``alpha`` is a number, or ``"2r"``: that multiple of each client's own rank, so that
+    the scale is the same for all. ``targets`` are endings of layer names."""
+
+    lora_rank: PositiveInt | dict[Name, PositiveInt] = 8
+    alpha: PositiveFloat | Annotated[str, Field(pattern=r"^\d+(\.\d+)?r$")] = "2r"
+    targets: Annotated[list[str], Field(min_length=1)] = ["query", "value"]
+    layers: list[Annotated[int, Field(ge=0)]] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class MethodSection(Section):
+    """How updates become one. ``ridge`` is read by lora-fair, ``basis`` by fed-sb, ``train_adapter: false`` trains
+    the head alone (a baseline)."""
+
+    name: Literal["fedit", "flora", "fed-sb", "lora-fair"]
+    ridge: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    basis: Literal["svd", "orthonormal"] = "svd"
+    train_adapter: bool = True
+
+
+class TrainingSection(Section):
+    """Local work of one client in one round. ``expected_batch_size`` is a public constant: the sum of gradients
+    is divided by it, also when a Poisson batch is larger or smaller."""
+
+    rounds: PositiveInt = 3
+    local_steps: PositiveInt = 10
+    expected_batch_size: PositiveInt = 16
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: PositiveFloat = 1e-3
+    head_learning_rate: PositiveFloat | None = None
+    max_grad_norm: PositiveFloat | None = None
+
+
+class CohortSection(Section):
+    """Who takes part. ``minimum`` replies close a round at the deadline; fewer abort it."""
+
+    clients: list[Name] | None = None
+    minimum: PositiveInt = 1
+    deadline_s: PositiveFloat = 600.0
+    weights: Literal["uniform", "num_examples"] = "uniform"
+
+
+class PrivacySection(Section):
+    """Example-level DP-SGD on the client (Poisson sampling, add/remove neighbours). Absent: no privacy.
+
+    ``sampling_rate`` is a public constant, not derived from the number of examples. Exactly one of
+    ``noise_multiplier`` and ``target_epsilon`` is set; the target is for the whole run.
+    """
+
+    clipping_norm: PositiveFloat = 1.0
+    noise_multiplier: PositiveFloat | None = None
+    target_epsilon: PositiveFloat | None = None
+    target_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    sampling_rate: Annotated[float, Field(gt=0, le=1)]
+    epsilon_limit: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _one_noise(self) -> PrivacySection:
+        if (self.noise_multiplier is None) == (self.target_epsilon is None):
+            msg = "set exactly one of noise_multiplier, target_epsilon"
+            raise ValueError(msg)
+        return self
+
+
+class Recipe(Section):
+    """One run, whole. ``seed`` drives everything but privacy noise and private sampling, which come from the
+    operating system and can not be seeded."""
+
+    name: Name
+    base_model: BaseModelSection
+    task: TaskSection
+    data: DataSection
+    adapter: AdapterSection = AdapterSection()
+    method: MethodSection
+    training: TrainingSection = TrainingSection()
+    cohort: CohortSection = CohortSection()
+    privacy: PrivacySection | None = None
+    seed: int = 0
+
+    def lora_rank_of(self, client_id: str, capacity_class: str | None = None) -> int:
+        """The rank of one client: by id, then by capacity class, then ``default``, then 8."""
+        ranks = self.adapter.lora_rank
+        if isinstance(ranks, int):
+            return ranks
+        for key in (client_id, capacity_class, "default"):
+            if key is not None and key in ranks:
+                return ranks[key]
+        return 8
+
+    def scale_of(self, lora_rank: int) -> float:
+        """The PEFT scale alpha / rank of a client with ``lora_rank``."""
+        alpha = self.adapter.alpha
+        return float(alpha[:-1]) if isinstance(alpha, str) else float(alpha) / lora_rank
