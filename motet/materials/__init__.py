@@ -1,1 +1,8 @@
+"""Real weights and texts by name: pinned, checked, unpacked to a cache. Importing this downloads nothing."""
 
+from motet.materials.cache import is_fetched, material_path, model_path
+from motet.materials.errors import MaterialError
+from motet.materials.fetch import fetch
+from motet.materials.sources import MATERIALS, Material
+
+__all__ = ["MATERIALS", "Material", "MaterialError", "fetch", "is_fetched", "material_path", "model_path"]
