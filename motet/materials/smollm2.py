@@ -69,7 +69,9 @@ def model_config(source: GgufFile) -> dict[str, Any]:
     """
     meta = source.metadata
     if meta.get("general.architecture") != "llama":
-        raise MaterialError(f"GGUF architecture {meta.get('general.architecture')!r} can not be converted; only llama")
+        raise MaterialError(
+            f"GGUF architecture {meta.get('general.architecture')!r} can not be converted; only llama"
+        )
     try:
         return {
             "architectures": ["LlamaForCausalLM"],
@@ -98,7 +100,10 @@ def expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Name to shape of every weight that the configuration implies."""
     hidden, wide, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     kv = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (vocab, hidden),
+        "model.norm.weight": (hidden,),
+    }
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (vocab, hidden)
     layer = {
@@ -151,7 +156,9 @@ def write_weights(source: GgufFile, config: dict[str, Any], path: Path) -> None:
     stored = {_published_name(name): name for name in source.tensors}
     odd = sorted(source.tensors[stored[n]].shape != shapes[n] for n in shapes if n in stored)
     if set(stored) != set(shapes) or any(odd):
-        raise MaterialError("the GGUF file's tensors are not those of its own configuration; it can not be converted")
+        raise MaterialError(
+            "the GGUF file's tensors are not those of its own configuration; it can not be converted"
+        )
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in sorted(shapes):
@@ -175,7 +182,7 @@ def write_weights(source: GgufFile, config: dict[str, Any], path: Path) -> None:
 
 def write_tokenizer(source: GgufFile, folder: Path) -> None:
     """Write the byte-level BPE tokenizer of the SmolLM family (digits stand alone)."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415 - slow import
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     meta = source.metadata
     tokens, kinds = meta["tokenizer.ggml.tokens"], meta["tokenizer.ggml.token_type"]
@@ -209,12 +216,14 @@ def check_folder(folder: Path, config: dict[str, Any]) -> None:
     Raises:
       MaterialError: a name or shape is not the expected one.
     """
-    from safetensors import safe_open  # noqa: PLC0415 - only needed here
+    from safetensors import safe_open
 
     with safe_open(str(folder / "model.safetensors"), framework="np") as weights:
         found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     if found != expected_shapes(config):
-        raise MaterialError(f"{folder / 'model.safetensors'}: the converted weights do not read back as written")
+        raise MaterialError(
+            f"{folder / 'model.safetensors'}: the converted weights do not read back as written"
+        )
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -13,7 +13,9 @@ from motet.materials.errors import MaterialError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyd", ".pth", ".so", ".dll", ".dylib", ".exe", ".sh", ".pkl", ".pt"})
+_CODE_SUFFIXES = frozenset(
+    {".py", ".pyc", ".pyd", ".pth", ".so", ".dll", ".dylib", ".exe", ".sh", ".pkl", ".pt"}
+)
 _CHUNK = 1 << 20
 
 
@@ -24,14 +26,25 @@ def checked_member(name: str, archive: Path) -> PurePosixPath:
       MaterialError: it is absolute, climbs out with ``..``, or holds a drive letter or backslash.
     """
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name or not path.parts:
-        raise MaterialError(f"{archive.name}: member {name!r} would be written outside its folder; nothing was unpacked")
+    if (
+        path.is_absolute()
+        or ".." in path.parts
+        or "\\" in name
+        or ":" in name
+        or "\0" in name
+        or not path.parts
+    ):
+        raise MaterialError(
+            f"{archive.name}: member {name!r} would be written outside its folder; nothing was unpacked"
+        )
     return path
 
 
 def is_payload(name: str, patterns: Sequence[str]) -> bool:
     """Whether a member is named by ``patterns`` and is no code (code is never unpacked)."""
-    return PurePosixPath(name).suffix.lower() not in _CODE_SUFFIXES and any(fnmatchcase(name, p) for p in patterns)
+    return PurePosixPath(name).suffix.lower() not in _CODE_SUFFIXES and any(
+        fnmatchcase(name, p) for p in patterns
+    )
 
 
 def unpack_zip(archive: Path, folder: Path, *, payload: Sequence[str], max_bytes: int) -> list[Path]:
@@ -58,7 +71,9 @@ def unpack_zip(archive: Path, folder: Path, *, payload: Sequence[str], max_bytes
                 if member.is_dir() or not is_payload(member.filename, payload):
                     continue
                 if stat.S_ISLNK(member.external_attr >> 16):
-                    raise MaterialError(f"{archive.name}: member {member.filename!r} is a link; nothing was unpacked")
+                    raise MaterialError(
+                        f"{archive.name}: member {member.filename!r} is a link; nothing was unpacked"
+                    )
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with bundle.open(member) as source, target.open("xb") as sink:
                     left -= copy_at_most(source, sink, left, archive)
@@ -66,7 +81,9 @@ def unpack_zip(archive: Path, folder: Path, *, payload: Sequence[str], max_bytes
     except (zipfile.BadZipFile, EOFError) as error:
         raise MaterialError(f"{archive.name}: not a readable zip archive ({error})") from error
     if not written:
-        raise MaterialError(f"{archive.name}: none of its members is the expected payload ({', '.join(payload)})")
+        raise MaterialError(
+            f"{archive.name}: none of its members is the expected payload ({', '.join(payload)})"
+        )
     return written
 
 

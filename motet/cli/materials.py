@@ -1,0 +1,102 @@
+"""``motet materials``: what there is, what is here, bring it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003 - typer reads the annotation
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from motet.cli.report import format_bytes
+from motet.materials import MATERIALS, Material, fetch, is_fetched
+from motet.materials.cache import cache_folder, find_material
+
+app = typer.Typer(help="Real weights and texts: list them, bring them.", no_args_is_help=True)
+
+_STEPS = ("download", "check", "unpack", "convert")
+
+
+@app.command("list")
+def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the materials, their licences, and whether they are here.
+
+    Example: motet materials list --json
+    """
+    rows = [_row(material) for material in MATERIALS.values()]
+    if as_json:
+        typer.echo(json.dumps({"cache": str(cache_folder()), "materials": rows}, indent=2))
+        return
+    table = Table(title=f"materials (kept in {cache_folder()})", title_justify="left")
+    for column in ("name", "here", "download", "licence", "what"):
+        table.add_column(column, justify="right" if column == "download" else "left", overflow="fold")
+    for row in rows:
+        here = "yes" if row["fetched"] else "no (optional)" if row["optional"] else "no"
+        table.add_row(row["name"], here, format_bytes(row["bytes"]), row["licence"], row["what"])
+    Console().print(table)
+
+
+@app.command("fetch")
+def fetch_command(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Which; all but the optional ones when absent.")
+    ] = None,
+    from_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Folder that already holds the downloaded files; uses no network.", exists=True
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")] = False,
+) -> None:
+    """Download materials, check their pinned hashes, and unpack them into the cache (once).
+
+    Examples:
+      motet materials fetch minilm vader
+      motet materials fetch smollm2 --from /media/usb
+    """
+    wanted = names or [material.name for material in MATERIALS.values() if not material.optional]
+    chosen = list(dict.fromkeys(find_material(name).name for name in wanted))
+    rows: list[dict[str, Any]] = []
+    console = Console(stderr=True, quiet=as_json)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        for name in chosen:
+            material = MATERIALS[name]
+            was_here = is_fetched(name)
+            task = progress.add_task(name, total=len(_STEPS))
+
+            def tell(step: str, name: str = name, size: int = material.num_bytes, task: Any = task) -> None:  # noqa: ANN401
+                text = f"{name}: {step}" + (f" {format_bytes(size)}" if step == "download" else "")
+                progress.update(task, description=text, completed=_STEPS.index(step))
+
+            path = fetch(name, from_folder=from_folder, on_step=tell)
+            progress.update(task, visible=False)
+            rows.append({**_row(material), "downloaded": not was_here})
+            console.print(
+                f"{name}: {'was here' if was_here else 'fetched'}, {path}", soft_wrap=True, highlight=False
+            )
+    if as_json:
+        typer.echo(json.dumps({"cache": str(cache_folder()), "materials": rows}, indent=2))
+
+
+def _row(material: Material) -> dict[str, Any]:
+    return {
+        "name": material.name,
+        "fetched": is_fetched(material.name),
+        "path": str(cache_folder() / material.name),
+        "requirement": material.requirement,
+        "sha256": material.sha256,
+        "bytes": material.num_bytes,
+        "licence": material.licence,
+        "what": material.what,
+        "optional": material.optional,
+    }

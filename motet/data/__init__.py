@@ -1,0 +1,18 @@
+"""Examples: reading them, the data sets that recipes name, and dealing them to simulated clients."""
+
+from motet.data.corpora import NEWSGROUPS, load_material
+from motet.data.errors import DataError
+from motet.data.examples import Example, read_examples, write_jsonl
+from motet.data.partition import Partition, partition, write_shards
+
+__all__ = [
+    "NEWSGROUPS",
+    "DataError",
+    "Example",
+    "Partition",
+    "load_material",
+    "partition",
+    "read_examples",
+    "write_jsonl",
+    "write_shards",
+]

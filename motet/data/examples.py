@@ -1,0 +1,165 @@
+"""One example, and files of examples."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from motet.data.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+_MOST_FIELD_CHARACTERS = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One text: the unit that a privacy guarantee protects.
+
+    Attributes:
+      text: not empty.
+      label: class index from 0; 0 where there are no classes.
+      group: where it comes from by nature (a domain, a topic): natural clients are groups. May be empty.
+      source: the document it was cut from. All examples of one source stay on one side of a split.
+    """
+
+    text: str
+    label: int = 0
+    group: str = ""
+    source: str = ""
+
+
+def text_source(text: str) -> str:
+    """A source for a text that states none: equal for texts that differ only in case and spacing."""
+    return "text:" + hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()[:16]
+
+
+def read_examples(
+    path: Path, *, text_column: str = "text", label_column: str = "label", num_labels: int | None = None
+) -> list[Example]:
+    """Read a JSONL or CSV file (told by its suffix; UTF-8, first line of a CSV names the columns).
+
+    The columns ``group`` and ``source`` are read where they are; a missing source is made from the text.
+
+    Args:
+      path: ``.jsonl``, ``.ndjson`` or ``.csv``.
+      text_column: name of the column with the text.
+      label_column: name of the column with the class index, an integer from 0.
+      num_labels: number of classes; each line must then have a label below it. None: no classes, a label may be absent.
+
+    Raises:
+      DataError: no such file, empty, wrong suffix, not UTF-8, or a line that does not fit; the message says which.
+    """
+    if path.suffix.lower() not in {".jsonl", ".ndjson", ".csv"}:
+        raise DataError(f"{path}: examples come as .jsonl or .csv", hint="rename or convert the file")
+    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _jsonl_rows(path)
+    examples = []
+    try:
+        for line, row in rows:
+            where = f"{path}:{line}"
+            text = _text_of(row, text_column, where)
+            examples.append(
+                Example(
+                    text=text,
+                    label=_label_of(row, label_column, num_labels, where),
+                    group=str(row.get("group") or ""),
+                    source=str(row.get("source") or "") or text_source(text),
+                )
+            )
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise DataError(f"{path}: can not be read: {error.strerror or error}") from error
+    if not examples:
+        raise DataError(f"{path}: holds no example")
+    return examples
+
+
+def write_jsonl(examples: Iterable[Example], path: Path) -> Path:
+    """Write one JSON object a line (text, label, group, source), ASCII-escaped, so that bytes depend on content alone.
+
+    Raises:
+      DataError: the file can not be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8", newline="\n") as stream:
+            for e in examples:
+                row = {"text": e.text, "label": e.label, "group": e.group, "source": e.source}
+                stream.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise DataError(f"{path}: can not be written: {error.strerror or error}") from error
+    return path
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with path.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(
+                    f"{path}:{number}: not JSON: {error}", hint="one JSON object a line"
+                ) from error
+            if not isinstance(row, dict):
+                raise DataError(
+                    f"{path}:{number}: a {type(row).__name__}, not an object", hint="one JSON object a line"
+                )
+            yield number, row
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    csv.field_size_limit(_MOST_FIELD_CHARACTERS)
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        try:
+            for row in reader:
+                if None in row:
+                    raise DataError(
+                        f"{path}:{reader.line_num}: more fields than columns", hint='quote commas: "a, b"'
+                    )
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from error
+
+
+def _text_of(row: Mapping[str, Any], column: str, where: str) -> str:
+    text = _cell(row, column, where, "text_column")
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{where}: column {column!r} holds no text")
+    return text
+
+
+def _label_of(row: Mapping[str, Any], column: str, num_labels: int | None, where: str) -> int:
+    if num_labels is None and row.get(column) in (None, ""):
+        return 0
+    value = _cell(row, column, where, "label_column")
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip()):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise DataError(
+            f"{where}: label {value!r} is not a class index", hint="use 0, 1, 2, ... for the classes"
+        )
+    if num_labels is not None and value >= num_labels:
+        raise DataError(
+            f"{where}: label {value} is not below num_labels = {num_labels}",
+            hint="correct the line, or task.num_labels in the recipe",
+        )
+    return value
+
+
+def _cell(row: Mapping[str, Any], column: str, where: str, setting: str) -> Any:  # noqa: ANN401 - what the file holds
+    if column not in row:
+        known = ", ".join(repr(key) for key in row)
+        raise DataError(
+            f"{where}: no column {column!r}; there are {known}", hint=f"set data.{setting} in the recipe"
+        )
+    return row[column]

@@ -1,0 +1,298 @@
+"""Deal one data set to simulated clients, and hold examples out. The recipe's seed decides everything."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from motet.data.corpora import HELD_OUT, load_material
+from motet.data.errors import DataError
+from motet.data.examples import Example, read_examples, write_jsonl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from motet.recipe.model import Recipe
+
+_TAG = 0x6D6F7465  # keeps these draws apart from others that use the recipe's seed
+_REDRAWS = 200
+_WORDS_PER_TOKEN = 0.75
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """Training examples by client id, and the held-out ones; no source is on both sides."""
+
+    train: Mapping[str, Sequence[Example]]
+    test: Sequence[Example]
+
+
+def partition(recipe: Recipe) -> Partition:
+    """Load the recipe's data and deal it; equal recipes give equal partitions, in equal order.
+
+    Test: whole sources drawn at random until ``test_examples`` are there, the same number from each group with
+    ``by: natural``; where the publisher names a test part, from that part only. A folder brings its own ``test.jsonl``
+    and one file a client, and is not dealt.
+
+    Training: ``natural`` gives one client a group; ``dirichlet`` splits each class (each group where there are no
+    classes) by one draw of client proportions; ``iid`` deals a shuffled pack. ``examples_per_client`` is the most that
+    a client keeps, drawn at random.
+
+    Raises:
+      DataError: the data can not be read, or not be dealt as asked.
+      MaterialError: the material is not fetched.
+    """
+    data, rng = recipe.data, np.random.default_rng([_TAG, recipe.seed % 2**63])
+    if data.path is not None and Path(data.path).is_dir():
+        return _from_folder(recipe, Path(data.path), rng)
+    examples = _load(recipe)
+    natural = data.partition.by == "natural"
+    if natural:
+        examples = _wanted_groups(recipe, examples)
+    train, test = hold_out(examples, data.test_examples, rng, per_group=natural)
+    if natural:
+        dealt = {_client_id(group): part for group, part in _by_group(train).items()}
+    else:
+        clients = _client_ids(recipe)
+        if data.partition.by == "iid":
+            hands = deal_iid(train, len(clients), rng)
+        else:
+            classes = [e.group if recipe.task.num_labels is None else str(e.label) for e in train]
+            hands = deal_dirichlet(train, classes, len(clients), data.partition.alpha, rng)
+        dealt = dict(zip(clients, hands, strict=True))
+    most = data.partition.examples_per_client
+    return Partition(train={c: _at_most(dealt[c], most, rng) for c in sorted(dealt)}, test=test)
+
+
+def write_shards(dealt: Partition, folder: Path) -> dict[str, Path]:
+    """Write ``<client_id>.jsonl`` for each client and ``test.jsonl``; return the clients' files.
+
+    Raises:
+      DataError: the folder can not be written.
+    """
+    write_jsonl(dealt.test, folder / "test.jsonl")
+    return {
+        client: write_jsonl(dealt.train[client], folder / f"{client}.jsonl") for client in sorted(dealt.train)
+    }
+
+
+def hold_out(
+    examples: Sequence[Example], num_test: int, rng: np.random.Generator, *, per_group: bool
+) -> tuple[list[Example], list[Example]]:
+    """Split by whole sources.
+
+    Args:
+      examples: all.
+      num_test: exact number of held-out examples; what is left of the last drawn source is dropped, not trained on.
+      rng: draws the sources.
+      per_group: take equally many from each group (the first groups by name get the remainder).
+
+    Returns:
+      Training examples in the given order, held-out ones in drawn order.
+
+    Raises:
+      DataError: more than half of a group, or more than its publisher's test part, would be held out.
+    """
+    pools = _by_group(examples) if per_group else {"": list(examples)}
+    test: list[Example] = []
+    closed: set[str] = set()
+    for index, (group, pool) in enumerate(sorted(pools.items())):
+        wanted = num_test // len(pools) + (index < num_test % len(pools))
+        official = [e for e in pool if e.source.startswith(HELD_OUT)]
+        most = len(official) if official else len(pool) // 2
+        if wanted > most:
+            raise DataError(
+                f"data.test_examples: {num_test} would hold out {wanted} of the {len(pool)} examples"
+                + (f" of {group!r}" if group else "")
+                + f"; at most {most} can be",
+                hint="lower data.test_examples in the recipe",
+            )
+        by_source: dict[str, list[Example]] = defaultdict(list)
+        for example in official or pool:
+            by_source[example.source].append(example)
+        sources = sorted(by_source)
+        drawn: list[Example] = []
+        for position in rng.permutation(len(sources)):
+            if len(drawn) >= wanted:
+                break
+            drawn += by_source[sources[position]]
+            closed.add(sources[position])
+        test += drawn[:wanted]
+    train = [e for e in examples if e.source not in closed and not e.source.startswith(HELD_OUT)]
+    return train, test
+
+
+def deal_iid(examples: Sequence[Example], num_clients: int, rng: np.random.Generator) -> list[list[Example]]:
+    """A shuffled deal, one example after the other: client sizes differ by at most one.
+
+    Raises:
+      DataError: fewer examples than clients.
+    """
+    if len(examples) < num_clients:
+        raise DataError(f"{len(examples)} examples can not be dealt to {num_clients} clients")
+    order = rng.permutation(len(examples))
+    return [[examples[int(i)] for i in order[client::num_clients]] for client in range(num_clients)]
+
+
+def deal_dirichlet(
+    examples: Sequence[Example],
+    classes: Sequence[str],
+    num_clients: int,
+    alpha: float,
+    rng: np.random.Generator,
+) -> list[list[Example]]:
+    """Each class is split by proportions p ~ Dirichlet(alpha, ..., alpha) over the clients (Hsu et al. 2019 take the
+    draw a client; here it is one draw a class, as Yurochkin et al. 2019 do).
+
+    Args:
+      examples: n of them.
+      classes: the class of each, n of them.
+      num_clients: clients.
+      alpha: small is skewed, large is even.
+      rng: draws.
+
+    Raises:
+      DataError: after many draws some client still got nothing.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, cls in enumerate(classes):
+        members[cls].append(index)
+    for _ in range(_REDRAWS):
+        hands: list[list[int]] = [[] for _ in range(num_clients)]
+        for cls in sorted(members):
+            order = rng.permutation(members[cls])
+            cuts = np.cumsum(rng.dirichlet(np.full(num_clients, alpha)))[:-1] * len(order)
+            for hand, part in zip(hands, np.split(order, np.round(cuts).astype(int)), strict=True):
+                hand.extend(int(i) for i in part)
+        if all(hands):
+            return [[examples[i] for i in rng.permutation(hand)] for hand in hands]
+    raise DataError(
+        f"data.partition: with alpha {alpha} and {num_clients} clients some client gets no example",
+        hint="raise data.partition.alpha or lower data.partition.num_clients",
+    )
+
+
+def _at_most(examples: Sequence[Example], most: int | None, rng: np.random.Generator) -> list[Example]:
+    order = rng.permutation(len(examples))[:most]
+    return [examples[int(i)] for i in order]
+
+
+def _by_group(examples: Sequence[Example]) -> dict[str, list[Example]]:
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        groups[example.group].append(example)
+    return dict(groups)
+
+
+def _load(recipe: Recipe) -> list[Example]:
+    data, task = recipe.data, recipe.task
+    if data.path is not None:
+        return read_examples(
+            Path(data.path),
+            text_column=data.text_column,
+            label_column=data.label_column,
+            num_labels=task.num_labels,
+        )
+    name = str(data.material)
+    examples = load_material(name, passage_words=max(8, int(task.max_length * _WORDS_PER_TOKEN)))
+    if task.num_labels is not None:
+        classes = 1 + max(e.label for e in examples)
+        if classes == 1:
+            raise DataError(
+                f"data.material: {name!r} has no classes", hint="use task.kind: causal-lm with it"
+            )
+        if classes != task.num_labels:
+            raise DataError(f"task.num_labels: {task.num_labels}, but {name!r} has {classes} classes")
+    return examples
+
+
+def _wanted_groups(recipe: Recipe, examples: list[Example]) -> list[Example]:
+    """Examples of the groups that become clients: those in ``cohort.clients``, or the first ``num_clients``."""
+    groups = sorted({e.group for e in examples})
+    if groups == [""] or len({_client_id(g) for g in groups}) != len(groups):
+        raise DataError(
+            "data.partition.by: natural needs a 'group' for every example, with names that make distinct client ids",
+            hint="add a column 'group' to the data, or set by: iid",
+        )
+    clients, count = recipe.cohort.clients, recipe.data.partition.num_clients
+    known = {_client_id(group): group for group in groups}
+    if clients is not None:
+        unknown = sorted(set(clients) - set(known))
+        if unknown:
+            raise DataError(
+                f"cohort.clients: {', '.join(unknown)} is no group of the data; there are {', '.join(sorted(known))}"
+            )
+        kept = {known[client] for client in clients}
+    elif count is not None and count > len(groups):
+        raise DataError(
+            f"data.partition.num_clients: {count}, but by: natural gives one client a group and there are {len(groups)}",
+            hint=f"lower num_clients to {len(groups)}, or set by: iid or by: dirichlet",
+        )
+    else:
+        kept = set(groups[:count])
+    return [e for e in examples if e.group in kept]
+
+
+def _client_id(group: str) -> str:
+    """A group's name as a client id: letters, digits, dot, dash and underscore, at most 63."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", group).strip("-._")[:63] or "unnamed"
+
+
+def _client_ids(recipe: Recipe) -> list[str]:
+    """Ids of dealt clients: ``cohort.clients``, or client-1 ... client-n (padded to sort)."""
+    clients, count = recipe.cohort.clients, recipe.data.partition.num_clients
+    if clients is not None:
+        if count is not None and count != len(clients):
+            raise DataError(f"data.partition.num_clients: {count}, but cohort.clients names {len(clients)}")
+        return list(clients)
+    if count is None:
+        raise DataError(
+            f"data.partition.num_clients: by: {recipe.data.partition.by} needs it",
+            hint="set it, or name cohort.clients",
+        )
+    return [f"client-{i:0{len(str(count))}d}" for i in range(1, count + 1)]
+
+
+def _from_folder(recipe: Recipe, folder: Path, rng: np.random.Generator) -> Partition:
+    """One file a client, as its owner made it; a source that stands in a client's file and in the test file is refused."""
+    data = recipe.data
+    files = {
+        path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in {".jsonl", ".csv"}
+    }
+    test_file = files.pop("test", None)
+    wanted = recipe.cohort.clients or sorted(files)[: data.partition.num_clients]
+    missing = sorted(set(wanted) - set(files))
+    if test_file is None or not wanted or missing:
+        lacking = [f"{client}.jsonl" for client in missing or ([] if wanted else ["<client_id>"])]
+        lacking += ["test.jsonl"] if test_file is None else []
+        raise DataError(
+            f"{folder}: lacks {', '.join(lacking)}", hint="one file a client, and test.jsonl held out"
+        )
+
+    def read(path: Path) -> list[Example]:
+        return read_examples(
+            path,
+            text_column=data.text_column,
+            label_column=data.label_column,
+            num_labels=recipe.task.num_labels,
+        )
+
+    test = read(test_file)
+    held_out = {e.source for e in test}
+    most = data.partition.examples_per_client
+    train: dict[str, list[Example]] = {}
+    for client in sorted(wanted):
+        examples = read(files[client])
+        both = sorted({e.source for e in examples} & held_out)
+        if both:
+            raise DataError(
+                f"{files[client]}: {len(both)} sources stand in {test_file.name} as well, first {both[0]!r}",
+                hint="remove these examples from one of the two files (equal texts count as one source)",
+            )
+        train[client] = _at_most(examples, most, rng)
+    return Partition(train=train, test=_at_most(test, data.test_examples, rng))
