@@ -1,0 +1,117 @@
+"""Linear algebra on factor pairs. No function here forms an (m, n) matrix, except where noted.
+
+Notation as in ``aggregation.adapter``. Inputs may be float16, bfloat16 or float32; inner products and decompositions run in
+float64, results come back as float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from aggregation.adapter import FactorPair
+
+
+def stack(pairs: Sequence[FactorPair], weights: Sequence[float]) -> FactorPair:
+    """The exact weighted sum ``sum_k w_k s_k B_k A_k`` as one pair of inner dimension ``sum_k r_k``.
+
+    FLoRA, Wang et al. 2024, https://arxiv.org/abs/2409.05976, Eq. 6-8: B is concatenated along its columns, A along its rows.
+    ``w_k s_k`` multiplies A only; on both factors it would count twice.
+
+    Args:
+      pairs: at least one, all of one shape (m, n); ranks and scales may differ.
+      weights: as many, finite.
+
+    Returns:
+      scale 1, float32.
+
+    Raises:
+      ValueError: nothing to stack, lengths differ, or shapes differ.
+    """
+    if not pairs or len(pairs) != len(weights):
+        raise ValueError(f"need as many weights as pairs and at least one, got {len(pairs)} and {len(weights)}")
+    if len({p.shape for p in pairs}) != 1:
+        raise ValueError(f"pairs of different shapes can not be stacked: {[p.shape for p in pairs]}")
+    b = torch.cat([p.B.float() for p in pairs], dim=1)
+    a = torch.cat([p.A.float() * (w * p.scale) for p, w in zip(pairs, weights, strict=True)], dim=0)
+    return FactorPair(B=b, A=a)
+
+
+def factor_svd(pair: FactorPair) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Singular values and vectors of ``scale * B @ A`` from QR of the factors and SVD of the small core.
+
+    ``B = Q_b R_b``, ``A^T = Q_a R_a``, ``R_b R_a^T = u S v^T``, hence ``U = Q_b u``, ``V^T = v^T Q_a^T``: O((m + n) r^2 + r^3).
+
+    Returns:
+      U (m, k), S (k,), Vh (k, n) in float64, k = min(m, n, r). Where r > min(m, n) the product itself is the smaller
+      matrix, and is formed. Each column of U has its entry of largest size positive, so that the result is the
+      same on every machine up to rounding.
+    """
+    b, a = pair.B.double() * pair.scale, pair.A.double()
+    if pair.lora_rank > min(pair.shape):
+        u, s, vh = torch.linalg.svd(b @ a, full_matrices=False)
+    else:
+        q_b, r_b = torch.linalg.qr(b)
+        q_a, r_a = torch.linalg.qr(a.T)
+        core_u, s, core_vh = torch.linalg.svd(r_b @ r_a.T)
+        u, vh = q_b @ core_u, core_vh @ q_a.T
+    signs = torch.sign(u[u.abs().argmax(dim=0), torch.arange(u.shape[1])])
+    signs = torch.where(signs == 0, torch.ones_like(signs), signs)
+    return u * signs, s, vh * signs[:, None]
+
+
+def recompress(pair: FactorPair, lora_rank: int | None = None) -> FactorPair:
+    """The best pair of at most ``lora_rank`` (Eckart-Young), balanced between both factors; lossless without a limit.
+
+    Singular values below ``max(m, n) * 2^-52 * s_1`` are rounding and dropped. At least rank 1 remains.
+
+    Returns:
+      ``B = U sqrt(S)``, ``A = sqrt(S) Vh``, scale 1, float32.
+    """
+    u, s, vh = factor_svd(pair)
+    numerical = int((s > max(pair.shape) * torch.finfo(torch.float64).eps * s[0]).sum()) if len(s) else 0
+    keep = max(1, min(numerical, lora_rank) if lora_rank is not None else numerical)
+    root = s[:keep].sqrt()
+    return FactorPair(B=(u[:, :keep] * root).float().contiguous(), A=(root[:, None] * vh[:keep]).float().contiguous())
+
+
+def inner(left: FactorPair, right: FactorPair) -> float:
+    """Frobenius inner product ``<s B A, s' B' A'> = s s' tr((B'^T B)(A A'^T))``, in float64."""
+    gram_b = right.B.double().T @ left.B.double()
+    gram_a = left.A.double() @ right.A.double().T
+    return left.scale * right.scale * float((gram_b * gram_a.T).sum())
+
+
+def norm(pair: FactorPair) -> float:
+    """Frobenius norm of the product; rounding below zero reads as 0."""
+    return math.sqrt(max(inner(pair, pair), 0.0))
+
+
+def difference(left: FactorPair, right: FactorPair) -> FactorPair:
+    """``left - right`` as one pair, float64 inside."""
+    return FactorPair(
+        B=torch.cat([left.B.double() * left.scale, -right.B.double() * right.scale], dim=1),
+        A=torch.cat([left.A.double(), right.A.double()], dim=0),
+    )
+
+
+def distance(left: FactorPair, right: FactorPair) -> float:
+    """``||left - right||_F`` without cancellation: the norm of the core of the QR factors of the difference.
+
+    The Gram formula loses half of the digits where both products are nearly equal; QR does not.
+    """
+    both = difference(left, right)
+    if both.lora_rank > min(both.shape):
+        return float(torch.linalg.norm(both.B @ both.A))
+    r_b = torch.linalg.qr(both.B, mode="r").R
+    r_a = torch.linalg.qr(both.A.T, mode="r").R
+    return float(torch.linalg.norm(r_b @ r_a.T))
+
+
+def relative_error(approximate: Sequence[FactorPair], exact: Sequence[FactorPair]) -> float:
+    """``||approximate - exact||_F / ||exact||_F`` over all layers as one vector; 0 when both are zero."""
+    miss = math.sqrt(sum(distance(a, e) ** 2 for a, e in zip(approximate, exact, strict=True)))
+    total = math.sqrt(sum(norm(e) ** 2 for e in exact))
+    return miss / total if total > 0 else (0.0 if miss == 0 else math.inf)
