@@ -1,15 +1,12 @@
 """The data sets that a recipe can name, read from fetched materials.
 
-==========  ==================================  =======  ================================================
-name        what                                classes  groups (natural clients)
-==========  ==================================  =======  ================================================
-vader       sentences with sentiment            2        amazon, movies, nyt, tweets
-newsgroups  posts, lower-case letters only      20       computers, forsale, politics, recreation, religion, science
-topics      the same posts in passages, for a   -        computers, cryptography, electronics, forsale,
-            language model; no talk groups               medicine, space, sports, vehicles
-tales       Grimm tales in passages             -        anecdotes, animals, magic, realistic
-fortunes    epigrams (optional material)        -        one a topic file; crude topics are left out
-==========  ==================================  =======  ================================================
+* ``vader``: sentences with sentiment, 2 classes; groups amazon, movies, nyt, tweets.
+* ``newsgroups``: posts, lower-case letters only, 20 classes; groups computers, forsale, politics,
+  recreation, religion, science. Threads can not be told apart, so the publisher's split by date is kept.
+* ``topics``: the same posts cut to passages, for language models; groups computers, cryptography,
+  electronics, forsale, medicine, space, sports, vehicles (the groups about politics and religion are left out).
+* ``tales``: Grimm tales cut to passages, for language models; groups anecdotes, animals, magic, realistic.
+* ``fortunes``: epigrams, from an optional material, for language models; a group a topic, crude topics left out.
 """
 
 from __future__ import annotations
@@ -45,10 +42,11 @@ _VADER_FILES = {
 _BY_DOCUMENT = frozenset({"amazon", "nyt"})  # sentence ids there are document_sentence
 
 NEWSGROUPS = (
-    "alt.atheism", "comp.graphics", "comp.os.ms-windows.misc", "comp.sys.ibm.pc.hardware", "comp.sys.mac.hardware",
-    "comp.windows.x", "misc.forsale", "rec.autos", "rec.motorcycles", "rec.sport.baseball", "rec.sport.hockey",
-    "sci.crypt", "sci.electronics", "sci.med", "sci.space", "soc.religion.christian", "talk.politics.guns",
-    "talk.politics.mideast", "talk.politics.misc", "talk.religion.misc",
+    "alt.atheism", "comp.graphics", "comp.os.ms-windows.misc", "comp.sys.ibm.pc.hardware",
+    "comp.sys.mac.hardware", "comp.windows.x", "misc.forsale", "rec.autos", "rec.motorcycles",
+    "rec.sport.baseball", "rec.sport.hockey", "sci.crypt", "sci.electronics", "sci.med", "sci.space",
+    "soc.religion.christian", "talk.politics.guns", "talk.politics.mideast", "talk.politics.misc",
+    "talk.religion.misc",
 )  # fmt: skip
 """Class names of ``newsgroups``, in label order."""
 
@@ -81,8 +79,9 @@ _TALES = {
     "Tales of the Stupid Ogre": "anecdotes",  # one tale, a comic one
 }
 _FORTUNES = (
-    "art", "computers", "debian", "education", "food", "goedel", "law", "linux", "literature", "magic", "medicine",
-    "news", "perl", "pets", "science", "songs-poems", "sports", "startrek", "translate-me", "wisdom", "work",
+    "art", "computers", "debian", "education", "food", "goedel", "law", "linux", "literature", "magic",
+    "medicine", "news", "perl", "pets", "science", "songs-poems", "sports", "startrek", "translate-me",
+    "wisdom", "work",
 )  # fmt: skip
 
 
@@ -106,8 +105,8 @@ def load_material(name: str, *, passage_words: int = PASSAGE_WORDS) -> list[Exam
 def passages(text: str, words: int) -> Iterator[str]:
     """Cut a text into passages of at most ``words`` words, at sentence ends where it has them.
 
-    A sentence that is longer by itself is cut at word borders. Passages shorter than a quarter of ``words`` are
-    dropped: they hold too little to predict.
+    A sentence that is longer by itself is cut at word borders. Passages shorter than a quarter of ``words``
+    are dropped: they hold too little to predict.
     """
     passage: list[str] = []
     for sentence in re.split(r"(?<=[.!?;:])\s+", " ".join(text.split())):
@@ -131,7 +130,7 @@ def _prefixed(name: str, table: Mapping[str, str]) -> str | None:
 
 
 def _vader(folder: Path, _words: int) -> Iterator[Example]:
-    """Label 1 is a mean rating above 0.5, label 0 one below -0.5 (ratings go from -4 to 4); others are left out."""
+    """Label 1: mean rating above 0.5; label 0: below -0.5 (ratings go from -4 to 4); others are left out."""
     archive = next(folder.rglob("hutto_ICWSM_2014.tar.gz"), None)
     if archive is None:
         raise DataError(f"{folder}: holds no rated sentences", hint="motet materials fetch vader")

