@@ -1,0 +1,215 @@
+"""Write what a run learned in the formats that others load: a PEFT folder, or a whole merged model.
+
+The exported adapter is the product of all rounds, whatever the method: FLoRA's accumulated stack, Fed-SB's ``B R`` and ``A``,
+FedIT's pair. It is written at one rank for all layers (narrower layers are padded with zeros, which changes no
+product) and with ``lora_alpha = r``, so that PEFT's scale is 1 and no reader has to know ours.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+
+from motet.errors import MotetError
+from motet.modeling import is_conv1d_model, load_base, load_tokenizer
+
+if TYPE_CHECKING:
+    from aggregation.adapter import FactorPair
+    from motet.recipe import Recipe
+
+
+class ExportError(MotetError):
+    """The folder cannot be written; the message says why and what to do."""
+
+    exit_code = 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardFacts:
+    """What the model card states. ``epsilons`` maps client id to epsilon at ``target_delta``; empty without privacy."""
+
+    run_id: str
+    rounds: int
+    clients: int
+    adapter_sha256: str
+    epsilons: Mapping[str, float] = field(default_factory=dict)
+
+
+def pad_to_rank(pair: FactorPair, lora_rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(B, A)`` in float32 with scale folded into B and zeros up to ``lora_rank``; the product is unchanged.
+
+    Returns:
+      B (m, lora_rank) and A (lora_rank, n), contiguous.
+    """
+    rows, columns = pair.shape
+    b = torch.zeros(rows, lora_rank)
+    a = torch.zeros(lora_rank, columns)
+    b[:, : pair.lora_rank] = pair.B.float() * pair.scale
+    a[: pair.lora_rank] = pair.A.float()
+    return b, a
+
+
+def adapter_config(recipe: Recipe, layers: list[str], lora_rank: int, heads: list[str]) -> dict[str, Any]:
+    """The ``adapter_config.json`` that peft reads; only public keys, no versions of ours."""
+    base = recipe.base_model
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM" if recipe.task.kind == "causal-lm" else None,
+        "base_model_name_or_path": base.hub or base.path or base.material or base.tiny,
+        "r": lora_rank,
+        "lora_alpha": lora_rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": layers,
+        "modules_to_save": heads or None,
+        "fan_in_fan_out": is_conv1d_model(recipe),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+    }
+
+
+def peft_tensors(product: Mapping[str, FactorPair], dense: Mapping[str, torch.Tensor], lora_rank: int) -> dict[str, torch.Tensor]:
+    """The tensors of ``adapter_model.safetensors`` under peft's names."""
+    tensors: dict[str, torch.Tensor] = {}
+    for layer, pair in sorted(product.items()):
+        b, a = pad_to_rank(pair, lora_rank)
+        tensors[f"base_model.model.{layer}.lora_A.weight"] = a
+        tensors[f"base_model.model.{layer}.lora_B.weight"] = b
+    for name, value in sorted(dense.items()):
+        tensors[f"base_model.model.{name}"] = value.float().contiguous()
+    return tensors
+
+
+def model_card(recipe: Recipe, facts: CardFacts, lora_rank: int) -> str:
+    """README.md of the exported folder, for people and for the hub."""
+    privacy = "None: the adapter was trained without differential privacy."
+    if facts.epsilons and recipe.privacy is not None:
+        worst = max(facts.epsilons.values())
+        privacy = (
+            f"Example-level differential privacy at each client (add/remove neighbours, Poisson sampling): "
+            f"epsilon at most {worst:.2f} at delta {recipe.privacy.target_delta:g} for every client, "
+            f"clipping norm {recipe.privacy.clipping_norm:g}."
+        )
+    base = recipe.base_model
+    return (
+        "---\nlibrary_name: peft\ntags: [lora, federated-learning, motet]\n---\n"
+        f"# {recipe.name}\n\nA low-rank adapter that {facts.clients} data owners trained together with Motet; "
+        "no example left its owner.\n\n"
+        f"| | |\n|---|---|\n| run | `{facts.run_id}` |\n| base model | `{base.hub or base.path or base.material or base.tiny}` |\n"
+        f"| task | {recipe.task.kind} |\n| method | {recipe.method.name} |\n| rounds | {facts.rounds} |\n"
+        f"| clients | {facts.clients} |\n| rank of this export | {lora_rank} |\n| adapter sha256 | `{facts.adapter_sha256}` |\n\n"
+        f"## Privacy\n{privacy}\n\n## Use\n```python\nfrom peft import PeftModel\n"
+        "from motet.modeling import load_base_for\n"
+        'model = PeftModel.from_pretrained(load_base_for("THIS_FOLDER"), "THIS_FOLDER")\n```\n'
+        "For a causal language model any `transformers` base of the same weights will do instead of `load_base_for`.\n"
+    )
+
+
+def export_peft(
+    recipe: Recipe,
+    product: Mapping[str, FactorPair],
+    dense: Mapping[str, torch.Tensor],
+    out_dir: Path,
+    facts: CardFacts,
+) -> Path:
+    """Write a folder that ``peft.PeftModel.from_pretrained(base, out_dir)`` loads unchanged, heads included.
+
+    Written beside and renamed: a crash leaves no half folder. The base model is not loaded.
+
+    Args:
+      recipe: of the run.
+      product: layer name -> whole learned change, all layers that the recipe targets; may be empty (head only).
+      dense: parameter name -> trained head tensor.
+      out_dir: must not exist, or be an earlier export (it has an ``adapter_config.json``), which is replaced.
+      facts: for the model card.
+
+    Raises:
+      ExportError: ``out_dir`` holds something else, or cannot be written.
+    """
+    layers = sorted(product)
+    lora_rank = max((pair.lora_rank for pair in product.values()), default=1)
+    heads = sorted({name.rsplit(".", 1)[0] for name in dense})
+
+    def fill(folder: Path) -> None:
+        save_file(peft_tensors(product, dense, lora_rank), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = adapter_config(recipe, layers, lora_rank, heads)
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        load_tokenizer(recipe).save_pretrained(folder)
+        (folder / "README.md").write_text(model_card(recipe, facts, lora_rank), encoding="utf-8")
+        (folder / "motet.json").write_text(
+            json.dumps({"recipe": json.loads(recipe.model_dump_json()), "facts": asdict(facts)}, indent=2) + "\n",
+            encoding="utf-8",
+        )
+
+    return _write_folder(out_dir, "adapter_config.json", fill)
+
+
+def export_merged(
+    recipe: Recipe,
+    product: Mapping[str, FactorPair],
+    dense: Mapping[str, torch.Tensor],
+    out_dir: Path,
+    facts: CardFacts,
+) -> Path:
+    """Write a whole model: base weights plus ``scale * B @ A``, in the base's own type; heads replaced.
+
+    A classifier with mean pooling has no class of its own in transformers: its folder holds the merged backbone
+    and ``head.safetensors``, and ``motet.modeling.load_merged`` reads both.
+
+    Raises:
+      ExportError: ``out_dir`` holds something else, or cannot be written.
+    """
+    model = load_base(recipe)
+    parameters = dict(model.named_parameters())
+    conv1d = is_conv1d_model(recipe)
+    with torch.no_grad():
+        for layer, pair in product.items():
+            weight = parameters[f"{layer}.weight"]
+            delta = pair.scale * (pair.B.double() @ pair.A.double())
+            weight.copy_((weight.double() + (delta.T if conv1d else delta)).to(weight.dtype))
+        for name, value in dense.items():
+            parameters[name].copy_(value)
+
+    def fill(folder: Path) -> None:
+        backbone = getattr(model, "backbone", model)
+        backbone.save_pretrained(folder)
+        if backbone is not model:
+            save_file({k: v.float().contiguous() for k, v in dense.items()}, folder / "head.safetensors")
+        load_tokenizer(recipe).save_pretrained(folder)
+        (folder / "README.md").write_text(model_card(recipe, facts, 0), encoding="utf-8")
+        (folder / "motet.json").write_text(
+            json.dumps({"recipe": json.loads(recipe.model_dump_json()), "facts": asdict(facts)}, indent=2) + "\n",
+            encoding="utf-8",
+        )
+
+    return _write_folder(out_dir, "config.json", fill)
+
+
+def _write_folder(out_dir: Path, marker: str, fill: Any) -> Path:  # noqa: ANN401 - a local callback
+    if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / marker).exists():
+        raise ExportError(f"{out_dir} exists and is not an earlier export", hint="choose another --out folder")
+    try:
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
+        try:
+            fill(staging)
+            staging.chmod(0o755)
+            if out_dir.exists():
+                shutil.rmtree(out_dir)
+            staging.rename(out_dir)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+    except OSError as e:
+        raise ExportError(f"cannot write {out_dir}: {e.strerror or e}", hint="check the disk and the folder's rights") from e
+    return out_dir

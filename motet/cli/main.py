@@ -1,0 +1,107 @@
+"""The ``motet`` command: one sub-command a file, one place that turns errors into words and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+# Before any dependency is imported: no telemetry, no update checks, no look-ups on a model hub.
+QUIET_ENVIRONMENT = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "DO_NOT_TRACK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}
+
+HELP = """Fine-tune one transformer together, with no example leaving its owner.
+
+Start with: motet demo
+"""
+
+COMMANDS = {
+    "demo": "motet.cli.demo:demo_command",
+    "simulate": "motet.cli.simulate:simulate_command",
+    "plan": "motet.cli.plan:plan_command",
+    "export": "motet.cli.export:export_command",
+}
+GROUPS = {
+    "materials": "motet.cli.materials:app",
+    "run": "motet.cli.run:app",
+    "coordinator": "motet.cli.coordinator:app",
+    "client": "motet.cli.client:app",
+}
+
+
+def _load(target: str) -> object:
+    module, name = target.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def build_app(argv: list[str]) -> object:
+    """The typer application. Only the command that ``argv`` names is imported, so that ``--help`` stays quick."""
+    import typer  # noqa: PLC0415
+
+    app = typer.Typer(
+        help=HELP, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode="rich"
+    )
+    named = next((a for a in argv if not a.startswith("-")), None)
+    wanted = {named} if named in COMMANDS or named in GROUPS else {*COMMANDS, *GROUPS}
+    for name, target in COMMANDS.items():
+        if name in wanted:
+            app.command(name)(_load(target))  # type: ignore[type-var]
+    for name, target in GROUPS.items():
+        if name in wanted:
+            app.add_typer(_load(target), name=name)  # type: ignore[arg-type]
+
+    def version(value: bool) -> None:
+        if value:
+            from importlib.metadata import version as installed  # noqa: PLC0415
+
+            typer.echo(f"motet {installed('motet')}")
+            raise typer.Exit
+
+    @app.callback()
+    def root(
+        _version: bool = typer.Option(False, "--version", callback=version, is_eager=True, help="Print the version."),
+    ) -> None:
+        """Fine-tune one transformer together, with no example leaving its owner."""
+
+    return app
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the ``motet`` script; never prints a traceback for an error that a person can mend."""
+    for key, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    arguments = sys.argv[1:] if argv is None else argv
+    from rich.console import Console  # noqa: PLC0415
+
+    from motet.errors import MotetError  # noqa: PLC0415
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        build_app(arguments)(args=arguments)  # type: ignore[operator]
+    except MotetError as error:
+        console.print("[bold red]error:[/] ", end="")
+        console.print(error.message, markup=False)
+        if error.hint:
+            console.print("[bold]next:[/] ", end="")
+            console.print(error.hint, markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.print("stopped")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""From a finished run to what others can load: the learned product, and the export of a stored run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aggregation.adapter import AdapterState, FactorPair
+from aggregation.methods import get_method
+from client.adapters import fed_sb_bases
+from coordinator.export import CardFacts, export_merged, export_peft
+from coordinator.storage.artifacts import ArtifactStore
+from coordinator.storage.store import Store
+from motet.errors import MotetError
+from motet.modeling import load_base
+from motet.recipe import Recipe, from_canonical_json, resolve_noise_multiplier
+from privacy.accounting import epsilon_pld
+from privacy.events import PoissonGaussianEvent
+
+
+class NothingToExportError(MotetError):
+    """The run has no adapter yet."""
+
+    exit_code = 9
+
+
+def learned_product(recipe: Recipe, state: AdapterState) -> dict[str, FactorPair]:
+    """Layer name -> factors of the whole learned change; Fed-SB's frozen bases are made from the base model here."""
+    if not recipe.method.train_adapter:
+        return {}
+    method = get_method(recipe.method.name, ridge=recipe.method.ridge)
+    if method.trains == "core":
+        rank = next(iter(state.cores.values())).shape[0]
+        bases = fed_sb_bases(load_base(recipe), recipe, rank)
+        return dict(method.product(state, bases=bases, scale=recipe.scale_of(rank)))
+    return dict(method.product(state))
+
+
+def epsilon_of(recipe: Recipe) -> float | None:
+    """Epsilon that each client has spent after the whole run, or None without privacy."""
+    if recipe.privacy is None:
+        return None
+    event = PoissonGaussianEvent(
+        noise_multiplier=resolve_noise_multiplier(recipe),
+        sampling_rate=recipe.privacy.sampling_rate,
+        num_steps=recipe.training.local_steps * recipe.training.rounds,
+    )
+    return epsilon_pld([event], recipe.privacy.target_delta)
+
+
+def export_run(home: Path, run_id: str, out_dir: Path, *, merged: bool = False) -> dict[str, Any]:
+    """Export the newest closed round of a stored run.
+
+    Args:
+      home: the coordinator's state folder (``motet.db`` and ``artifacts/``).
+      run_id: the run.
+      out_dir: see ``coordinator.export``.
+      merged: a whole model instead of an adapter folder.
+
+    Returns:
+      ``run_id``, ``out_dir``, ``adapter_sha256``, ``rounds``, ``merged``.
+
+    Raises:
+      NothingToExportError: no round of the run has closed.
+      MotetError: no such run, or ``out_dir`` can not be written.
+    """
+    store = Store.open(home / "motet.db", create=False)
+    try:
+        run = store.get_run(run_id)
+        closed = store.closed_rounds(run_id)
+    finally:
+        store.close()
+    if not closed:
+        raise NothingToExportError(
+            f"run {run_id} has no closed round yet (state {run.state})", hint=f"motet run watch {run_id} --home {home}"
+        )
+    recipe = from_canonical_json(run.recipe_json)
+    state: AdapterState = ArtifactStore(home / "artifacts").load_state(closed[-1].adapter_sha256)
+    clients = sorted({c.client_id for c in store_contributions(home, run_id)})
+    epsilon = epsilon_of(recipe)
+    facts = CardFacts(
+        run_id=run_id,
+        rounds=len(closed),
+        clients=len(clients),
+        adapter_sha256=closed[-1].adapter_sha256,
+        epsilons=dict.fromkeys(clients, epsilon) if epsilon is not None else {},
+    )
+    write = export_merged if merged else export_peft
+    write(recipe, learned_product(recipe, state), state.dense, out_dir, facts)
+    return {
+        "run_id": run_id,
+        "out_dir": str(out_dir),
+        "adapter_sha256": facts.adapter_sha256,
+        "rounds": facts.rounds,
+        "merged": merged,
+    }
