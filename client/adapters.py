@@ -1,0 +1,175 @@
+"""Put one adapter on a loaded base model, read it back, take it off again without a trace.
+
+LoRA is peft's own layer. Fed-SB's square core is ``SquareLinear`` here. A change of the base (FLoRA) is added to the frozen
+weight; a copy of what it touched is kept, so that ``detach`` restores every bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from aggregation.adapter import AdapterState, FactorPair
+from aggregation.initial import orthonormal_bases, svd_bases
+from motet.modeling import shape_of, target_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aggregation.methods.base import Bases
+    from motet.recipe import Recipe
+
+_ADAPTER = "default"
+
+
+class SquareLinear(nn.Module):
+    """``y = W0 x + s * B R A x`` with frozen W0, B, A; only ``core.weight`` = R (r, r) trains.
+
+    R is an ``nn.Linear`` of its own so that per-example gradients see a plain linear layer.
+    """
+
+    def __init__(self, base: nn.Module, b: torch.Tensor, a: torch.Tensor, core: torch.Tensor, scale: float) -> None:
+        super().__init__()
+        self.base_layer = base
+        self.scale = scale
+        self.register_buffer("b", b)
+        self.register_buffer("a", a)
+        self.core = nn.Linear(core.shape[1], core.shape[0], bias=False)
+        self.core.weight.data.copy_(core)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., n) -> (..., m)."""
+        inner = self.core(nn.functional.linear(x, self.a))
+        out: torch.Tensor = self.base_layer(x) + self.scale * nn.functional.linear(inner, self.b)
+        return out
+
+
+@dataclass(slots=True)
+class Attached:
+    """A model with an adapter on it. ``detach`` ends it; the object is not used afterwards."""
+
+    model: nn.Module
+    scale: float
+    layers: dict[str, nn.Module]
+    dense_names: tuple[str, ...]
+    kept: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name -> every parameter that trains."""
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+
+def fed_sb_bases(model: nn.Module, recipe: Recipe, rank: int) -> Bases:
+    """The frozen bases of Fed-SB for every target layer: from the base weights' SVD, or from the seed. Data-free.
+
+    Raises:
+      ValueError: ``rank`` exceeds a layer's smaller side.
+    """
+    layers = target_layers(model, recipe)
+    if recipe.method.basis == "orthonormal":
+        return orthonormal_bases({n: shape_of(m) for n, m in layers.items()}, rank, recipe.seed)
+    return {n: svd_bases(_weight(m).data.T if isinstance(m, Conv1D) else _weight(m).data, rank) for n, m in layers.items()}
+
+
+def attach(model: nn.Module, recipe: Recipe, state: AdapterState, *, bases: Bases | None = None, scale: float = 1.0) -> Attached:
+    """Put ``state`` on ``model``; what it holds becomes trainable, all else stays frozen.
+
+    Args:
+      model: as ``motet.modeling.load_base`` made it, nothing attached.
+      recipe: for targets and dropout.
+      state: ``lora`` gets LoRA layers; ``cores`` get square layers; ``base_delta`` moves the frozen weight; ``dense`` replaces
+        heads and trains them.
+      bases: of Fed-SB; needed with ``cores``.
+      scale: PEFT scale of the square layers.
+
+    Raises:
+      ValueError: cores without bases; KeyError: a layer of ``state`` is not in the model.
+    """
+    attached = Attached(model=model, scale=scale, layers={}, dense_names=tuple(sorted(state.dense)))
+    modules = dict(model.named_modules())
+    with torch.no_grad():
+        for layer, pair in state.base_delta.items():
+            weight = _weight(modules[layer])
+            attached.kept[f"{layer}.weight"] = weight.data.clone()
+            delta = pair.scale * (pair.B @ pair.A)
+            weight.data.add_(delta.T if isinstance(modules[layer], Conv1D) else delta)
+    if state.lora:
+        _attach_lora(attached, recipe, state.lora)
+    if state.cores:
+        if bases is None:
+            raise ValueError("cores need bases")
+        for layer, core in state.cores.items():
+            square = SquareLinear(modules[layer], *bases[layer], core, scale)
+            _replace(model, layer, square)
+            attached.layers[layer] = square
+    parameters = dict(model.named_parameters())
+    for name in attached.dense_names:
+        attached.kept[name] = parameters[name].data.clone()
+        parameters[name].data.copy_(state.dense[name])
+        parameters[name].requires_grad_(True)
+    return attached
+
+
+def _attach_lora(attached: Attached, recipe: Recipe, lora: Mapping[str, FactorPair]) -> None:
+    (rank, scale), *others = {(p.lora_rank, p.scale) for p in lora.values()}
+    if others:
+        raise ValueError("all layers of one client share one rank and one scale")
+    config = LoraConfig(
+        r=rank, lora_alpha=scale * rank, lora_dropout=recipe.adapter.dropout, target_modules=sorted(lora), bias="none",
+        fan_in_fan_out=any(isinstance(dict(attached.model.named_modules())[n], Conv1D) for n in lora),
+    )  # fmt: skip
+    inject_adapter_in_model(config, attached.model, adapter_name=_ADAPTER)
+    modules = dict(attached.model.named_modules())
+    for layer, pair in lora.items():
+        wrapped = modules[layer]
+        wrapped.lora_A[_ADAPTER].weight.data.copy_(pair.A)
+        wrapped.lora_B[_ADAPTER].weight.data.copy_(pair.B)
+        attached.layers[layer] = wrapped
+    attached.scale = scale
+
+
+def read_state(attached: Attached) -> AdapterState:
+    """The trained values, copied: factors or cores, and heads."""
+    lora, cores = {}, {}
+    for layer, module in attached.layers.items():
+        if isinstance(module, SquareLinear):
+            cores[layer] = module.core.weight.detach().clone()
+        else:
+            lora[layer] = FactorPair(
+                B=module.lora_B[_ADAPTER].weight.detach().clone(), A=module.lora_A[_ADAPTER].weight.detach().clone(),
+                scale=attached.scale,
+            )  # fmt: skip
+    parameters = dict(attached.model.named_parameters())
+    dense = {name: parameters[name].detach().clone() for name in attached.dense_names}
+    return AdapterState(lora=lora, cores=cores, dense=dense)
+
+
+def detach(attached: Attached) -> None:
+    """Restore the base model bit for bit: layers, weights, heads, and what trains."""
+    for layer, module in attached.layers.items():
+        _replace(attached.model, layer, module.base_layer)
+    parameters = dict(attached.model.named_parameters())
+    for name, value in attached.kept.items():
+        parameters[name].data.copy_(value)
+    attached.model.requires_grad_(False)
+    attached.model.eval()
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        if name in attached.model.__dict__:
+            delattr(attached.model, name)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent) if parent else model, leaf, module)
+
+
+def _weight(module: nn.Module) -> nn.Parameter:
+    weight = module.weight
+    if not isinstance(weight, nn.Parameter):
+        raise TypeError(f"{type(module).__name__} has no weight of its own")
+    return weight

@@ -1,0 +1,103 @@
+"""The data owner's policy: a floor that no recipe goes below. A TOML file; unknown clauses are errors.
+
+    max_epsilon = 8.0              # for a data set, over all runs
+    target_delta = 1e-5
+    min_noise_multiplier = 0.4
+    max_clipping_norm = 10.0
+    require_privacy = true
+    allowed_base_models = ["minilm"]
+    allowed_methods = ["flora", "fed-sb"]
+    max_lora_rank = 32
+    min_cohort = 2
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.errors import PolicyRefusedError
+from motet.errors import MotetError
+
+if TYPE_CHECKING:
+    from motet.recipe import Recipe
+
+
+class PolicyFileError(MotetError):
+    """The policy file can not be used; the client does not start without the floor that its owner wrote."""
+
+    exit_code = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Clauses; None means that the owner sets no bound."""
+
+    max_epsilon: float | None = None
+    target_delta: float = 1e-5
+    min_noise_multiplier: float | None = None
+    max_clipping_norm: float | None = None
+    require_privacy: bool = False
+    allowed_base_models: tuple[str, ...] | None = None
+    allowed_methods: tuple[str, ...] | None = None
+    max_lora_rank: int | None = None
+    min_cohort: int | None = None
+
+
+def load_policy(path: Path) -> Policy:
+    """Read a policy.
+
+    Raises:
+      PolicyFileError: missing, no TOML, an unknown clause (the nearest right one is named), or a value of another type.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise PolicyFileError(f"{path}: no such policy file") from e
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise PolicyFileError(f"{path}: {e}") from e
+    known = {f.name: f for f in fields(Policy)}
+    for key, value in table.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise PolicyFileError(f"{path}: unknown clause {key!r}" + (f". Did you mean {near[0]}?" if near else ""))
+        wants = bool if key == "require_privacy" else list if key.startswith("allowed_") else (int, float)
+        if not isinstance(value, wants) or (wants == (int, float) and (isinstance(value, bool) or value <= 0)):
+            raise PolicyFileError(f"{path}: {key} has an unusable value {value!r}")
+    return Policy(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+
+
+def check_policy(policy: Policy, recipe: Recipe, *, lora_rank: int, noise_multiplier: float | None) -> None:
+    """Refuse what the owner does not allow; the epsilon cap is checked by the ledger, in one step with its charge.
+
+    Raises:
+      PolicyRefusedError: names the clause.
+    """
+    privacy = recipe.privacy
+    if privacy is None and (policy.require_privacy or policy.max_epsilon is not None):
+        clause = "require_privacy" if policy.require_privacy else "max_epsilon"
+        raise PolicyRefusedError(f"clause {clause}: the recipe has no privacy section")
+    if privacy is not None and noise_multiplier is not None:
+        if policy.min_noise_multiplier is not None and noise_multiplier < policy.min_noise_multiplier:
+            raise PolicyRefusedError(
+                f"clause min_noise_multiplier: {noise_multiplier:g} is asked, the owner wants {policy.min_noise_multiplier:g}"
+            )
+        if policy.max_clipping_norm is not None and privacy.clipping_norm > policy.max_clipping_norm:
+            raise PolicyRefusedError(
+                f"clause max_clipping_norm: {privacy.clipping_norm:g} is asked, the owner allows {policy.max_clipping_norm:g}"
+            )
+    base = recipe.base_model
+    model = str(base.material or base.hub or base.path or base.tiny)
+    if policy.allowed_base_models is not None and model not in policy.allowed_base_models:
+        raise PolicyRefusedError(f"clause allowed_base_models: {model} is not among them")
+    if policy.allowed_methods is not None and recipe.method.name not in policy.allowed_methods:
+        raise PolicyRefusedError(f"clause allowed_methods: {recipe.method.name} is not among them")
+    if policy.max_lora_rank is not None and lora_rank > policy.max_lora_rank:
+        raise PolicyRefusedError(f"clause max_lora_rank: {lora_rank} is asked, the owner allows {policy.max_lora_rank}")
+    if policy.min_cohort is not None and recipe.cohort.minimum < policy.min_cohort:
+        raise PolicyRefusedError(
+            f"clause min_cohort: a round may close with {recipe.cohort.minimum} clients, the owner wants {policy.min_cohort}"
+        )

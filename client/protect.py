@@ -1,0 +1,49 @@
+"""The one place from which values leave a client.
+
+Released values of a private round: the trained tensors, whose every change from the public starting point was clipped per
+example and noised step by step (DP-SGD); the constants of the order (run, round, attempt, client); ``num_steps``, a constant of the
+recipe; ``aggregation_weight`` 1. Of a round without privacy, also the number of examples, and the tensors as they are.
+Not released, ever: losses, accuracies, gradient norms, batch sizes, texts. Sizes and keys of the message follow from the recipe alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aggregation.serialize import sha256_hex, to_bytes
+from motet.wire.messages import TrainOrder, TrainReply
+
+if TYPE_CHECKING:
+    from aggregation.adapter import AdapterState
+    from motet.recipe import Recipe
+
+
+def release(order: TrainOrder, recipe: Recipe, trained: AdapterState, *, num_steps: int, num_examples: int) -> TrainReply:
+    """The reply that may leave: see the module's list of released values.
+
+    Raises:
+      aggregation.errors.MalformedUpdateError: a tensor is not finite; nothing leaves.
+    """
+    private = recipe.privacy is not None
+    payload = to_bytes(trained)
+    weighted = recipe.cohort.weights == "num_examples" and not private
+    return TrainReply(
+        run_id=order.run_id,
+        round_index=order.round_index,
+        attempt=order.attempt,
+        client_id=order.client_id,
+        payload=payload,
+        payload_sha256=sha256_hex(payload),
+        aggregation_weight=float(num_examples) if weighted else 1.0,
+        num_steps=num_steps,
+        num_examples=0 if private else num_examples,
+        is_private=private,
+    )
+
+
+def refuse(order: TrainOrder, code: str, message: str) -> TrainReply:
+    """A reply without tensors: the code and a text that names a clause or a file, never data."""
+    return TrainReply(
+        run_id=order.run_id, round_index=order.round_index, attempt=order.attempt, client_id=order.client_id,
+        error_code=code, error_message=message,
+    )  # fmt: skip

@@ -1,0 +1,164 @@
+"""One client's local work in one round: Poisson batches, per-example losses, plain or private steps.
+
+The optimiser is made afresh each round and keeps nothing between rounds; neither does the noise. Nothing here leaves the
+client: ``client.protect`` decides that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from aggregation.initial import generator_for
+from client.errors import TrainableDidNotMoveError, TrainingDivergedError
+from client.tokens import TokenisedExamples, per_example_loss
+from privacy.dpsgd import DpSgd
+from privacy.sampling import poisson_indices
+
+if TYPE_CHECKING:
+    from client.adapters import Attached
+    from motet.recipe import Recipe
+    from privacy.noise import NoiseSource
+
+MICRO_BATCH = 32
+GUARDED_STEPS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOutcome:
+    """``num_steps`` is the recipe's constant; it does not depend on data."""
+
+    num_steps: int
+
+
+def train_round(
+    attached: Attached,
+    recipe: Recipe,
+    tokens: TokenisedExamples,
+    *,
+    round_index: int,
+    client_id: str,
+    noise: NoiseSource | None,
+    noise_multiplier: float | None = None,
+) -> TrainingOutcome:
+    """Take ``training.local_steps`` steps on ``attached``.
+
+    Every step draws a Poisson batch. A private recipe draws it and the noise from ``noise``, at the public
+    ``privacy.sampling_rate``; otherwise from a generator keyed by (seed, round_index, client_id) at the rate that gives the
+    expected batch size. The sum of gradients is divided by ``expected_batch_size``, whatever the batch drawn.
+
+    Args:
+      attached: what trains.
+      recipe: the run.
+      tokens: the client's examples; may be empty only in a private run.
+      round_index: from 0.
+      client_id: keys the seeded generator.
+      noise: of a private run; never seeded from the recipe.
+      noise_multiplier: of a private run.
+
+    Raises:
+      TrainableDidNotMoveError: a tensor that should train stayed as it was.
+      TrainingDivergedError: a tensor is no longer finite.
+      ValueError: a private recipe without noise.
+    """
+    private = recipe.privacy is not None
+    if private and (noise is None or noise_multiplier is None):
+        raise ValueError("a private recipe needs a noise source and a noise multiplier")
+    parameters = attached.trainable()
+    optimizer = make_optimizer(recipe, parameters)
+    guard = MovementGuard(parameters)
+    generator = generator_for(recipe.seed, "train", round_index, client_id)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())  # dropout only
+        attached.model.train()
+        if private and recipe.privacy is not None and noise is not None and noise_multiplier is not None:
+            engine = DpSgd(
+                attached.model, optimizer, clipping_norm=recipe.privacy.clipping_norm, noise_multiplier=noise_multiplier,
+                expected_batch_size=recipe.training.expected_batch_size, noise=noise,
+            )  # fmt: skip
+            try:
+                for _ in range(recipe.training.local_steps):
+                    chosen = poisson_indices(len(tokens), recipe.privacy.sampling_rate, noise)
+                    for part in _micro_batches(chosen.tolist()):
+                        engine.accumulate(per_example_loss(recipe, attached.model, tokens, part)[0])
+                    engine.step()
+                    guard.after_step(moved_by_data=True)
+            finally:
+                engine.close()
+        else:
+            rate = min(1.0, recipe.training.expected_batch_size / max(len(tokens), 1))
+            for _ in range(recipe.training.local_steps):
+                drawn = torch.rand(len(tokens), generator=generator, dtype=torch.float64) < rate
+                chosen_plain = drawn.nonzero().flatten().tolist()
+                optimizer.zero_grad(set_to_none=True)
+                for part in _micro_batches(chosen_plain):
+                    losses = per_example_loss(recipe, attached.model, tokens, part)[0]
+                    (losses.sum() / recipe.training.expected_batch_size).backward()  # type: ignore[no-untyped-call]
+                if recipe.training.max_grad_norm is not None:
+                    torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.training.max_grad_norm)
+                optimizer.step()
+                guard.after_step(moved_by_data=bool(chosen_plain))
+        attached.model.eval()
+    for name, parameter in parameters.items():
+        if not bool(torch.isfinite(parameter).all()):
+            raise TrainingDivergedError(f"{name} is no longer finite after training", hint="lower training.learning_rate")
+    return TrainingOutcome(num_steps=recipe.training.local_steps)
+
+
+def make_optimizer(recipe: Recipe, parameters: Mapping[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam (0.9, 0.999) or SGD; heads have their own learning rate when the recipe gives one."""
+    training = recipe.training
+    heads = [p for n, p in parameters.items() if _is_head(n)]
+    rest = [p for n, p in parameters.items() if not _is_head(n)]
+    groups = [
+        {"params": group, "lr": rate}
+        for group, rate in ((rest, training.learning_rate), (heads, training.head_learning_rate or training.learning_rate))
+        if group
+    ]
+    if training.optimizer == "adam":
+        return torch.optim.Adam(groups)
+    return torch.optim.SGD(groups)
+
+
+def _is_head(name: str) -> bool:
+    return "lora_" not in name and not name.endswith("core.weight")
+
+
+def _micro_batches(indices: Sequence[int]) -> list[list[int]]:
+    return [list(indices[i : i + MICRO_BATCH]) for i in range(0, len(indices), MICRO_BATCH)]
+
+
+class MovementGuard:
+    """Stops a round in which a trainable tensor does not train (opacus issue 820: loss fell, adapters stayed).
+
+    After the first step every tensor has moved but ``lora_A`` whose B was zero (its gradient is B^T G = 0); after the second step
+    all have. Steps whose batch was empty do not count. The check compares with a copy taken before training.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+        self._parameters = parameters
+        self._before = {name: p.detach().clone() for name, p in parameters.items()}
+        self._steps = 0
+
+    def after_step(self, *, moved_by_data: bool) -> None:
+        """Call once a step.
+
+        Raises:
+          TrainableDidNotMoveError: names the first tensor that stayed.
+        """
+        if not moved_by_data or self._steps >= GUARDED_STEPS:
+            return
+        self._steps += 1
+        for name, parameter in self._parameters.items():
+            if self._steps == 1 and "lora_A" in name:
+                continue
+            if torch.equal(parameter.detach(), self._before[name]):
+                raise TrainableDidNotMoveError(
+                    f"{name} did not move in the first {self._steps} step(s): the round would train nothing there",
+                    hint="check adapter.targets and the learning rates",
+                )
+        if self._steps == GUARDED_STEPS:
+            self._before.clear()

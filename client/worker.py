@@ -1,0 +1,193 @@
+"""A client's whole work on one order: check, charge, train, protect, answer. The base model stays loaded between orders.
+
+Steps, in this order: 1 the order is undamaged and for this client; 2 an order that was answered gets the same bytes again; 3 the policy
+allows it; 4 the budget is charged, durably; 5 training; 6 what may leave is made and stored; 7 the charge is settled.
+A crash between 4 and 6 leaves a charge that counts in full; the order, done again, is charged again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from aggregation.adapter import AdapterState
+from aggregation.errors import MalformedUpdateError
+from aggregation.initial import fresh_factors, generator_for
+from aggregation.methods import get_method
+from aggregation.serialize import from_bytes, sha256_hex
+from client.adapters import attach, detach, read_state
+from client.base import loaded_base
+from client.errors import BadOrderError, ClientError
+from client.ledger import ClientLedger, data_set_fingerprint
+from client.policy import Policy, check_policy
+from client.protect import refuse, release
+from client.tokens import TokenisedExamples, tokenise
+from client.training import train_round
+from motet.data import read_examples
+from motet.errors import MotetError
+from motet.modeling import layer_shapes
+from motet.recipe import Recipe, from_canonical_json, resolve_noise_multiplier, round_event
+from motet.wire.messages import TrainOrder, TrainReply
+from privacy.noise import SystemNoise
+
+if TYPE_CHECKING:
+    from privacy.noise import NoiseSource
+
+log = logging.getLogger(__name__)
+Handler = Callable[[TrainOrder], TrainReply]
+
+
+class ClientWorker:
+    """One data owner's trainer.
+
+    Args:
+      client_id: orders for others are refused.
+      data_path: JSONL or CSV file of examples.
+      state_dir: finished replies and the ledger; made if missing.
+      policy: the floor; none means no clauses.
+      noise: source of private noise and sampling; the operating system's by default. Tests pass a seeded one.
+    """
+
+    def __init__(
+        self,
+        client_id: str,
+        data_path: Path,
+        state_dir: Path,
+        policy: Policy | None = None,
+        noise: NoiseSource | None = None,
+    ) -> None:
+        self._client_id = client_id
+        self._data_path = data_path
+        self._replies = state_dir / "replies"
+        self._ledger = ClientLedger(state_dir / "ledger.jsonl")
+        self._policy = policy or Policy()
+        self._noise = noise or SystemNoise()
+        self._tokens: tuple[str, TokenisedExamples] | None = None
+
+    def handle(self, order: TrainOrder) -> TrainReply:
+        """Answer one order. Facts of the world become error replies; nothing is raised for them."""
+        try:
+            return self._answer(order)
+        except ClientError as e:
+            log.warning("round %s of %s refused: %s", order.round_index, order.run_id, e.code)
+            return refuse(order, e.code, e.message)
+        except MalformedUpdateError as e:
+            return refuse(order, "bad_order", str(e))
+        except MotetError as e:
+            log.warning("round %s of %s failed: %s", order.round_index, order.run_id, type(e).__name__)
+            return refuse(order, "client_failed", e.message)
+
+    def _answer(self, order: TrainOrder) -> TrainReply:
+        recipe = self._checked(order)
+        stored = self._stored_reply(order)
+        if stored is not None:
+            return stored
+        noise_multiplier = resolve_noise_multiplier(recipe) if recipe.privacy else None
+        check_policy(self._policy, recipe, lora_rank=order.lora_rank, noise_multiplier=noise_multiplier)
+        start = from_bytes(order.payload)
+        tokens = self._tokenised(recipe)
+        reservation = self._charge(order, recipe)
+        trained = self._train(order, recipe, start, tokens, noise_multiplier)
+        reply = release(order, recipe, trained, num_steps=recipe.training.local_steps, num_examples=len(tokens))
+        self._store_reply(order, reply)
+        if reservation is not None:
+            self._ledger.settle(reservation)
+        return reply
+
+    def _checked(self, order: TrainOrder) -> Recipe:
+        if order.client_id != self._client_id:
+            raise BadOrderError(f"the order is for {order.client_id!r}, this is {self._client_id!r}")
+        if sha256_hex(order.payload) != order.payload_sha256 or sha256_hex(order.recipe_json.encode()) != order.recipe_sha256:
+            raise BadOrderError("the order was damaged on its way: a hash does not match")
+        return from_canonical_json(order.recipe_json)
+
+    def _charge(self, order: TrainOrder, recipe: Recipe) -> str | None:
+        event = round_event(recipe)
+        if event is None or recipe.privacy is None:
+            return None
+        return self._ledger.reserve(
+            data_set=data_set_fingerprint(self._data_path),
+            run_id=order.run_id,
+            round_index=order.round_index,
+            attempt=order.attempt,
+            event=event,
+            epsilon_cap=self._policy.max_epsilon,
+            target_delta=min(self._policy.target_delta, recipe.privacy.target_delta),
+        )
+
+    def _train(
+        self, order: TrainOrder, recipe: Recipe, start: AdapterState, tokens: TokenisedExamples, noise_multiplier: float | None
+    ) -> AdapterState:
+        method = get_method(recipe.method.name, ridge=recipe.method.ridge)
+        if method.changes_base and recipe.method.train_adapter:
+            key = generator_for(recipe.seed, "fresh", order.round_index, order.client_id).initial_seed()
+            fresh = fresh_factors(layer_shapes(recipe), order.lora_rank, recipe.scale_of(order.lora_rank), key)
+            start = dataclasses.replace(start, lora=fresh)
+        base = loaded_base(recipe)
+        with base.lock:
+            bases = base.bases_of(recipe, order.lora_rank) if start.cores else None
+            attached = attach(base.model, recipe, start, bases=bases, scale=recipe.scale_of(order.lora_rank))
+            try:
+                train_round(
+                    attached, recipe, tokens, round_index=order.round_index, client_id=order.client_id,
+                    noise=self._noise, noise_multiplier=noise_multiplier,
+                )  # fmt: skip
+                return method.trained_part(read_state(attached))
+            finally:
+                detach(attached)
+
+    def _tokenised(self, recipe: Recipe) -> TokenisedExamples:
+        key = recipe.task.model_dump_json() + recipe.base_model.model_dump_json() + recipe.data.model_dump_json()
+        if self._tokens is None or self._tokens[0] != key:
+            examples = read_examples(
+                self._data_path, text_column=recipe.data.text_column, label_column=recipe.data.label_column,
+                num_labels=recipe.task.num_labels,
+            )  # fmt: skip
+            self._tokens = (key, tokenise(recipe, loaded_base(recipe).tokenizer, examples))
+        return self._tokens[1]
+
+    def _reply_path(self, order: TrainOrder) -> Path:
+        return self._replies / f"{order.run_id}-{order.round_index}-{order.attempt}-{order.payload_sha256[:16]}"
+
+    def _stored_reply(self, order: TrainOrder) -> TrainReply | None:
+        path = self._reply_path(order)
+        if not path.with_suffix(".json").exists():
+            return None
+        fields = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        payload = path.with_suffix(".safetensors").read_bytes()
+        if sha256_hex(payload) != fields["payload_sha256"]:
+            raise BadOrderError(f"the stored reply {path.name} is damaged on this client's disk")
+        return TrainReply(payload=payload, **fields)
+
+    def _store_reply(self, order: TrainOrder, reply: TrainReply) -> None:
+        path = self._reply_path(order)
+        fields = {f.name: getattr(reply, f.name) for f in dataclasses.fields(reply) if f.name != "payload"}
+        try:
+            self._replies.mkdir(parents=True, exist_ok=True)
+            _write_durably(path.with_suffix(".safetensors"), reply.payload)
+            _write_durably(path.with_suffix(".json"), json.dumps(fields).encode())
+        except OSError as e:
+            raise ClientError(f"the reply can not be stored: {e.strerror}", hint="check the client's disk") from e
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    staging = path.with_name(path.name + ".tmp")
+    with staging.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    staging.rename(path)
+
+
+def build_handler(spec: Mapping[str, Any]) -> Handler:
+    """A handler from plain values, for grids that start their own processes: client_id, data_path, state_dir."""
+    torch.set_num_threads(1)
+    worker = ClientWorker(str(spec["client_id"]), Path(spec["data_path"]), Path(spec["state_dir"]))
+    return worker.handle

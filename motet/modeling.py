@@ -1,0 +1,306 @@
+"""Models and tokenizers of a recipe: real weights, or tiny random ones for tests. Shapes come without weights.
+
+Layer names are those of ``named_modules`` of what ``load_base`` returns; every side of Motet uses them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.pytorch_utils import Conv1D
+
+from aggregation.initial import generator_for
+from motet.errors import MotetError
+from motet.materials import model_path
+from motet.recipe import Recipe, from_canonical_json
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+TINY_SEED = 20_240_101
+HEAD_STD = 0.02
+
+
+class ModelError(MotetError):
+    """A model can not be loaded, or does not have what the recipe asks of it."""
+
+    exit_code = 10
+
+
+class SequenceClassifier(nn.Module):
+    """A backbone, the mean of its last hidden states over real tokens, and one linear head.
+
+    Encoders that were trained with mean pooling (all-MiniLM) lose most of their worth through the stock tanh pooler.
+    Forward: input_ids (B, T), attention_mask (B, T) -> logits (B, num_labels).
+    """
+
+    def __init__(self, backbone: nn.Module, num_labels: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.config = backbone.config
+        self.head = nn.Linear(backbone.config.hidden_size, num_labels)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        **_unused: Any,  # noqa: ANN401 - peft passes what transformers models take
+    ) -> SequenceClassifierOutput:
+        """Logits, and the mean cross-entropy when labels are given."""
+        hidden_BTH = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask_BT1 = attention_mask.unsqueeze(-1).to(hidden_BTH.dtype)
+        pooled_BH = (hidden_BTH * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1.0)
+        logits = self.head(pooled_BH)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def _tiny_config(name: str) -> PretrainedConfig:
+    common = {"vocab_size": 261, "max_position_embeddings": 256}
+    if name == "tiny-bert":
+        return BertConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **common,
+        )  # fmt: skip
+    if name == "tiny-gpt2":
+        return GPT2Config(
+            vocab_size=261, n_positions=256, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0,
+            attn_pdrop=0.0, bos_token_id=257, eos_token_id=258,
+        )  # fmt: skip
+    return LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        bos_token_id=257, eos_token_id=258, pad_token_id=256, **common,
+    )  # fmt: skip
+
+
+def _source(recipe: Recipe) -> str:
+    base = recipe.base_model
+    if base.material is not None:
+        return str(model_path(base.material))
+    return str(Path(base.path).expanduser()) if base.path is not None else str(base.hub)
+
+
+def load_config(recipe: Recipe) -> PretrainedConfig:
+    """The base model's configuration.
+
+    Raises:
+      ModelError: no such model, or its folder has no readable configuration.
+    """
+    if recipe.base_model.tiny is not None:
+        return _tiny_config(recipe.base_model.tiny)
+    source = _source(recipe)
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=recipe.base_model.hub is None, trust_remote_code=False)
+    except (OSError, ValueError) as e:
+        raise ModelError(
+            f"base_model: no usable model at {source}", hint="check base_model, or list what there is: motet materials list"
+        ) from e
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop"):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)  # adapter.dropout is the one dropout; it is part of the recipe
+    return config
+
+
+def _has_own_head(recipe: Recipe) -> bool:
+    return recipe.task.kind == "sequence-classification" and recipe.task.pooling == "mean"
+
+
+def _build(recipe: Recipe, config: PretrainedConfig, *, weights: bool) -> nn.Module:
+    causal = recipe.task.kind == "causal-lm"
+    own_head = _has_own_head(recipe)
+    if not causal and not own_head:
+        config.num_labels = recipe.task.num_labels
+    kind = AutoModelForCausalLM if causal else AutoModel if own_head else AutoModelForSequenceClassification
+    extra = {"add_pooling_layer": False} if own_head and config.model_type == "bert" else {}
+    try:
+        if not weights or recipe.base_model.tiny is not None:
+            model = kind.from_config(config, **extra)
+        else:
+            model = kind.from_pretrained(
+                _source(recipe), config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
+                local_files_only=recipe.base_model.hub is None, **extra,
+            )  # fmt: skip
+    except (OSError, ValueError) as e:
+        raise ModelError(f"base_model: {type(e).__name__} while building {config.model_type}: {str(e)[:200]}") from e
+    if own_head:
+        model = SequenceClassifier(model, int(recipe.task.num_labels or 2))
+    return model
+
+
+def load_base(recipe: Recipe) -> nn.Module:
+    """The base model with its weights (float32, CPU), frozen, in evaluation mode; heads as ``initial_dense``.
+
+    Raises:
+      ModelError: it can not be found, or is not of a kind that fits the task.
+    """
+    config = load_config(recipe)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(TINY_SEED)
+        model = _build(recipe, config, weights=True)
+    model.requires_grad_(False)
+    parameters = dict(model.named_parameters())
+    for name, value in initial_dense(recipe).items():
+        parameters[name].data.copy_(value)
+    return model.eval()
+
+
+def skeleton(recipe: Recipe) -> nn.Module:
+    """The model on the meta device: names and shapes, no weights, no memory."""
+    config = load_config(recipe)
+    with torch.device("meta"):
+        return _build(recipe, config, weights=False)
+
+
+def target_layers(model: nn.Module, recipe: Recipe) -> dict[str, nn.Module]:
+    """Layers that get an adapter: linear, ending in one of ``adapter.targets``, in ``adapter.layers`` when given.
+
+    Raises:
+      ModelError: a target matches no layer; the message lists endings that exist.
+    """
+    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    wanted = recipe.adapter.layers
+    found: dict[str, nn.Module] = {}
+    for target in recipe.adapter.targets:
+        hits = {n: m for n, m in linear.items() if n == target or n.endswith("." + target)}
+        if wanted is not None:
+            hits = {n: m for n, m in hits.items() if any(p.isdigit() and int(p) in wanted for p in n.split("."))}
+        if not hits:
+            endings = sorted({n.rsplit(".", 1)[-1] for n in linear if "." in n})
+            raise ModelError(
+                f"adapter.targets: no layer of this model ends in {target!r}"
+                + (f" within layers {wanted}" if wanted is not None else ""),
+                hint=f"it has: {', '.join(endings)}",
+            )
+        found.update(hits)
+    return dict(sorted(found.items()))
+
+
+def shape_of(layer: nn.Module) -> tuple[int, int]:
+    """(out_features, in_features), also for GPT-2's transposed Conv1D."""
+    weight: torch.Tensor = layer.weight
+    rows, columns = weight.shape
+    return (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
+
+
+def layer_shapes(recipe: Recipe) -> dict[str, tuple[int, int]]:
+    """Layer name -> (out, in) of everything that gets an adapter. No weights are read.
+
+    Raises:
+      ModelError: as in ``target_layers``; or Fed-SB's core would be larger than a layer.
+    """
+    shapes = {name: shape_of(layer) for name, layer in target_layers(skeleton(recipe), recipe).items()}
+    if recipe.method.name == "fed-sb":
+        rank = recipe.lora_rank_of("default")
+        small = min(min(s) for s in shapes.values())
+        if rank > small:
+            raise ModelError(f"adapter.lora_rank: fed-sb's core of {rank} exceeds a layer's smaller side, {small}")
+    return shapes
+
+
+def is_conv1d_model(recipe: Recipe) -> bool:
+    """Whether the adapted layers keep their weight transposed (GPT-2)."""
+    return any(isinstance(layer, Conv1D) for layer in target_layers(skeleton(recipe), recipe).values())
+
+
+def dense_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
+    """Parameter name -> shape of the heads that are trained whole; empty for causal language models."""
+    if recipe.task.kind == "causal-lm":
+        return {}
+    named = dict(skeleton(recipe).named_parameters())
+    heads = ("head.",) if _has_own_head(recipe) else ("classifier.", "score.")
+    return {name: tuple(p.shape) for name, p in named.items() if name.startswith(heads)}
+
+
+def initial_dense(recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Heads before training: normal with std 0.02 from the recipe's seed, biases zero."""
+    made = {}
+    for name, shape in dense_shapes(recipe).items():
+        if name.endswith("bias"):
+            made[name] = torch.zeros(shape)
+        else:
+            made[name] = torch.randn(shape, generator=generator_for(recipe.seed, "head", name)) * HEAD_STD
+    return made
+
+
+def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer, with a padding token; for tiny models one that reads bytes.
+
+    Raises:
+      ModelError: the model's folder has no tokenizer.
+    """
+    if recipe.base_model.tiny is not None:
+        return byte_tokenizer()
+    source = _source(recipe)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=recipe.base_model.hub is None, trust_remote_code=False)
+    except (OSError, ValueError) as e:
+        raise ModelError(f"base_model: no usable tokenizer at {source}") from e
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte (ids 0 to 255), and padding, begin, end: 256, 257, 258. Needs no files."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: i for i, letter in enumerate(alphabet)} | {"<pad>": 256, "<s>": 257, "</s>": 258}
+    core = Tokenizer(models.BPE(vocabulary, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=256
+    )
+
+
+def load_base_for(folder: str | Path) -> nn.Module:
+    """The base model that an exported adapter folder belongs to, ready for ``peft.PeftModel.from_pretrained``.
+
+    Raises:
+      ModelError: the folder was not written by ``motet export``.
+    """
+    return load_base(_exported_recipe(folder))
+
+
+def load_merged(folder: str | Path) -> nn.Module:
+    """The whole model in a folder of ``motet export --merged``.
+
+    Raises:
+      ModelError: the folder was not written by ``motet export --merged``.
+    """
+    recipe = _exported_recipe(folder)
+    base = recipe.base_model.model_copy(update={"material": None, "hub": None, "tiny": None, "path": str(folder)})
+    model = load_base(recipe.model_copy(update={"base_model": base}))
+    head = Path(folder) / "head.safetensors"
+    if head.exists():
+        from safetensors.torch import load_file  # noqa: PLC0415
+
+        model.load_state_dict(load_file(head), strict=False)
+    return model
+
+
+def _exported_recipe(folder: str | Path) -> Recipe:
+    try:
+        stored: Mapping[str, Any] = json.loads((Path(folder) / "motet.json").read_text(encoding="utf-8"))
+        return from_canonical_json(json.dumps(stored["recipe"]))
+    except (OSError, ValueError, KeyError) as e:
+        raise ModelError(f"{folder} was not written by motet export") from e
