@@ -4,9 +4,9 @@
 * ``newsgroups``: posts, lower-case letters only, 20 classes; groups computers, forsale, politics,
   recreation, religion, science. Threads can not be told apart, so the publisher's split by date is kept.
 * ``topics``: the same posts cut to passages, for language models; groups computers, cryptography,
-  electronics, forsale, medicine, space, sports, vehicles (the groups about politics and religion are left out).
+  electronics, forsale, medicine, space, sports, vehicles (politics and religion are left out).
 * ``tales``: Grimm tales cut to passages, for language models; groups anecdotes, animals, magic, realistic.
-* ``fortunes``: epigrams, from an optional material, for language models; a group a topic, crude topics left out.
+* ``fortunes``: epigrams, from an optional material, for language models; a group a topic, without the crude.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _vader(folder: Path, _words: int) -> Iterator[Example]:
                 if (
                     len(parts) < 3
                     or abs(float(parts[1])) <= _NEUTRAL
-                    or not (text := html.unescape(parts[2]).strip())
+                    or not (text := html.unescape(html.unescape(parts[2])).strip())
                 ):
                     continue
                 document = f"{group}/{parts[0].split('_')[0]}" if group in _BY_DOCUMENT else text_source(text)

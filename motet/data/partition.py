@@ -233,7 +233,7 @@ def _wanted_groups(recipe: Recipe, examples: list[Example]) -> list[Example]:
         kept = {known[client] for client in clients}
     elif count is not None and count > len(groups):
         raise DataError(
-            f"data.partition.num_clients: {count}, but by: natural gives a client a group; there are {len(groups)}",
+            f"data.partition.num_clients: {count}, but by: natural has one a group, {len(groups)}",
             hint=f"lower num_clients to {len(groups)}, or set by: iid or by: dirichlet",
         )
     else:

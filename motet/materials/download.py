@@ -100,7 +100,7 @@ def pip_environment(material: Material, folder: Path) -> dict[str, str]:
     """This process' environment; for a source archive with the inert build backend first on the path."""
     environment = dict(os.environ)
     if material.client == "pip-sdist":
-        project, version = material.requirement.split("==")
+        project, version = material.requirement.replace("-", "_").split("==")
         backend = folder / "backend" / "setuptools"
         backend.mkdir(parents=True)
         (backend / "__init__.py").write_text("", "ascii")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import stat
 import zipfile
+import zlib
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from motet.materials.errors import MaterialError
 
@@ -78,7 +79,7 @@ def unpack_zip(archive: Path, folder: Path, *, payload: Sequence[str], max_bytes
                 with bundle.open(member) as source, target.open("xb") as sink:
                     left -= copy_at_most(source, sink, left, archive)
                 written.append(target)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise MaterialError(f"{archive.name}: not a readable zip archive ({error})") from error
     if not written:
         raise MaterialError(
@@ -87,14 +88,14 @@ def unpack_zip(archive: Path, folder: Path, *, payload: Sequence[str], max_bytes
     return written
 
 
-def copy_at_most(source: BinaryIO | object, sink: BinaryIO, max_bytes: int, archive: Path) -> int:
+def copy_at_most(source: IO[bytes], sink: IO[bytes], max_bytes: int, archive: Path) -> int:
     """Copy ``source`` to ``sink`` in pieces; return the bytes copied.
 
     Raises:
       MaterialError: there are more than ``max_bytes``.
     """
     total = 0
-    while piece := source.read(_CHUNK):  # type: ignore[union-attr]
+    while piece := source.read(_CHUNK):
         total += len(piece)
         if total > max_bytes:
             raise MaterialError(f"{archive.name}: unpacks to more than its stated size; stopped")
