@@ -1,16 +1,21 @@
-"""The recipe: one run, declared. Importing this stays light; privacy numerics load when they are first asked for."""
+"""A run declared as data: read it, check it, and name it by a hash.
+
+``resolve_noise_multiplier`` and ``round_event`` load the accountants at first use, so that importing this stays light.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from motet.recipe.load import RecipeError, canonical_json, from_canonical_json, load_recipe, parse_recipe, recipe_sha256
+from motet.recipe.errors import Problem, RecipeError
+from motet.recipe.load import canonical_json, from_canonical_json, load_recipe, parse_recipe, recipe_sha256
 from motet.recipe.model import Recipe
 
 if TYPE_CHECKING:
     from motet.recipe.noise import resolve_noise_multiplier, round_event
 
 __all__ = [
+    "Problem",
     "Recipe",
     "RecipeError",
     "canonical_json",
@@ -23,9 +28,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute
-    if name in {"resolve_noise_multiplier", "round_event"}:
-        import motet.recipe.noise as noise  # noqa: PLC0415, PLR0402
+def __getattr__(name: str) -> object:
+    if name in ("resolve_noise_multiplier", "round_event"):
+        from motet.recipe import noise
 
         return getattr(noise, name)
-    raise AttributeError(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,8 @@
-"""Soundness across fields: an unsound pair is refused when the recipe is parsed, with the reason and the nearest sound choice."""
+"""What single fields can not see: combinations that would not be sound, or would not do what they seem to.
+
+Each check is short, pure and light (no torch, no accountant, no files), so that a coordinator, a client and an editor can
+all run it. What needs layer shapes is in ``check_shapes``; what needs an accountant is in ``motet.plan``.
+"""
 
 from __future__ import annotations
 
@@ -6,129 +10,242 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
     from motet.recipe.model import Recipe
+    from motet.recipe.yaml_text import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unsound:
-    """One thing that does not fit: where, why, and what to write instead."""
+class Finding:
+    """What is wrong at ``path``, and the nearest sound choice."""
 
-    field: tuple[str, ...]
+    path: Path
     problem: str
     remedy: str
 
 
-def check_soundness(recipe: Recipe) -> list[Unsound]:
-    """All unsound pairs; empty when the recipe may run."""
-    return [*_method(recipe), *_privacy(recipe), *_data(recipe), *_cohort(recipe)]
+ONE_RANK_METHODS: Mapping[str, str] = {
+    "fedit": "it averages B and A, whose shapes must agree",
+    "lora-fair": "it averages B and A, whose shapes must agree",
+    "fed-sb": "its square cores live in one shared basis",
+}
+"""Methods for which all clients must have one rank, and why."""
+
+_FAMILY = {
+    "minilm": "bert",
+    "tiny-bert": "bert",
+    "smollm2": "llama",
+    "tiny-llama": "llama",
+    "tiny-gpt2": "gpt2",
+}
+_LAYER_NAMES = {
+    "bert": ("query", "key", "value", "dense"),
+    "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
+}
+_BLOCKS = {"minilm": 6, "smollm2": 30}
+_CLASSES = {"vader": 2, "newsgroups": 20}
+_PASSAGES = ("topics", "tales")
 
 
-def _method(recipe: Recipe) -> list[Unsound]:
-    found = []
+def check(recipe: Recipe) -> list[Finding]:
+    """Everything that is wrong with a recipe whose single fields are right; empty when it is sound."""
+    return [finding for rule in _RULES for finding in rule(recipe)]
+
+
+def check_shapes(recipe: Recipe, layer_shapes: Mapping[str, tuple[int, int]]) -> list[Finding]:
+    """What shows only when the model is known.
+
+    Args:
+      recipe: a sound recipe.
+      layer_shapes: (out, in) of each adapted layer.
+    """
+    if not recipe.method.train_adapter:
+        return []
+    if not layer_shapes:
+        remedy = (
+            "name endings of its linear layers, such as query, q_proj or c_attn; see adapter.layers as well"
+        )
+        return [
+            Finding(path=("adapter", "targets"), problem="no layer of the base model matches", remedy=remedy)
+        ]
+    layer, shape = min(layer_shapes.items(), key=lambda item: (min(item[1]), item[0]))
+    largest = max(distinct_ranks(recipe))
+    if largest <= min(shape):
+        return []
+    problem = f"rank {largest} is over {min(shape)}, the smaller side of {layer} {shape[0]} x {shape[1]}"
+    return [Finding(path=("adapter", "lora_rank"), problem=problem, remedy=f"use at most {min(shape)}")]
+
+
+def distinct_ranks(recipe: Recipe) -> Sequence[int]:
+    """Every rank that some client may get, ascending."""
     ranks = recipe.adapter.lora_rank
-    mixed = isinstance(ranks, dict) and len(set(ranks.values())) > 1
-    name = recipe.method.name
-    if mixed and name != "flora":
-        why = {
-            "fedit": "averages A and B entry by entry, which needs one rank for all",
-            "lora-fair": "corrects the mean of B, which needs one rank for all",
-            "fed-sb": "averages square cores, which need one size for all",
-        }[name]
-        found.append(
-            Unsound(
-                field=("adapter", "lora_rank"), problem=f"ranks differ and {name} {why}",
-                remedy="Use method.name: flora, which is exact for any mix of ranks, or one rank",
-            )
-        )  # fmt: skip
-    if name in {"fedit", "lora-fair"} and isinstance(ranks, dict) and not mixed and len(ranks) and "default" not in ranks:
-        only = next(iter(ranks.values()))
-        if only != 8:
-            found.append(
-                Unsound(
-                    field=("adapter", "lora_rank"),
-                    problem="clients that are not named would get rank 8", remedy=f"Write lora_rank: {only}",
-                )
-            )  # fmt: skip
+    if isinstance(ranks, int):
+        return [ranks]
+    clients = recipe.cohort.clients
+    if clients is not None and all(c in ranks for c in clients):
+        return sorted({ranks[c] for c in clients})
+    return sorted({*ranks.values()} if "default" in ranks or clients is None else {*ranks.values(), 8})
+
+
+def _mixed_ranks(recipe: Recipe) -> Iterator[Finding]:
+    name, ranks = recipe.method.name, distinct_ranks(recipe)
+    if name in ONE_RANK_METHODS and recipe.method.train_adapter and len(ranks) > 1:
+        yield Finding(
+            path=("adapter", "lora_rank"),
+            problem=f"clients have ranks {', '.join(map(str, ranks))}, but {name} needs one: {ONE_RANK_METHODS[name]}",
+            remedy="set method.name: flora, which takes mixed ranks exactly, or give all clients one rank",
+        )
+
+
+def _head_alone(recipe: Recipe) -> Iterator[Finding]:
     if not recipe.method.train_adapter and recipe.task.kind == "causal-lm":
-        found.append(
-            Unsound(
-                field=("method", "train_adapter"), problem="a causal language model has no head to train alone",
-                remedy="Leave train_adapter: true",
-            )
-        )  # fmt: skip
-    return found
+        yield Finding(
+            path=("method", "train_adapter"),
+            problem="false leaves nothing to train: causal-lm has no head of its own",
+            remedy="remove the line",
+        )
 
 
-def _privacy(recipe: Recipe) -> list[Unsound]:
+def _dropout(recipe: Recipe) -> Iterator[Finding]:
+    if recipe.method.name == "fed-sb" and recipe.adapter.dropout > 0:
+        yield Finding(
+            path=("adapter", "dropout"),
+            problem="fed-sb trains square cores, which have no dropout",
+            remedy="set it to 0, or choose another method",
+        )
+
+
+def _privacy(recipe: Recipe) -> Iterator[Finding]:
     privacy = recipe.privacy
     if privacy is None:
-        return []
-    found = []
+        return
     if recipe.cohort.weights == "num_examples":
-        found.append(
-            Unsound(
-                field=("cohort", "weights"),
-                problem="the number of examples is private under add/remove neighbours and must not leave the client",
-                remedy="Write weights: uniform",
-            )
+        yield Finding(
+            path=("cohort", "weights"),
+            problem="num_examples would tell each client's exact number of examples, which differential privacy hides",
+            remedy="set it to uniform",
         )
     if recipe.training.max_grad_norm is not None:
-        found.append(
-            Unsound(
-                field=("training", "max_grad_norm"),
-                problem="private runs clip each example by privacy.clipping_norm already", remedy="Remove max_grad_norm",
-            )
-        )  # fmt: skip
-    if privacy.epsilon_limit and privacy.target_epsilon and privacy.epsilon_limit < privacy.target_epsilon:
-        found.append(
-            Unsound(
-                field=("privacy", "epsilon_limit"),
-                problem=f"the limit {privacy.epsilon_limit:g} is below the target {privacy.target_epsilon:g}: the run would stop early",
-                remedy="Raise the limit or lower target_epsilon",
-            )
+        yield Finding(
+            path=("training", "max_grad_norm"),
+            problem="a private run clips every example already, and its noise would be clipped here",
+            remedy="remove it; privacy.clipping_norm is the bound",
         )
-    return found
-
-
-def _data(recipe: Recipe) -> list[Unsound]:
-    found = []
-    text_only = {"topics", "tales"}
-    if recipe.data.material in text_only and recipe.task.kind != "causal-lm":
-        found.append(
-            Unsound(
-                field=("data", "material"), problem=f"{recipe.data.material} is text without labels",
-                remedy="Use vader or newsgroups, or task.kind: causal-lm",
-            )
-        )  # fmt: skip
-    labels = {"vader": 2, "newsgroups": 20}.get(recipe.data.material or "")
-    if labels and recipe.task.num_labels is not None and recipe.task.num_labels != labels:
-        found.append(
-            Unsound(
-                field=("task", "num_labels"), problem=f"{recipe.data.material} has {labels} labels",
-                remedy=f"Write num_labels: {labels}",
-            )
-        )  # fmt: skip
-    if recipe.data.partition.by == "dirichlet" and recipe.task.kind == "causal-lm":
-        found.append(
-            Unsound(
-                field=("data", "partition", "by"), problem="dirichlet deals labels, and causal-lm has none",
-                remedy="Use natural or iid",
-            )
-        )  # fmt: skip
-    return found
-
-
-def _cohort(recipe: Recipe) -> list[Unsound]:
-    clients = recipe.cohort.clients
-    found = []
-    if clients is not None and len(set(clients)) != len(clients):
-        found.append(Unsound(field=("cohort", "clients"), problem="a client is named twice", remedy="Name each once"))
-    if clients is not None and recipe.cohort.minimum > len(clients):
-        found.append(
-            Unsound(
-                field=("cohort", "minimum"),
-                problem=f"{recipe.cohort.minimum} replies are needed and only {len(clients)} clients are named",
-                remedy="Lower minimum or name more clients",
-            )
+    limit, target = privacy.epsilon_limit, privacy.target_epsilon
+    if limit is not None and target is not None and limit < target:
+        yield Finding(
+            path=("privacy", "epsilon_limit"),
+            problem=f"{limit:g} is below target_epsilon {target:g}, so that the last rounds would be refused",
+            remedy=f"set target_epsilon to {limit:g} or less, or raise the limit",
         )
-    return found
+    most = recipe.data.partition.examples_per_client
+    if most is not None and privacy.target_delta * most >= 1:
+        yield Finding(
+            path=("privacy", "target_delta"),
+            problem=f"{privacy.target_delta:g} for {most} examples would allow one of them to be published whole",
+            remedy=f"use well under 1 / {most}, such as {0.1 / most:.0e}",
+        )
+
+
+def _cohort(recipe: Recipe) -> Iterator[Finding]:
+    clients, minimum = recipe.cohort.clients, recipe.cohort.minimum
+    if clients is not None:
+        twice = sorted({c for c in clients if clients.count(c) > 1})
+        if twice:
+            yield Finding(
+                path=("cohort", "clients"), problem=f"{twice[0]} stands twice", remedy="name each client once"
+            )
+        if not clients:
+            yield Finding(
+                path=("cohort", "clients"),
+                problem="is an empty list",
+                remedy="name clients, or remove the line",
+            )
+        elif minimum > len(clients):
+            yield Finding(
+                path=("cohort", "minimum"),
+                problem=f"{minimum} replies can not come from {len(clients)} clients",
+                remedy=f"use at most {len(clients)}",
+            )
+
+
+def _partition(recipe: Recipe) -> Iterator[Finding]:
+    partition, clients = recipe.data.partition, recipe.cohort.clients
+    count = partition.num_clients
+    if count is not None and clients is None and recipe.cohort.minimum > count:
+        yield Finding(
+            path=("cohort", "minimum"),
+            problem=f"{recipe.cohort.minimum} replies can not come from {count} clients",
+            remedy=f"use at most {count}, or raise data.partition.num_clients",
+        )
+    if recipe.data.material is None or partition.by == "natural":
+        return
+    if count is None and clients is None:
+        yield Finding(
+            path=("data", "partition", "num_clients"),
+            problem=f"by: {partition.by} needs to know how many clients there are",
+            remedy="set it, or name cohort.clients",
+        )
+
+
+def _task_and_model(recipe: Recipe) -> Iterator[Finding]:
+    base = recipe.base_model
+    known = base.material or base.tiny
+    family = _FAMILY.get(known or "")
+    if family == "bert" and recipe.task.kind == "causal-lm":
+        yield Finding(
+            path=("task", "kind"),
+            problem=f"{known} is an encoder, which can not learn causal-lm",
+            remedy="use base_model.material: smollm2 (or tiny: tiny-llama), or sequence-classification",
+        )
+    if family is None or not recipe.method.train_adapter:
+        return
+    names = _LAYER_NAMES[family]
+    wrong = [(i, t) for i, t in enumerate(recipe.adapter.targets) if t.rpartition(".")[2] not in names]
+    for index, target in wrong:
+        path: Path = (
+            ("adapter", "targets", index) if "targets" in recipe.adapter.model_fields_set else ("adapter",)
+        )
+        yield Finding(
+            path=path,
+            problem=f"{known} has no layer that ends in {target!r}",
+            remedy=f"choose from {', '.join(names)}",
+        )
+    blocks = _BLOCKS.get(known or "")
+    for index, layer in enumerate(recipe.adapter.layers or []):
+        if blocks is not None and layer >= blocks:
+            yield Finding(
+                path=("adapter", "layers", index),
+                problem=f"{known} has blocks 0 to {blocks - 1}, no {layer}",
+                remedy="choose blocks that it has",
+            )
+
+
+def _task_and_data(recipe: Recipe) -> Iterator[Finding]:
+    material, num_labels = recipe.data.material, recipe.task.num_labels
+    if material in _PASSAGES and num_labels is not None:
+        yield Finding(
+            path=("task", "kind"),
+            problem=f"{material} has texts without classes",
+            remedy="use causal-lm with it, or data.material: vader or newsgroups",
+        )
+    elif material is not None and num_labels is not None and _CLASSES.get(material, num_labels) != num_labels:
+        yield Finding(
+            path=("task", "num_labels"),
+            problem=f"{material} has {_CLASSES[material]} classes, not {num_labels}",
+            remedy=f"set it to {_CLASSES[material]}",
+        )
+
+
+_RULES: Sequence[Callable[[Recipe], Iterator[Finding]]] = (
+    _task_and_model,
+    _task_and_data,
+    _mixed_ranks,
+    _head_alone,
+    _dropout,
+    _privacy,
+    _cohort,
+    _partition,
+)

@@ -1,10 +1,12 @@
-"""From a recipe's privacy section to the event that a round charges."""
+"""From the recipe's privacy section to numbers that a ledger charges. Loads the accountants, not torch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from motet.recipe.errors import Problem, RecipeError
 from privacy.calibration import calibrate_noise_multiplier
+from privacy.errors import CalibrationError
 from privacy.events import PoissonGaussianEvent
 
 if TYPE_CHECKING:
@@ -12,28 +14,41 @@ if TYPE_CHECKING:
 
 
 def resolve_noise_multiplier(recipe: Recipe) -> float:
-    """The noise multiplier of a private recipe: as written, or calibrated so that the whole run meets ``target_epsilon``.
+    """The noise multiplier of the whole run: the recipe's own, or the least that meets ``target_epsilon``.
+
+    The target is for all ``rounds * local_steps`` steps of one client together, at the recipe's sampling rate.
 
     Raises:
+      RecipeError: no noise reaches the target.
       ValueError: the recipe is not private.
     """
     privacy = recipe.privacy
     if privacy is None:
-        raise ValueError("the recipe has no privacy section")
+        raise ValueError(f"recipe {recipe.name} has no privacy section, so it has no noise multiplier")
     if privacy.noise_multiplier is not None:
         return privacy.noise_multiplier
     if privacy.target_epsilon is None:
-        raise ValueError("neither noise_multiplier nor target_epsilon is set")
-    return calibrate_noise_multiplier(
-        privacy.target_epsilon,
-        privacy.target_delta,
-        privacy.sampling_rate,
-        recipe.training.local_steps * recipe.training.rounds,
-    )
+        raise ValueError("a privacy section has noise_multiplier or target_epsilon")
+    try:
+        return calibrate_noise_multiplier(
+            privacy.target_epsilon,
+            privacy.target_delta,
+            privacy.sampling_rate,
+            recipe.training.rounds * recipe.training.local_steps,
+        )
+    except CalibrationError as error:
+        problem = Problem(
+            source=recipe.name,
+            line=None,
+            field="privacy.target_epsilon",
+            problem=f"{privacy.target_epsilon:g} can not be reached ({error})",
+            remedy="raise it, lower sampling_rate, or take fewer steps",
+        )
+        raise RecipeError([problem]) from error
 
 
 def round_event(recipe: Recipe) -> PoissonGaussianEvent | None:
-    """What one round costs one client; None without privacy."""
+    """What one round charges to each client's data; None when the recipe is not private."""
     if recipe.privacy is None:
         return None
     return PoissonGaussianEvent(
