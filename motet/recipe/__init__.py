@@ -1,6 +1,6 @@
 """A run declared as data: read it, check it, and name it by a hash.
 
-``resolve_noise_multiplier`` and ``round_event`` load the accountants at first use, so that importing this stays light.
+``resolve_noise_multiplier`` and ``round_event`` load the accountants at first use; importing stays light.
 """
 
 from __future__ import annotations

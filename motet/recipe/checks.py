@@ -1,7 +1,8 @@
 """What single fields can not see: combinations that would not be sound, or would not do what they seem to.
 
-Each check is short, pure and light (no torch, no accountant, no files), so that a coordinator, a client and an editor can
-all run it. What needs layer shapes is in ``check_shapes``; what needs an accountant is in ``motet.plan``.
+Each check is short, pure and light (no torch, no accountant, no files), so that a coordinator, a client and
+an editor can all run it. What needs layer shapes is in ``check_shapes``; what needs an accountant, in
+``motet.plan``.
 """
 
 from __future__ import annotations
@@ -86,16 +87,28 @@ def distinct_ranks(recipe: Recipe) -> Sequence[int]:
     clients = recipe.cohort.clients
     if clients is not None and all(c in ranks for c in clients):
         return sorted({ranks[c] for c in clients})
-    return sorted({*ranks.values()} if "default" in ranks or clients is None else {*ranks.values(), 8})
+    return sorted({*ranks.values(), recipe.lora_rank_of("default")})
 
 
 def _mixed_ranks(recipe: Recipe) -> Iterator[Finding]:
-    name, ranks = recipe.method.name, distinct_ranks(recipe)
-    if name in ONE_RANK_METHODS and recipe.method.train_adapter and len(ranks) > 1:
+    name, ranks = recipe.method.name, recipe.adapter.lora_rank
+    if name not in ONE_RANK_METHODS or not recipe.method.train_adapter or isinstance(ranks, int):
+        return
+    named = sorted({*ranks.values()})
+    why = f"but {name} needs one: {ONE_RANK_METHODS[name]}"
+    if len({*named, recipe.lora_rank_of("default")}) == 1:
+        return
+    if len(named) > 1:
         yield Finding(
             path=("adapter", "lora_rank"),
-            problem=f"clients have ranks {', '.join(map(str, ranks))}, but {name} needs one: {ONE_RANK_METHODS[name]}",
+            problem=f"clients have ranks {', '.join(map(str, named))}, {why}",
             remedy="set method.name: flora, which takes mixed ranks exactly, or give all clients one rank",
+        )
+    else:
+        yield Finding(
+            path=("adapter", "lora_rank"),
+            problem=f"without default, clients that are not named have rank 8, {why}",
+            remedy=f"write lora_rank: {named[0] if named else 8}, or set method.name: flora",
         )
 
 
@@ -124,7 +137,8 @@ def _privacy(recipe: Recipe) -> Iterator[Finding]:
     if recipe.cohort.weights == "num_examples":
         yield Finding(
             path=("cohort", "weights"),
-            problem="num_examples would tell each client's exact number of examples, which differential privacy hides",
+            problem="num_examples would tell each client's exact number of examples, which differential "
+            "privacy hides",
             remedy="set it to uniform",
         )
     if recipe.training.max_grad_norm is not None:
@@ -144,7 +158,8 @@ def _privacy(recipe: Recipe) -> Iterator[Finding]:
     if most is not None and privacy.target_delta * most >= 1:
         yield Finding(
             path=("privacy", "target_delta"),
-            problem=f"{privacy.target_delta:g} for {most} examples would allow one of them to be published whole",
+            problem=f"{privacy.target_delta:g} for {most} examples would allow one of them to be published "
+            f"whole",
             remedy=f"use well under 1 / {most}, such as {0.1 / most:.0e}",
         )
 

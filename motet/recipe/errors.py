@@ -30,7 +30,7 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        """``file:line: field: problem. Remedy.``"""
+        """The line that people read: ``file:line: field: problem. Remedy.``."""
         where = self.source if self.line is None else f"{self.source}:{self.line}"
         field = f" {self.field}:" if self.field else ""
         remedy = self.remedy[:1].upper() + self.remedy[1:]
@@ -38,7 +38,7 @@ class Problem:
 
 
 class RecipeError(MotetError):
-    """A recipe is refused; nothing was started. ``problems`` holds everything that was found, in file order."""
+    """A recipe is refused; nothing was started. ``problems`` holds all that was found, in file order."""
 
     exit_code = 3
 

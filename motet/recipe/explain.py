@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from motet.recipe.model import Recipe, Section
 from motet.recipe.reference import MEANINGS
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 Explained = tuple[Path, str, str]
 
@@ -47,14 +48,11 @@ _EITHER = {
 
 def sections() -> Mapping[Path, type[Section]]:
     """Every section of the model by its path; the whole recipe is ``()``."""
-    found: dict[Path, type[Section]] = {(): Recipe}
-    for path, model in _nested((), Recipe):
-        found[path] = model
-    return found
+    return {(): Recipe, **dict(_nested((), Recipe))}
 
 
 def explain(error: ValidationError, values: Mapping[str, object]) -> Iterator[Explained]:
-    """Yield one (path, problem, remedy) for each thing that is wrong with ``values``, the text's outermost map."""
+    """Yield one (path, problem, remedy) for each thing that is wrong with ``values``, the outermost map."""
     either: set[Path] = set()
     for detail in error.errors(include_url=False):
         path, tags = _strip_tags(
@@ -64,9 +62,9 @@ def explain(error: ValidationError, values: Mapping[str, object]) -> Iterator[Ex
         if field is not None and tags:
             wanted, tag, _ = _EITHER[field]
             value = _value_at(values, tuple(field.split(".")))
-            in_branch = any(str(t).startswith(tag) for t in tags)
-            fits = isinstance(value, wanted) if in_branch else _is_number(value)
-            if not fits and (isinstance(value, wanted) or _is_number(value)):
+            like = isinstance(value, wanted), _is_number(value)
+            fits = like[0] if any(str(t).startswith(tag) for t in tags) else like[1]
+            if not fits and any(like):
                 continue  # the other branch says it
             if not fits:
                 if path not in either:
@@ -76,7 +74,7 @@ def explain(error: ValidationError, values: Mapping[str, object]) -> Iterator[Ex
         yield path, *_words(path, detail, in_key="[key]" in tags)
 
 
-def _words(path: Path, detail: Any, *, in_key: bool) -> tuple[str, str]:
+def _words(path: Path, detail: ErrorDetails, *, in_key: bool) -> tuple[str, str]:
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "missing":
         return "is missing", f"add it: {MEANINGS.get(dotted(path), 'a value')}"
@@ -166,13 +164,15 @@ def _nested(path: Path, model: type[Section]) -> Iterator[tuple[Path, type[Secti
 def _strip_tags(
     loc: tuple[int | str, ...], values: object, *, missing: bool
 ) -> tuple[Path, tuple[int | str, ...]]:
-    """Split pydantic's location into the path in the text and the names of union branches that it walked through."""
+    """Split pydantic's location into the path in the text and the union branches that it walked through."""
     path: list[str | int] = []
     tags: list[int | str] = []
     here = values
     for index, part in enumerate(loc):
-        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
+        if isinstance(here, dict) and part in here:
             here = here[part]
+        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+            here = here[int(part)]
         elif not (missing and index == len(loc) - 1):
             tags.append(part)
             continue

@@ -1,4 +1,4 @@
-"""Recipe text to ``Recipe`` and back. Every problem is reported at once, with its line, its field and a remedy."""
+"""Recipe text to ``Recipe`` and back. Every problem is reported at once: its line, its field and a remedy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
       source: what errors call it, usually the file name.
 
     Raises:
-      RecipeError: with every problem found: first those of the text, then of single fields, then of their combination.
+      RecipeError: with every problem found. Single fields are looked at when the text is right, combinations when
+        the fields are.
     """
     parsed = parse_text(text, source)
     recipe = _validated(parsed, source)
@@ -70,7 +71,7 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
 def canonical_json(recipe: Recipe) -> str:
     """The one text of a recipe: all fields, defaults written out, sorted keys, no spaces, ASCII.
 
-    Equal recipes give equal text, whatever their files looked like; ``from_canonical_json`` gives an equal recipe back.
+    Equal recipes give equal text, whatever their files looked like; ``from_canonical_json`` reads it back.
     """
     return json.dumps(
         recipe.model_dump(mode="json"),
@@ -88,7 +89,7 @@ def recipe_sha256(recipe: Recipe | str) -> str:
 
 
 def from_canonical_json(text: str, source: str = "recipe") -> Recipe:
-    """Read what ``canonical_json`` wrote, perhaps by an older version: keys that it lacks take their defaults.
+    """Read what ``canonical_json`` wrote, also an older version of it: keys that it lacks take defaults.
 
     The same checks as for a file hold, since the text may come from another machine.
 
@@ -117,7 +118,7 @@ def from_canonical_json(text: str, source: str = "recipe") -> Recipe:
 
 def _validated(parsed: ParsedText, source: str, *, with_lines: bool = True) -> Recipe:
     try:
-        # Strict: "8", 8.0 and true are not the number 8. A recipe is approved by its hash, so it means one thing.
+        # Strict: "8", 8.0 and true are not the number 8. A recipe is approved by hash, so it means one thing.
         return Recipe.model_validate(parsed.values, strict=True)
     except ValidationError as error:
         problems = [

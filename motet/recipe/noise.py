@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def resolve_noise_multiplier(recipe: Recipe) -> float:
     """The noise multiplier of the whole run: the recipe's own, or the least that meets ``target_epsilon``.
 
-    The target is for all ``rounds * local_steps`` steps of one client together, at the recipe's sampling rate.
+    The target is for all ``rounds * local_steps`` steps of one client together.
 
     Raises:
       RecipeError: no noise reaches the target.

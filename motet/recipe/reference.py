@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 MEANINGS: Mapping[str, str] = {
     "name": "name of the run: letters, digits, dot, dash, underscore, at most 63",
-    "seed": "drives everything but the noise and the sampling of a private run, which come from the operating system",
+    "seed": "drives everything but the noise and the sampling of a private run, which come from the "
+    "operating system",
     "base_model": "the frozen transformer that everyone starts from; set exactly one of its keys",
     "base_model.material": "real weights by name; `motet materials fetch` brings them",
     "base_model.path": "a local folder in the Hugging Face layout",
@@ -29,19 +30,24 @@ MEANINGS: Mapping[str, str] = {
     "data.text_column": "column of the text",
     "data.label_column": "column of the label, a whole number from 0",
     "data.test_examples": "held-out examples; their source documents are never trained on",
-    "data.partition": "how one data set is dealt to simulated clients; deployed clients bring their own files",
-    "data.partition.by": "natural: a client for each group of the data; dirichlet: skewed labels; iid: a shuffled deal",
+    "data.partition": "how one data set is dealt to simulated clients; deployed clients bring their own "
+    "files",
+    "data.partition.by": "natural: a client for each group of the data; dirichlet: skewed labels; iid: a "
+    "shuffled deal",
     "data.partition.alpha": "of Dirichlet(alpha): small is skewed, large is even",
-    "data.partition.num_clients": "number of clients; needed by dirichlet and iid unless cohort.clients names them",
+    "data.partition.num_clients": "number of clients; needed by dirichlet and iid unless cohort.clients "
+    "names them",
     "data.partition.examples_per_client": "the most that a client keeps",
     "adapter": "the low-rank adapter",
-    "adapter.lora_rank": "one rank for all, or a map from client id or capacity class to rank; `default` is for the rest",
+    "adapter.lora_rank": "one rank for all, or a map from client id or capacity class to rank; `default` "
+    "is for the rest",
     "adapter.alpha": "scale times rank: a number, or a multiple of each client's rank such as `2r`",
     "adapter.targets": "endings of the names of adapted layers",
     "adapter.layers": "indices, from 0, of adapted blocks; absent: all",
     "adapter.dropout": "share of the adapter's inputs that is dropped in training",
     "method": "how updates become one",
-    "method.name": "fedit: mean of factors; flora: stacked, exact, mixed ranks; fed-sb: mean of square cores, exact; "
+    "method.name": "fedit: mean of factors; flora: stacked, exact, mixed ranks; fed-sb: mean of square "
+    "cores, exact; "
     "lora-fair: mean of factors with a ridge correction",
     "method.ridge": "of lora-fair: weight of staying near the mean",
     "method.basis": "of fed-sb: frozen factors from the weight's SVD, or random orthonormal",
@@ -49,7 +55,8 @@ MEANINGS: Mapping[str, str] = {
     "training": "local work of one client in one round",
     "training.rounds": "rounds of the run",
     "training.local_steps": "optimiser steps of a client in a round",
-    "training.expected_batch_size": "public divisor of a summed batch; batches are Poisson samples of this mean size",
+    "training.expected_batch_size": "public divisor of a summed batch; batches are Poisson samples of this "
+    "mean size",
     "training.optimizer": "adam or sgd",
     "training.learning_rate": "of the adapter",
     "training.head_learning_rate": "of the head; absent: as the adapter's",
@@ -59,7 +66,8 @@ MEANINGS: Mapping[str, str] = {
     "cohort.minimum": "replies that are enough to close a round at its deadline; fewer abort it",
     "cohort.deadline_s": "seconds that a round waits for replies",
     "cohort.weights": "weight of each client in the mean; num_examples is refused in a private run",
-    "privacy": "differential privacy for each example (DP-SGD at the client, add/remove neighbours); absent: none",
+    "privacy": "differential privacy for each example (DP-SGD at the client, add/remove neighbours); "
+    "absent: none",
     "privacy.clipping_norm": "L2 bound on one example's gradient over all trained tensors",
     "privacy.noise_multiplier": "noise standard deviation over clipping_norm; or set target_epsilon",
     "privacy.target_epsilon": "of the whole run, for each client's data; or set noise_multiplier",

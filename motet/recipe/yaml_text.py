@@ -1,7 +1,7 @@
-"""Recipe text to plain values, with the line of every key. A small, safe part of YAML 1.2; JSON is part of it.
+"""Recipe text to plain values, with the line of every key. A small, safe part of YAML 1.2, and of JSON.
 
-Left out on purpose: anchors, aliases, merge keys, tags and several documents, which make one text mean much more than it
-shows. ``1e-3`` is a number, ``yes`` and ``on`` are words (YAML 1.1 says otherwise to both).
+Left out on purpose: anchors, aliases, merge keys, tags and several documents, which make one text mean much more
+than it shows. ``1e-3`` is a number, ``yes`` and ``on`` are words (YAML 1.1 says otherwise to both).
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ _WORDS: Mapping[str, bool | None] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedText:
-    """Attributes:
-    values: the outermost map.
-    lines: line, from 1, of every path; a key's own line, for a list item the item's.
+    """What a text says and where.
+
+    Attributes:
+      values: the outermost map.
+      lines: line, from 1, of every path: of a key the key's own, of a list item the item's.
     """
 
     values: dict[str, object]
@@ -58,7 +60,7 @@ def parse_text(text: str, source: str) -> ParsedText:
     """Read the text.
 
     Raises:
-      RecipeError: not YAML, empty, too long, not a map, or it uses what is left out. All found problems are in it.
+      RecipeError: not YAML, empty, too long, not a map, or it uses what is left out.
     """
     if len(text) > LONGEST_TEXT:
         raise _whole(
@@ -86,7 +88,7 @@ def _compose(text: str, source: str) -> yaml.Node | None:
     try:
         # The event parser does not recurse, so depth is bounded before anything that does is called.
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            line = event.start_mark.line + 1
+            line = 1 if event.start_mark is None else event.start_mark.line + 1
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
                 raise _whole(
                     source,
@@ -94,8 +96,9 @@ def _compose(text: str, source: str) -> yaml.Node | None:
                     "anchors (&) and aliases (*) are not read in a recipe",
                     "write the value out",
                 )
-            if getattr(event, "tag", None) is not None:
-                raise _whole(source, line, f"the tag {event.tag} is not read in a recipe", "remove it")
+            tag = getattr(event, "tag", None)
+            if tag is not None:
+                raise _whole(source, line, f"the tag {tag} is not read in a recipe", "remove it")
             documents += isinstance(event, yaml.DocumentStartEvent)
             if documents > 1:
                 raise _whole(

@@ -1,0 +1,197 @@
+"""Combinations of right fields that would not be sound: refused when the recipe is read, with the nearest sound choice."""
+
+import pytest
+
+from motet.recipe import RecipeError, parse_recipe
+from motet.recipe.checks import check_shapes, distinct_ranks
+
+
+def recipe_text(**changed: str) -> str:
+    parts = {
+        "name": "r",
+        "base_model": "{material: minilm}",
+        "task": "{kind: sequence-classification, num_labels: 2}",
+        "data": "{material: vader}",
+        "method": "{name: flora}",
+    } | changed
+    return "".join(f"{key}: {value}\n" for key, value in parts.items())
+
+
+PRIVATE = "{target_epsilon: 8, sampling_rate: 0.1}"
+LM = {
+    "base_model": "{material: smollm2}", "task": "{kind: causal-lm}", "data": "{material: tales}",
+    "adapter": "{targets: [q_proj]}",
+}  # fmt: skip
+
+# (what changes, every word of the refusal)
+UNSOUND = {
+    "mixed ranks with fedit": (
+        {"method": "{name: fedit}", "adapter": "{lora_rank: {amazon: 4, default: 8}}"},
+        "r.yaml:6: adapter.lora_rank: clients have ranks 4, 8, but fedit needs one: it averages B and A, "
+        "whose shapes "
+        "must agree. Set method.name: flora, which takes mixed ranks exactly, or give all clients one rank.",
+    ),
+    "mixed ranks with lora-fair": (
+        {"method": "{name: lora-fair}", "adapter": "{lora_rank: {a: 2, b: 4}}"},
+        "r.yaml:6: adapter.lora_rank: clients have ranks 2, 4, but lora-fair needs one: it averages B and "
+        "A, whose "
+        "shapes must agree. Set method.name: flora, which takes mixed ranks exactly, or give all clients "
+        "one rank.",
+    ),
+    "mixed ranks with fed-sb": (
+        {"method": "{name: fed-sb}", "adapter": "{lora_rank: {a: 2, default: 4}}"},
+        "r.yaml:6: adapter.lora_rank: clients have ranks 2, 4, but fed-sb needs one: its square cores live "
+        "in one "
+        "shared basis. Set method.name: flora, which takes mixed ranks exactly, or give all clients one "
+        "rank.",
+    ),
+    "a fallback that mixes ranks": (
+        {"method": "{name: fedit}", "adapter": "{lora_rank: {a: 4, b: 4}}"},
+        "r.yaml:6: adapter.lora_rank: without default, clients that are not named have rank 8, but fedit "
+        "needs one: it "
+        "averages B and A, whose shapes must agree. Write lora_rank: 4, or set method.name: flora.",
+    ),
+    "counts in a private run": (
+        {"privacy": PRIVATE, "cohort": "{weights: num_examples}"},
+        "r.yaml:7: cohort.weights: num_examples would tell each client's exact number of examples, which "
+        "differential "
+        "privacy hides. Set it to uniform.",
+    ),
+    "limit below target": (
+        {"privacy": "{target_epsilon: 8, sampling_rate: 0.1, epsilon_limit: 4}"},
+        "r.yaml:6: privacy.epsilon_limit: 4 is below target_epsilon 8, so that the last rounds would be "
+        "refused. Set "
+        "target_epsilon to 4 or less, or raise the limit.",
+    ),
+    "two clippings": (
+        {"privacy": PRIVATE, "training": "{max_grad_norm: 1}"},
+        "r.yaml:7: training.max_grad_norm: a private run clips every example already, and its noise would "
+        "be clipped "
+        "here. Remove it; privacy.clipping_norm is the bound.",
+    ),
+    "a delta that promises nothing": (
+        {
+            "privacy": "{target_epsilon: 8, sampling_rate: 0.1, target_delta: 0.01}",
+            "data": "{material: vader, partition: {examples_per_client: 1500}}",
+        },
+        "r.yaml:6: privacy.target_delta: 0.01 for 1500 examples allows that one of them is published "
+        "whole. Use well "
+        "under 1 / 1500, such as 7e-05.",
+    ),
+    "an encoder as language model": (
+        {"task": "{kind: causal-lm}", "data": "{material: tales}"},
+        "r.yaml:3: task.kind: minilm is an encoder, which can not learn causal-lm. Use "
+        "base_model.material: smollm2 (or "
+        "tiny: tiny-llama), or sequence-classification.",
+    ),
+    "no head to train alone": (
+        LM | {"method": "{name: flora, train_adapter: false}"},
+        "r.yaml:5: method.train_adapter: false leaves nothing to train: causal-lm has no head of its own. "
+        "Remove the "
+        "line.",
+    ),
+    "targets of another family": (
+        {"adapter": "{targets: [query, q_proj]}"},
+        "r.yaml:6: adapter.targets[1]: minilm has no layer that ends in 'q_proj'. Choose from query, key, "
+        "value, dense.",
+    ),
+    "default targets on another family": (
+        {k: v for k, v in LM.items() if k != "adapter"},
+        "r.yaml:1: adapter: smollm2 has no layer that ends in 'query'. Choose from q_proj, k_proj, v_proj, "
+        "o_proj, "
+        "gate_proj, up_proj, down_proj.\n"
+        "r.yaml:1: adapter: smollm2 has no layer that ends in 'value'. Choose from q_proj, k_proj, v_proj, "
+        "o_proj, "
+        "gate_proj, up_proj, down_proj.",
+    ),
+    "a block that is not there": (
+        {"adapter": "{layers: [5, 6]}"},
+        "r.yaml:6: adapter.layers[1]: minilm has blocks 0 to 5, no 6. Choose blocks that it has.",
+    ),
+    "dropout in fed-sb": (
+        {"adapter": "{dropout: 0.1}", "method": "{name: fed-sb}"},
+        "r.yaml:6: adapter.dropout: fed-sb trains square cores, which have no dropout. Set it to 0, or "
+        "choose another "
+        "method.",
+    ),
+    "classes of a material": (
+        {"task": "{kind: sequence-classification, num_labels: 3}"},
+        "r.yaml:3: task.num_labels: vader has 2 classes, not 3. Set it to 2.",
+    ),
+    "texts without classes": (
+        {"data": "{material: tales}"},
+        "r.yaml:3: task.kind: tales has texts without classes. Use causal-lm with it, or data.material: "
+        "vader or "
+        "newsgroups.",
+    ),
+    "more replies than clients": (
+        {"cohort": "{clients: [a, b], minimum: 3}"},
+        "r.yaml:6: cohort.minimum: 3 replies can not come from 2 clients. Use at most 2.",
+    ),
+    "a client twice": (
+        {"cohort": "{clients: [a, a]}"},
+        "r.yaml:6: cohort.clients: a stands twice. Name each client once.",
+    ),
+    "nobody": (
+        {"cohort": "{clients: []}"},
+        "r.yaml:6: cohort.clients: is an empty list. Name clients, or remove the line.",
+    ),
+    "a deal to nobody knows how many": (
+        {"data": "{material: vader, partition: {by: iid}}"},
+        "r.yaml:4: data.partition.num_clients: by: iid needs to know how many clients there are. Set it, "
+        "or name "
+        "cohort.clients.",
+    ),
+    "more replies than dealt clients": (
+        {"data": "{material: vader, partition: {by: iid, num_clients: 2}}", "cohort": "{minimum: 3}"},
+        "r.yaml:6: cohort.minimum: 3 replies can not come from 2 clients. Use at most 2, or raise "
+        "data.partition.num_clients.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNSOUND)
+def test_an_unsound_combination_is_refused_with_the_nearest_sound_choice(name):
+    changed, expected = UNSOUND[name]
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(recipe_text(**changed), "r.yaml")
+    assert str(caught.value) == expected
+    assert caught.value.exit_code == 3
+
+
+SOUND = {
+    "plain": {},
+    "mixed ranks with flora": {"adapter": "{lora_rank: {amazon: 4, default: 8}}"},
+    "one rank written twice": {"method": "{name: fedit}", "adapter": "{lora_rank: {amazon: 4, default: 4}}"},
+    "mixed ranks where no adapter is trained": {
+        "method": "{name: fedit, train_adapter: false}", "adapter": "{lora_rank: {amazon: 4, default: 8}}",
+    },
+    "counts without privacy": {"cohort": "{weights: num_examples}"},
+    "limit at target": {"privacy": "{target_epsilon: 8, sampling_rate: 0.1, epsilon_limit: 8}"},
+    "language model": LM,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_the_sound_neighbours_of_refused_recipes_are_read(name):
+    parse_recipe(recipe_text(**SOUND[name]))
+
+
+def test_ranks_are_those_that_some_client_may_get():
+    def ranks(adapter, **more):
+        return distinct_ranks(parse_recipe(recipe_text(adapter=f"{{lora_rank: {adapter}}}", **more)))
+
+    assert ranks("4") == [4]
+    assert ranks("{a: 4, b: 16}") == [4, 8, 16]
+    assert ranks("{a: 4, default: 16}") == [4, 16]
+    assert ranks("{a: 4, b: 16}", cohort="{clients: [a, b]}") == [4, 16]
+
+
+def test_a_rank_over_a_layers_smaller_side_is_refused_when_shapes_are_known():
+    recipe = parse_recipe(recipe_text(adapter="{lora_rank: {a: 4, default: 33}}"))
+    shapes = {"x.query": (64, 64), "x.value": (64, 32)}
+    assert [f.problem for f in check_shapes(recipe, shapes)] == [
+        "rank 33 is over 32, the smaller side of x.value 64 x 32"
+    ]
+    assert not check_shapes(recipe, {"x.query": (64, 64)})
+    assert [f.path for f in check_shapes(recipe, {})] == [("adapter", "targets")]
