@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path  # noqa: TC003 - typer reads the annotation
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from motet.cli.report import format_bytes
 from motet.materials import MATERIALS, Material, fetch, is_fetched
 from motet.materials.cache import cache_folder, find_material
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 app = typer.Typer(help="Real weights and texts: list them, bring them.", no_args_is_help=True)
 
@@ -59,33 +62,44 @@ def fetch_command(
       motet materials fetch smollm2 --from /media/usb
     """
     wanted = names or [material.name for material in MATERIALS.values() if not material.optional]
-    chosen = list(dict.fromkeys(find_material(name).name for name in wanted))
+    rows = fetch_with_progress(wanted, Console(stderr=True, quiet=as_json), from_folder=from_folder)
+    if as_json:
+        typer.echo(json.dumps({"cache": str(cache_folder()), "materials": rows}, indent=2))
+
+
+def fetch_with_progress(
+    names: Sequence[str], console: Console, *, from_folder: Path | None = None
+) -> list[dict[str, Any]]:
+    """Fetch materials one after the other with a bar on ``console``; all names are checked first.
+
+    Returns:
+      The rows of ``motet materials list --json``, each with ``downloaded``: whether it was not here before.
+
+    Raises:
+      MaterialError: an unknown name, or a fetch that failed.
+    """
+    chosen = list(dict.fromkeys(find_material(name).name for name in names))
     rows: list[dict[str, Any]] = []
-    console = Console(stderr=True, quiet=as_json)
     columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TimeElapsedColumn(),
-    )
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn()
+    )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as progress:
         for name in chosen:
             material = MATERIALS[name]
             was_here = is_fetched(name)
             task = progress.add_task(name, total=len(_STEPS))
 
-            def tell(step: str, name: str = name, size: int = material.num_bytes, task: Any = task) -> None:  # noqa: ANN401
-                text = f"{name}: {step}" + (f" {format_bytes(size)}" if step == "download" else "")
+            def tell(step: str, material: Material = material, task: TaskID = task) -> None:
+                size = f" {format_bytes(material.num_bytes)}" if step == "download" else ""
+                text = f"{material.name}: {step}{size}"
                 progress.update(task, description=text, completed=_STEPS.index(step))
 
             path = fetch(name, from_folder=from_folder, on_step=tell)
             progress.update(task, visible=False)
             rows.append({**_row(material), "downloaded": not was_here})
-            console.print(
-                f"{name}: {'was here' if was_here else 'fetched'}, {path}", soft_wrap=True, highlight=False
-            )
-    if as_json:
-        typer.echo(json.dumps({"cache": str(cache_folder()), "materials": rows}, indent=2))
+            said = "was here" if was_here else "fetched"
+            console.print(f"{name}: {said}, {path}", soft_wrap=True, highlight=False)
+    return rows
 
 
 def _row(material: Material) -> dict[str, Any]:

@@ -83,7 +83,9 @@ def read_examples(
     return examples
 
 
-def write_jsonl(examples: Iterable[Example], path: Path) -> Path:
+def write_jsonl(
+    examples: Iterable[Example], path: Path, *, text_column: str = "text", label_column: str = "label"
+) -> Path:
     """Write one JSON object a line (text, label, group, source): equal examples give equal bytes.
 
     Raises:
@@ -93,7 +95,7 @@ def write_jsonl(examples: Iterable[Example], path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8", newline="\n") as stream:
             for e in examples:
-                row = {"text": e.text, "label": e.label, "group": e.group, "source": e.source}
+                row = {text_column: e.text, label_column: e.label, "group": e.group, "source": e.source}
                 stream.write(json.dumps(row) + "\n")
     except OSError as error:
         raise DataError(f"{path}: can not be written: {error.strerror or error}") from error

@@ -20,16 +20,25 @@ if TYPE_CHECKING:
     from motet.recipe.model import Recipe
 
 _TAG = 0x6D6F7465  # keeps these draws apart from others that use the recipe's seed
+TEST_FILE = "test"
+"""Stem of the file with the held-out examples; no client may be called so."""
+
 _REDRAWS = 200
 _WORDS_PER_TOKEN = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
-    """Training examples by client id, and the held-out ones; no source is on both sides."""
+    """Training examples by client id, and the held-out ones; no source is on both sides.
+
+    ``text_column`` and ``label_column`` are the recipe's: files of the examples are written with these names,
+    so that a client reads them as its own data.
+    """
 
     train: Mapping[str, Sequence[Example]]
     test: Sequence[Example]
+    text_column: str = "text"
+    label_column: str = "label"
 
 
 def partition(recipe: Recipe) -> Partition:
@@ -48,9 +57,10 @@ def partition(recipe: Recipe) -> Partition:
       MaterialError: the material is not fetched.
     """
     data, rng = recipe.data, np.random.default_rng([_TAG, recipe.seed % 2**63])
-    if data.path is not None and Path(data.path).is_dir():
-        return _from_folder(recipe, Path(data.path), rng)
-    examples = _load(recipe)
+    path = None if data.path is None else Path(data.path).expanduser()
+    if path is not None and path.is_dir():
+        return _from_folder(recipe, path, rng)
+    examples = _load(recipe, path)
     natural = data.partition.by == "natural"
     if natural:
         examples = _wanted_groups(recipe, examples)
@@ -65,8 +75,15 @@ def partition(recipe: Recipe) -> Partition:
             classes = [e.group if recipe.task.num_labels is None else str(e.label) for e in train]
             hands = deal_dirichlet(train, classes, len(clients), data.partition.alpha, rng)
         dealt = dict(zip(clients, hands, strict=True))
+    if TEST_FILE in dealt:
+        raise DataError(f"a client can not be called {TEST_FILE!r}: that file holds the held-out examples")
     most = data.partition.examples_per_client
-    return Partition(train={c: _at_most(dealt[c], most, rng) for c in sorted(dealt)}, test=test)
+    return Partition(
+        train={c: _at_most(dealt[c], most, rng) for c in sorted(dealt)},
+        test=test,
+        text_column=data.text_column,
+        label_column=data.label_column,
+    )
 
 
 def write_shards(dealt: Partition, folder: Path) -> dict[str, Path]:
@@ -75,10 +92,13 @@ def write_shards(dealt: Partition, folder: Path) -> dict[str, Path]:
     Raises:
       DataError: the folder can not be written.
     """
-    write_jsonl(dealt.test, folder / "test.jsonl")
-    return {
-        client: write_jsonl(dealt.train[client], folder / f"{client}.jsonl") for client in sorted(dealt.train)
-    }
+
+    def write(examples: Sequence[Example], name: str) -> Path:
+        path = folder / f"{name}.jsonl"
+        return write_jsonl(examples, path, text_column=dealt.text_column, label_column=dealt.label_column)
+
+    write(dealt.test, TEST_FILE)
+    return {client: write(dealt.train[client], client) for client in sorted(dealt.train)}
 
 
 def hold_out(
@@ -191,11 +211,11 @@ def _by_group(examples: Sequence[Example]) -> dict[str, list[Example]]:
     return dict(groups)
 
 
-def _load(recipe: Recipe) -> list[Example]:
+def _load(recipe: Recipe, path: Path | None) -> list[Example]:
     data, task = recipe.data, recipe.task
-    if data.path is not None:
+    if path is not None:
         return read_examples(
-            Path(data.path),
+            path,
             text_column=data.text_column,
             label_column=data.label_column,
             num_labels=task.num_labels,
@@ -252,6 +272,8 @@ def _client_ids(recipe: Recipe) -> list[str]:
     if clients is not None:
         if count is not None and count != len(clients):
             raise DataError(f"data.partition.num_clients: {count}, but cohort.clients names {len(clients)}")
+        if len(set(clients)) != len(clients):
+            raise DataError("cohort.clients: names a client twice")
         return list(clients)
     if count is None:
         raise DataError(
@@ -267,7 +289,7 @@ def _from_folder(recipe: Recipe, folder: Path, rng: np.random.Generator) -> Part
     files = {
         path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in {".jsonl", ".csv"}
     }
-    test_file = files.pop("test", None)
+    test_file = files.pop(TEST_FILE, None)
     wanted = recipe.cohort.clients or sorted(files)[: data.partition.num_clients]
     missing = sorted(set(wanted) - set(files))
     if test_file is None or not wanted or missing:
@@ -298,4 +320,9 @@ def _from_folder(recipe: Recipe, folder: Path, rng: np.random.Generator) -> Part
                 hint="remove these examples from one of the two files (equal texts count as one source)",
             )
         train[client] = _at_most(examples, most, rng)
-    return Partition(train=train, test=_at_most(test, data.test_examples, rng))
+    return Partition(
+        train=train,
+        test=_at_most(test, data.test_examples, rng),
+        text_column=data.text_column,
+        label_column=data.label_column,
+    )

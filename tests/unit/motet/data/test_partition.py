@@ -100,6 +100,8 @@ def test_ids_of_dealt_clients(corpus):
         ({"by": "dirichlet", "num_clients": 3, "cohort": {"clients": ["a"]}}, r"cohort\.clients names 1"),
         ({"num_clients": 4}, "natural has one a group, 3"),
         ({"cohort": {"clients": ["east"]}}, "east is no group"),
+        ({"by": "iid", "cohort": {"clients": ["a", "a"]}}, "names a client twice"),
+        ({"by": "iid", "cohort": {"clients": ["a", "test"]}}, "can not be called 'test'"),
         ({"by": "iid", "num_clients": 200}, "can not be dealt to 200 clients"),
         ({"by": "dirichlet", "num_clients": 70, "alpha": 0.01}, "some client gets no example"),
     ],
@@ -192,3 +194,17 @@ def test_causal_lm_reads_texts_without_labels_and_skews_by_group(tmp_path):
         return np.abs(np.subtract(*shares)).sum() / 2
 
     assert distance("iid") < 0.15 < 0.4 < distance("dirichlet")
+
+
+def test_shards_keep_the_recipes_column_names(tmp_path):
+    rows = [Example(text=f"t{i}", label=i % 2, group="g", source=f"s{i}") for i in range(40)]
+    path = write_jsonl(rows, tmp_path / "a.jsonl", text_column="body", label_column="stars")
+    base = recipe(path)
+    named = base.model_copy(
+        update={"data": base.data.model_copy(update={"text_column": "body", "label_column": "stars"})}
+    )
+    dealt = partition(named)
+    (file,) = write_shards(dealt, tmp_path / "out").values()
+    assert read_examples(file, text_column="body", label_column="stars", num_labels=2) == list(
+        dealt.train["g"]
+    )

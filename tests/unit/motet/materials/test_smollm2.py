@@ -193,8 +193,8 @@ def test_another_architecture_a_missing_key_and_foreign_tensors_are_refused(llam
         convert(gguf_of(llama, tmp_path / "a.gguf", **{"general.architecture": "gpt2"}), tmp_path / "hf")
     with pytest.raises(MaterialError, match="not those of its own configuration"):
         convert(gguf_of(llama, tmp_path / "b.gguf", **{"llama.block_count": 3}), tmp_path / "hf")
+    meta = {"general.architecture": "llama", "tokenizer.ggml.tokens": ["a"]}
     with pytest.raises(MaterialError, match="lacks 'llama"):
-        meta = {"general.architecture": "llama", "tokenizer.ggml.tokens": ["a"]}
         convert(write_gguf(tmp_path / "c.gguf", meta, {}), tmp_path / "hf")
     (tmp_path / "d.gguf").write_bytes(b"\0" * 64)
     with pytest.raises(MaterialError, match="not a GGUF file"):
