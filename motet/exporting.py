@@ -68,6 +68,7 @@ def export_run(home: Path, run_id: str, out_dir: Path, *, merged: bool = False) 
     try:
         run = store.get_run(run_id)
         closed = store.closed_rounds(run_id)
+        clients = sorted({c.client_id for c in store.contributions(run_id) if c.state == "RECEIVED"})
     finally:
         store.close()
     if not closed:
@@ -76,7 +77,6 @@ def export_run(home: Path, run_id: str, out_dir: Path, *, merged: bool = False) 
         )
     recipe = from_canonical_json(run.recipe_json)
     state: AdapterState = ArtifactStore(home / "artifacts").load_state(closed[-1].adapter_sha256)
-    clients = sorted({c.client_id for c in store_contributions(home, run_id)})
     epsilon = epsilon_of(recipe)
     facts = CardFacts(
         run_id=run_id,

@@ -1,0 +1,61 @@
+"""Which replies are admitted: cheap checks first, tensors last, nothing stored before all have passed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aggregation.errors import MalformedUpdateError
+from aggregation.serialize import check_manifest, from_bytes, read_manifest, sha256_hex
+
+if TYPE_CHECKING:
+    from aggregation.methods import Method
+    from coordinator.engine.shape import ModelShape
+    from motet.wire.messages import TrainOrder, TrainReply
+
+HEADER_ALLOWANCE = 1 << 20
+
+
+def expected_manifest(method: Method, shape: ModelShape, lora_rank: int) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of what a client of ``lora_rank`` must send."""
+    keys: dict[str, tuple[int, ...]] = {}
+    for layer, (rows, columns) in shape.layer_shapes.items():
+        if method.trains == "core":
+            keys[f"core/{layer}"] = (lora_rank, lora_rank)
+        else:
+            keys[f"lora/{layer}/A"] = (lora_rank, columns)
+            keys[f"lora/{layer}/B"] = (rows, lora_rank)
+            keys[f"lora/{layer}/scale"] = (1,)
+    keys.update({f"dense/{name}": tuple(value.shape) for name, value in shape.dense.items()})
+    return dict(sorted(keys.items()))
+
+
+def admit(reply: TrainReply, order: TrainOrder, method: Method, shape: ModelShape, scale: float) -> None:
+    """Raise unless ``reply`` is a sound answer to ``order``.
+
+    Raises:
+      MalformedUpdateError: its code names the first check that failed.
+    """
+    for name in ("run_id", "round_index", "attempt", "client_id"):
+        if getattr(reply, name) != getattr(order, name):
+            raise MalformedUpdateError("wrong_envelope", f"{name} is {getattr(reply, name)!r}, expected {getattr(order, name)!r}")
+    if not 0 < reply.aggregation_weight < 1e12:
+        raise MalformedUpdateError("bad_weight", "the aggregation weight is not positive and finite")
+    expected = expected_manifest(method, shape, order.lora_rank)
+    floats = sum(_numel(s) for s in expected.values())
+    if len(reply.payload) > 4 * floats + HEADER_ALLOWANCE:
+        raise MalformedUpdateError("too_large", f"{len(reply.payload)} bytes, {4 * floats} and a header are expected")
+    if sha256_hex(reply.payload) != reply.payload_sha256:
+        raise MalformedUpdateError("hash_differs", "the payload is not what its hash says")
+    found, _ = read_manifest(reply.payload)
+    check_manifest(found, expected)
+    state = from_bytes(reply.payload)
+    for layer, pair in state.lora.items():
+        if abs(pair.scale - scale) > 1e-6 * abs(scale):
+            raise MalformedUpdateError("bad_scale", f"{layer}: scale {pair.scale} is not the recipe's {scale}")
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    total = 1
+    for side in shape:
+        total *= side
+    return total

@@ -1,0 +1,48 @@
+"""How the engine reaches clients: send an order, collect replies. In this process, or over Flower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from motet.wire.messages import TrainOrder, TrainReply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridClient:
+    """A client that can be reached now."""
+
+    client_id: str
+    capacity_class: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridFailure:
+    """A message that will get no reply; ``code`` is stable, ``message`` is for people."""
+
+    code: str
+    message: str
+
+
+class Grid(Protocol):
+    """A way to clients. Messages are answered at most once each; ``collect`` never blocks."""
+
+    def online(self) -> Mapping[str, GridClient]:
+        """Clients that can be reached now, by id."""
+
+    def send(self, order: TrainOrder, *, deadline_s: float) -> str:
+        """Send one order.
+
+        Returns:
+          the message's id; with a deployed grid it survives a restart of the coordinator.
+        """
+
+    def collect(self, message_ids: Sequence[str]) -> list[tuple[str, TrainReply | GridFailure]]:
+        """What has arrived of these messages since the last call; each is returned once."""
+
+    def is_known(self, message_id: str) -> bool:
+        """Whether a reply to this message may still come; if not, the engine sends the order again."""
+
+    def close(self) -> None:
+        """Let go of processes and connections."""

@@ -1,0 +1,116 @@
+"""A grid in this process group: clients are handlers, in worker processes that keep the base model loaded, or inline."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from coordinator.engine.grid import GridClient, GridFailure
+from motet.wire.messages import TrainOrder, TrainReply
+
+Handler = Callable[[TrainOrder], TrainReply]
+Factory = Callable[[Mapping[str, Any]], Handler]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """A simulated client: its name, its file of examples, its own folder."""
+
+    client_id: str
+    data_path: Path
+    state_dir: Path
+
+
+_handlers: dict[tuple[str, str], Handler] = {}  # one process's clients; lives in worker processes
+
+
+def _handle(factory: str, spec: dict[str, Any], order: TrainOrder) -> TrainReply:
+    key = (factory, repr(sorted(spec.items(), key=str)))
+    if key not in _handlers:
+        _handlers[key] = _resolve(factory)(spec)
+    return _handlers[key](order)
+
+
+def _resolve(factory: str) -> Factory:
+    module, name = factory.split(":")
+    found: Factory = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _start_worker() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+class LocalGrid:
+    """Clients as handlers made by ``factory`` (``module:function``), in ``processes`` workers; 0 works inline, at ``collect``.
+
+    A handler that raises becomes a ``GridFailure``, as a crash would over a network. Nothing survives this process.
+    """
+
+    def __init__(self, specs: Mapping[str, WorkerSpec], *, factory: str, processes: int = 2) -> None:
+        self._specs = dict(specs)
+        self._factory = factory
+        self._numbers = itertools.count()
+        self._futures: dict[str, Future[TrainReply]] = {}
+        self._waiting: deque[tuple[str, TrainOrder]] = deque()
+        self._pool = (
+            ProcessPoolExecutor(
+                min(processes, len(self._specs)), mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+            )
+            if processes
+            else None
+        )
+
+    def online(self) -> Mapping[str, GridClient]:
+        """All of them."""
+        return {client_id: GridClient(client_id=client_id) for client_id in self._specs}
+
+    def send(self, order: TrainOrder, *, deadline_s: float) -> str:
+        """Hand an order to a worker; ``deadline_s`` is the engine's business."""
+        message_id = f"local-{os.getpid()}-{id(self)}-{next(self._numbers)}"
+        if self._pool is None:
+            self._waiting.append((message_id, order))
+        else:
+            self._futures[message_id] = self._pool.submit(_handle, self._factory, self._plain(order.client_id), order)
+        return message_id
+
+    def collect(self, message_ids: Sequence[str]) -> list[tuple[str, TrainReply | GridFailure]]:
+        """Finished replies."""
+        wanted = set(message_ids)
+        if self._pool is None and self._waiting and self._waiting[0][0] in wanted:
+            message_id, order = self._waiting.popleft()
+            future: Future[TrainReply] = Future()
+            try:
+                future.set_result(_handle(self._factory, self._plain(order.client_id), order))
+            except Exception as e:  # noqa: BLE001 - a client's crash is a failure, not ours
+                future.set_exception(e)
+            self._futures[message_id] = future
+        done = [m for m in message_ids if m in self._futures and self._futures[m].done()]
+        return [(m, _outcome(self._futures.pop(m))) for m in done]
+
+    def is_known(self, message_id: str) -> bool:
+        """Only what this object sent and has not handed out."""
+        return message_id in self._futures or any(message_id == m for m, _ in self._waiting)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _plain(self, client_id: str) -> dict[str, Any]:
+        return {k: str(v) for k, v in asdict(self._specs[client_id]).items()}
+
+
+def _outcome(future: Future[TrainReply]) -> TrainReply | GridFailure:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    return GridFailure(code="client_crashed", message=f"{type(error).__name__} in the client")

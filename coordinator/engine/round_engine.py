@@ -1,0 +1,347 @@
+"""The round loop, the same for every grid: plan and charge, order, admit, reduce, commit. A crash anywhere resumes.
+
+What is on disk decides: a round is what the store says, an update is what the artifact store holds. Effects follow
+their record where they cost budget (reserve, then order) and precede it where they are files (write, then commit).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aggregation.adapter import AdapterState, ClientUpdate
+from aggregation.errors import MalformedUpdateError
+from aggregation.methods import get_method
+from aggregation.serialize import to_bytes
+from coordinator.engine.admission import admit
+from coordinator.engine.grid import Grid, GridFailure
+from coordinator.errors import BudgetRefusedError, RunFailedError
+from coordinator.storage.store import reservation_id
+from motet.recipe import Recipe, canonical_json, from_canonical_json, recipe_sha256, round_event
+from motet.wire.messages import TrainOrder, TrainReply
+from privacy.accounting import would_exceed
+
+if TYPE_CHECKING:
+    from coordinator.engine.shape import ModelShape
+    from coordinator.storage.artifacts import ArtifactStore
+    from coordinator.storage.models import ContributionRow, RoundRow
+    from coordinator.storage.store import Store
+    from motet.clock import Clock
+    from privacy.events import PoissonGaussianEvent
+
+log = logging.getLogger(__name__)
+
+MOST_ATTEMPTS = 3
+CANCEL_CHECK_S = 0.5
+# Failures that another attempt would only repeat, at another charge.
+FINAL_CODES = frozenset({"policy_refused", "client_failed", "did_not_move", "not_finite", "ledger_failed", "bad_order"})
+
+OnRound = Callable[[int, AdapterState], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """How a run ended. ``rounds``: one dict a closed round with round_index, relative_error, seconds and clients."""
+
+    run_id: str
+    state: str
+    reason: str = ""
+    adapter_sha256: str = ""
+    rounds: Sequence[dict[str, Any]] = field(default_factory=tuple)
+
+
+class RunCancelledError(Exception):
+    """Someone asked for the end of the run; caught in ``RoundEngine.run``."""
+
+
+class EngineStoppedError(Exception):
+    """The service is shutting down: leave the round as it is on disk; the next start resumes it."""
+
+
+class RoundEngine:
+    """Drives one run at a time over a grid.
+
+    Args:
+      grid: how clients are reached.
+      store: run state.
+      artifacts: adapter states and updates.
+      clock: time; deadlines use its monotonic side.
+      shape: names and shapes of the model of the recipe, or a function that makes them.
+      on_round: called after each closed round, also for rounds that were closed before a restart.
+      poll_s: seconds between looks for replies.
+      is_stopping: asked between looks; True ends ``run`` by ``EngineStoppedError``.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        store: Store,
+        artifacts: ArtifactStore,
+        clock: Clock,
+        *,
+        shape: ModelShape | Callable[[Recipe], ModelShape],
+        on_round: OnRound | None = None,
+        poll_s: float = 0.02,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._grid, self._store, self._artifacts, self._clock = grid, store, artifacts, clock
+        self._shape_or_factory = shape
+        self._on_round = on_round or (lambda _round_index, _state: None)
+        self._poll_s = poll_s
+        self._is_stopping = is_stopping
+
+    def run(self, run_id: str) -> RunResult:
+        """Bring a run to its end, from wherever it stands.
+
+        Raises:
+          RunFailedError: the run is FAILED or CANCELLED; the reason is the message and is stored.
+          EngineStoppedError: the service is shutting down.
+        """
+        row = self._store.get_run(run_id)
+        if row.state in {"FAILED", "CANCELLED"}:
+            raise RunFailedError(f"run {run_id} is {row.state}: {row.reason}")
+        recipe = from_canonical_json(row.recipe_json)
+        if row.state == "FINISHED":
+            for closed in self._store.closed_rounds(run_id):
+                self._on_round(closed.round_index, self._artifacts.load_state(closed.adapter_sha256))
+            return self._result(run_id)
+        self._store.start_run(run_id)
+        try:
+            adapter_sha256 = _OneRun(self, run_id, recipe).go()
+        except RunCancelledError:
+            self._store.end_run(run_id, "CANCELLED", "cancelled on request")
+            raise RunFailedError(f"run {run_id} was cancelled") from None
+        except (RunFailedError, BudgetRefusedError) as e:
+            self._store.end_run(run_id, "FAILED", e.message)
+            raise
+        self._store.end_run(run_id, "FINISHED", adapter_sha256=adapter_sha256)
+        return self._result(run_id)
+
+    def shape_of(self, recipe: Recipe) -> ModelShape:
+        """The model's shape for this run."""
+        return self._shape_or_factory(recipe) if callable(self._shape_or_factory) else self._shape_or_factory
+
+    def _result(self, run_id: str) -> RunResult:
+        row = self._store.get_run(run_id)
+        rounds = []
+        for closed in self._store.closed_rounds(run_id):
+            contributions = self._store.contributions(run_id, closed.round_index, closed.attempt)
+            clients = {
+                c.client_id: {
+                    "state": c.state, "lora_rank": c.lora_rank, "bytes_up": c.bytes_up, "bytes_down": c.bytes_down,
+                    "num_examples": c.num_examples,
+                }
+                for c in contributions
+            }  # fmt: skip
+            rounds.append(
+                {
+                    "round_index": closed.round_index, "relative_error": closed.relative_error,
+                    "seconds": (closed.closed_at or closed.started_at) - closed.started_at, "clients": clients,
+                }
+            )  # fmt: skip
+        return RunResult(
+            run_id=run_id, state=row.state, reason=row.reason, adapter_sha256=row.adapter_sha256, rounds=tuple(rounds)
+        )
+
+
+class _OneRun:
+    """One run in progress; everything that it needs to remember is in the store."""
+
+    def __init__(self, engine: RoundEngine, run_id: str, recipe: Recipe) -> None:
+        self._grid, self._store, self._artifacts = engine._grid, engine._store, engine._artifacts  # noqa: SLF001 - one unit
+        self._clock, self._on_round, self._poll_s = engine._clock, engine._on_round, engine._poll_s  # noqa: SLF001
+        self._is_stopping = engine._is_stopping  # noqa: SLF001
+        self._run_id, self._recipe = run_id, recipe
+        self._method = get_method(recipe.method.name, ridge=recipe.method.ridge)
+        self._shape = engine.shape_of(recipe)
+        self._event = round_event(recipe)
+        self._next_cancel_check = 0.0
+
+    def go(self) -> str:
+        """All rounds that are not closed yet; returns the final adapter's sha256."""
+        closed = self._store.closed_rounds(self._run_id)
+        state_sha256 = ""
+        for row in closed:
+            state_sha256 = row.adapter_sha256
+            self._on_round(row.round_index, self._artifacts.load_state(state_sha256))
+        for round_index in range(len(closed), self._recipe.training.rounds):
+            state_sha256 = self._round(round_index, state_sha256)
+            self._on_round(round_index, self._artifacts.load_state(state_sha256))
+        return state_sha256
+
+    # -- one round -----------------------------------------------------------------------------------------------
+
+    def _round(self, round_index: int, state_sha256: str) -> str:
+        """Step 1 plan and reserve, 2 order, 3 admit, 4 reduce, 5 commit; again with a new charge where too few answered."""
+        while True:
+            row = self._planned(round_index, state_sha256)
+            self._order_and_admit(row)
+            contributions = self._store.contributions(self._run_id, round_index, row.attempt)
+            received = [c for c in contributions if c.state == "RECEIVED"]
+            if len(received) >= self._recipe.cohort.minimum:
+                return self._reduce_and_commit(row, received)
+            self._give_up_attempt(row, contributions, len(received))
+
+    def _planned(self, round_index: int, state_sha256: str) -> RoundRow:
+        attempts = [r for r in self._store.rounds(self._run_id) if r.round_index == round_index]
+        if attempts and attempts[-1].state == "PLANNED":
+            return attempts[-1]
+        attempt = attempts[-1].attempt + 1 if attempts else 0
+        cohort = self._cohort()
+        self._check_budget(round_index, cohort)
+        if not state_sha256:
+            state_sha256 = self._artifacts.put(to_bytes(self._initial_state(cohort)))
+        self._store.plan_round(
+            self._run_id, round_index, attempt, start_sha256=state_sha256, deadline_s=self._recipe.cohort.deadline_s,
+            ranks=cohort, event=self._event,
+        )  # fmt: skip
+        return next(r for r in self._store.rounds(self._run_id) if (r.round_index, r.attempt) == (round_index, attempt))
+
+    def _initial_state(self, cohort: dict[str, int]) -> AdapterState:
+        lora_rank = max(cohort.values())
+        try:
+            return self._method.initial_state(
+                self._shape.layer_shapes, lora_rank=lora_rank, scale=self._recipe.scale_of(lora_rank), dense=self._shape.dense,
+                seed=self._recipe.seed,
+            )  # fmt: skip
+        except ValueError as e:
+            raise RunFailedError(f"run {self._run_id}: {e}", hint="mend adapter.lora_rank in the recipe") from e
+
+    def _cohort(self) -> dict[str, int]:
+        """Who is asked, with ranks. Waits, saying why, until the minimum can be reached."""
+        named, minimum = self._recipe.cohort.clients, self._recipe.cohort.minimum
+        said = ""
+        while True:
+            online = self._grid.online()
+            able = [c for c in (named or sorted(online)) if c in online]
+            if len(able) >= max(minimum, 1) and (named is None or len(able) == len(named) or said):
+                ranks = {c: self._recipe.lora_rank_of(c, online[c].capacity_class or None) for c in able}
+                if said:
+                    self._store.wait_reason(self._run_id, "")
+                return ranks
+            missing = sorted(set(named or ()) - set(online))
+            reason = f"waits for {max(minimum, 1) - len(able)} more client(s)" if len(able) < minimum else "waits for clients"
+            reason += f": {', '.join(missing)} not online" if missing else ""
+            if reason != said:
+                self._store.wait_reason(self._run_id, reason)
+                log.info("run %s %s", self._run_id, reason)
+                said = reason
+                self._pause(min(2.0, self._recipe.cohort.deadline_s))
+            else:
+                self._pause(0.5)
+
+    def _check_budget(self, round_index: int, cohort: dict[str, int]) -> None:
+        privacy = self._recipe.privacy
+        if self._event is None or privacy is None or privacy.epsilon_limit is None:
+            return
+        for client_id in cohort:
+            spent: list[PoissonGaussianEvent] = self._store.spent_events(client_id, self._run_id)
+            if would_exceed(spent, self._event, privacy.epsilon_limit, privacy.target_delta):
+                raise BudgetRefusedError(
+                    f"run {self._run_id}, round {round_index}: client {client_id} would pass epsilon_limit {privacy.epsilon_limit:g}; "
+                    f"nobody was asked",
+                    hint="the adapter of the last closed round can be exported; a new recipe can raise the limit",
+                )
+
+    def _order(self, row: RoundRow, contribution: ContributionRow, payload: bytes, payload_sha256: str) -> TrainOrder:
+        recipe = self._recipe
+        reserved = reservation_id(self._run_id, row.round_index, row.attempt, contribution.client_id) if self._event else ""
+        return TrainOrder(
+            run_id=self._run_id, round_index=row.round_index, attempt=row.attempt, client_id=contribution.client_id,
+            recipe_json=canonical_json(recipe), recipe_sha256=recipe_sha256(recipe), lora_rank=contribution.lora_rank,
+            reservation_id=reserved, payload=payload, payload_sha256=payload_sha256,
+        )  # fmt: skip
+
+    def _order_and_admit(self, row: RoundRow) -> None:
+        """Send what was not sent (or is lost), then take replies until all have answered or the deadline has passed."""
+        start = self._method.starting_point(self._artifacts.load_state(row.start_sha256))
+        payload = to_bytes(start)
+        start_sha256 = self._artifacts.put(payload)
+        deadline_s = self._recipe.cohort.deadline_s
+        left_s = max(row.deadline_at - self._clock.now(), min(deadline_s, 30.0))  # after a long stop clients get a fair wait
+        until = self._clock.monotonic() + left_s
+        waiting: dict[str, TrainOrder] = {}
+        for contribution in self._store.contributions(self._run_id, row.round_index, row.attempt):
+            if contribution.state != "ORDERED":
+                continue
+            order = self._order(row, contribution, payload, start_sha256)
+            message_id = contribution.message_id
+            if not message_id or not self._grid.is_known(message_id):
+                message_id = self._grid.send(order, deadline_s=left_s)
+                self._store.order_sent(
+                    self._run_id, row.round_index, row.attempt, order.client_id, message_id=message_id, bytes_down=len(payload)
+                )
+            waiting[message_id] = order
+        while waiting and self._clock.monotonic() < until:
+            arrived = self._grid.collect(list(waiting))
+            for message_id, reply in arrived:
+                order = waiting.pop(message_id)
+                self._take(row, order, reply)
+            if not arrived:
+                self._pause(self._poll_s)
+        for order in waiting.values():
+            self._store.reply_failed(
+                self._run_id, row.round_index, row.attempt, order.client_id, code="deadline",
+                message=f"no answer within {deadline_s:g} s",
+            )  # fmt: skip
+
+    def _take(self, row: RoundRow, order: TrainOrder, reply: TrainReply | GridFailure) -> None:
+        keys = (self._run_id, row.round_index, row.attempt, order.client_id)
+        if isinstance(reply, GridFailure):
+            self._store.reply_failed(*keys, code=reply.code, message=reply.message)
+            return
+        if reply.error_code:
+            self._store.reply_failed(*keys, code=reply.error_code[:64], message=reply.error_message)
+            return
+        try:
+            admit(reply, order, self._method, self._shape, self._recipe.scale_of(order.lora_rank))
+        except MalformedUpdateError as e:
+            log.warning("round %s: update of %s refused: %s", row.round_index, order.client_id, e.code)
+            self._store.reply_failed(*keys, code=e.code, message=f"the update was not admitted: {e.reason}")
+            return
+        sha256 = self._artifacts.put(reply.payload)
+        uniform = self._recipe.cohort.weights == "uniform"
+        self._store.reply_received(
+            *keys, payload_sha256=sha256, bytes_up=len(reply.payload), weight=1.0 if uniform else reply.aggregation_weight,
+            num_examples=reply.num_examples,
+        )  # fmt: skip
+
+    def _reduce_and_commit(self, row: RoundRow, received: Sequence[ContributionRow]) -> str:
+        before = self._artifacts.load_state(row.start_sha256)
+        reduction = self._method.reduce(before, self._updates(received))
+        data = to_bytes(reduction.state)
+        sha256 = self._artifacts.put(data)
+        self._store.close_round(
+            self._run_id, row.round_index, row.attempt, adapter_sha256=sha256, num_bytes=len(data),
+            relative_error=reduction.relative_error,
+        )  # fmt: skip
+        log.info("run %s round %s closed with %s clients", self._run_id, row.round_index, len(received))
+        return sha256
+
+    def _updates(self, received: Sequence[ContributionRow]) -> Iterator[ClientUpdate]:
+        for contribution in sorted(received, key=lambda c: c.client_id):
+            state = self._artifacts.load_state(contribution.payload_sha256)
+            yield ClientUpdate(client_id=contribution.client_id, weight=contribution.weight, state=state)
+
+    def _give_up_attempt(self, row: RoundRow, contributions: Sequence[ContributionRow], received: int) -> None:
+        minimum = self._recipe.cohort.minimum
+        failed = [c for c in contributions if c.state == "FAILED"]
+        told = "; ".join(f"{c.client_id}: {c.error_message or c.error_code}" for c in failed)
+        reason = f"round {row.round_index}: {received} of {len(contributions)} clients answered, {minimum} are needed ({told})"
+        self._store.abort_round(self._run_id, row.round_index, row.attempt, reason)
+        hopeless = len(contributions) - sum(c.error_code in FINAL_CODES for c in failed) < minimum
+        if hopeless or row.attempt + 1 >= MOST_ATTEMPTS:
+            raise RunFailedError(f"run {self._run_id}, {reason}", hint="mend what the clients report, then submit the run again")
+
+    def _pause(self, seconds: float) -> None:
+        """Wait a little; obey a shutdown and a request to cancel."""
+        if self._is_stopping():
+            raise EngineStoppedError
+        if self._clock.monotonic() >= self._next_cancel_check:
+            self._next_cancel_check = self._clock.monotonic() + CANCEL_CHECK_S
+            if self._store.get_run(self._run_id).cancel_requested:
+                raise RunCancelledError
+        self._clock.sleep(seconds)
+

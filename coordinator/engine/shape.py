@@ -1,0 +1,16 @@
+"""What the coordinator knows of a model: names and shapes. It never loads weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """``layer_shapes``: layer -> (out, in) of what gets adapters. ``dense``: heads before training."""
+
+    layer_shapes: Mapping[str, tuple[int, int]]
+    dense: Mapping[str, torch.Tensor]

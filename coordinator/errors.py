@@ -1,0 +1,29 @@
+"""What can stop a coordinator."""
+
+from __future__ import annotations
+
+from motet.errors import MotetError
+
+
+class StorageError(MotetError):
+    """The database or an artifact can not be read or written."""
+
+    exit_code = 8
+
+
+class RunNotFoundError(MotetError):
+    """No such run."""
+
+    exit_code = 2
+
+
+class RunFailedError(MotetError):
+    """A run ended without an adapter; the message is its reason."""
+
+    exit_code = 9
+
+
+class BudgetRefusedError(MotetError):
+    """The next round would pass the recipe's epsilon limit; nobody was asked."""
+
+    exit_code = 6

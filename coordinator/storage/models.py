@@ -1,0 +1,119 @@
+"""Tables of the run state. Alembic migrations make them; a test holds both equal.
+
+States. run: QUEUED -> RUNNING -> FINISHED | FAILED | CANCELLED. round: PLANNED -> CLOSED | ABORTED.
+contribution: ORDERED -> RECEIVED | FAILED. privacy event: RESERVED -> SETTLED; both count in full.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, Float, ForeignKey, ForeignKeyConstraint, Index, Integer, LargeBinary, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """All tables."""
+
+
+class RunRow(Base):
+    """One training of one adapter under one recipe."""
+
+    __tablename__ = "runs"
+    run_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    recipe_json: Mapped[str] = mapped_column(Text)
+    recipe_sha256: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+    adapter_sha256: Mapped[str] = mapped_column(String(64), default="")
+    created_at: Mapped[float] = mapped_column(Float)
+    finished_at: Mapped[float | None] = mapped_column(Float)
+
+
+class RoundRow(Base):
+    """One attempt at one round."""
+
+    __tablename__ = "rounds"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id"), primary_key=True)
+    round_index: Mapped[int] = mapped_column(Integer, primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    start_sha256: Mapped[str] = mapped_column(String(64))
+    adapter_sha256: Mapped[str] = mapped_column(String(64), default="")
+    deadline_at: Mapped[float] = mapped_column(Float)
+    started_at: Mapped[float] = mapped_column(Float)
+    closed_at: Mapped[float | None] = mapped_column(Float)
+    relative_error: Mapped[float | None] = mapped_column(Float)
+    reason: Mapped[str] = mapped_column(Text, default="")
+
+
+class ClientRow(Base):
+    """A registered data owner."""
+
+    __tablename__ = "clients"
+    client_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    public_key: Mapped[bytes] = mapped_column(LargeBinary)
+    node_id: Mapped[str] = mapped_column(String(32), default="")
+    capacity_class: Mapped[str] = mapped_column(String(64), default="")
+    registered_at: Mapped[float] = mapped_column(Float)
+    last_seen_at: Mapped[float | None] = mapped_column(Float)
+
+
+class ContributionRow(Base):
+    """What one client was asked and answered in one attempt at a round."""
+
+    __tablename__ = "contributions"
+    run_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    round_index: Mapped[int] = mapped_column(Integer, primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True)
+    client_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    message_id: Mapped[str] = mapped_column(String(128), default="")
+    lora_rank: Mapped[int] = mapped_column(Integer)
+    bytes_down: Mapped[int] = mapped_column(Integer, default=0)
+    bytes_up: Mapped[int] = mapped_column(Integer, default=0)
+    payload_sha256: Mapped[str] = mapped_column(String(64), default="")
+    weight: Mapped[float] = mapped_column(Float, default=1.0)
+    num_examples: Mapped[int] = mapped_column(Integer, default=0)
+    error_code: Mapped[str] = mapped_column(String(64), default="")
+    error_message: Mapped[str] = mapped_column(Text, default="")
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["run_id", "round_index", "attempt"], ["rounds.run_id", "rounds.round_index", "rounds.attempt"]
+        ),
+    )
+
+
+class MetricRow(Base):
+    """A figure of a round that is the coordinator's own (never a client's data)."""
+
+    __tablename__ = "metrics"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id"), primary_key=True)
+    round_index: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[float] = mapped_column(Float)
+
+
+class ArtifactRow(Base):
+    """A file in the artifact store."""
+
+    __tablename__ = "artifacts"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    num_bytes: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[float] = mapped_column(Float)
+
+
+class PrivacyEventRow(Base):
+    """Budget reserved for one client and one attempt at a round. Never deleted."""
+
+    __tablename__ = "privacy_events"
+    reservation_id: Mapped[str] = mapped_column(String(160), primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id"))
+    round_index: Mapped[int] = mapped_column(Integer)
+    attempt: Mapped[int] = mapped_column(Integer)
+    client_id: Mapped[str] = mapped_column(String(64), index=True)
+    event_json: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(16))
+    reserved_at: Mapped[float] = mapped_column(Float)
+    __table_args__ = (Index("ix_privacy_events_run_client", "run_id", "client_id"),)

@@ -1,0 +1,348 @@
+"""Run state in SQL: one method a transition, each ONE transaction. SQLite file by default; any SQLAlchemy URL will do.
+
+Writers take the write lock first (BEGIN IMMEDIATE on SQLite), so what a method reads is what it changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, event, func, select, update
+from sqlalchemy.exc import DatabaseError, IntegrityError
+from sqlalchemy.orm import Session, sessionmaker
+
+from coordinator.errors import RunNotFoundError, StorageError
+from coordinator.storage.models import (
+    ArtifactRow, ClientRow, ContributionRow, MetricRow, PrivacyEventRow, RoundRow, RunRow,
+)  # fmt: skip
+from motet.clock import Clock, SystemClock
+from motet.recipe import Recipe, canonical_json, recipe_sha256
+from privacy.events import PoissonGaussianEvent
+
+ENDED = ("FINISHED", "FAILED", "CANCELLED")
+
+
+class Store:
+    """Everything that survives a crash of the coordinator. Rows that it returns are detached copies."""
+
+    def __init__(self, engine: Engine, clock: Clock | None = None) -> None:
+        self._engine = engine
+        self._sessions = sessionmaker(engine, expire_on_commit=False)
+        self._clock = clock or SystemClock()
+
+    @classmethod
+    def open(cls, where: Path | str, *, create: bool = True, clock: Clock | None = None) -> Self:
+        """Open a database and bring it to the newest revision.
+
+        Args:
+          where: path of an SQLite file, or a database URL.
+          create: make a missing SQLite file.
+          clock: for records.
+
+        Raises:
+          StorageError: missing, read-only, no database of Motet, or the disk is full.
+        """
+        url = where if isinstance(where, str) else f"sqlite:///{where}"
+        if isinstance(where, Path):
+            if not create and not where.exists():
+                raise StorageError(f"{where}: no such database", hint="check --home, or start a coordinator there first")
+            try:
+                where.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                raise StorageError(f"{where.parent} can not be made: {e.strerror}") from e
+        engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False} if url.startswith("sqlite") else {})
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", _configure_sqlite)
+            event.listen(engine, "begin", _begin_immediate)
+        store = cls(engine, clock)
+        with store._translated(), engine.begin() as connection:
+            config = Config()
+            config.set_main_option("script_location", str(resources.files("coordinator.storage") / "migrations"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+        return store
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except DatabaseError as e:
+            text = str(e.orig)
+            hint = "check the disk and the file's rights"
+            if "readonly" in text or "read-only" in text:
+                hint = "make the database and its folder writable for this user"
+            elif "full" in text:
+                hint = "free disk space; nothing was lost"
+            elif "locked" in text:
+                hint = "another process holds the database; stop it or wait"
+            elif "not a database" in text:
+                hint = "this is no SQLite file; choose another --home"
+            raise StorageError(f"database {self._engine.url.database}: {text}", hint=hint) from e
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Session]:
+        with self._translated(), self._sessions.begin() as session:
+            yield session
+
+    # -- runs ----------------------------------------------------------------------------------------------------
+
+    def submit_run(self, recipe: Recipe, *, run_id: str | None = None) -> str:
+        """Queue a run; the same ``run_id`` with the same recipe twice is one run.
+
+        Raises:
+          StorageError: the id exists with another recipe.
+        """
+        run_id = run_id or f"r-{secrets.token_hex(6)}"
+        with self._transaction() as session:
+            known = session.get(RunRow, run_id)
+            if known is not None:
+                if known.recipe_sha256 != recipe_sha256(recipe):
+                    raise StorageError(f"run {run_id} exists with another recipe", hint="choose another folder or run id")
+                return run_id
+            session.add(
+                RunRow(
+                    run_id=run_id, name=recipe.name, recipe_json=canonical_json(recipe), recipe_sha256=recipe_sha256(recipe),
+                    state="QUEUED", created_at=self._clock.now(),
+                )
+            )  # fmt: skip
+        return run_id
+
+    def get_run(self, run_id: str) -> RunRow:
+        """One run.
+
+        Raises:
+          RunNotFoundError: there is none of that id.
+        """
+        with self._transaction() as session:
+            run = session.get(RunRow, run_id)
+            if run is None:
+                known = session.scalars(select(RunRow.run_id).order_by(RunRow.created_at.desc()).limit(3)).all()
+                raise RunNotFoundError(
+                    f"there is no run {run_id!r}", hint=f"newest runs: {', '.join(known)}" if known else "submit one: motet run submit"
+                )
+            return run
+
+    def list_runs(self) -> Sequence[RunRow]:
+        """All runs, oldest first."""
+        with self._transaction() as session:
+            return session.scalars(select(RunRow).order_by(RunRow.created_at, RunRow.run_id)).all()
+
+    def next_run(self) -> RunRow | None:
+        """The run to work on: one that is RUNNING, else the oldest QUEUED."""
+        with self._transaction() as session:
+            order = select(RunRow).where(RunRow.state.in_(("RUNNING", "QUEUED"))).order_by(RunRow.state.desc(), RunRow.created_at)
+            return session.scalars(order.limit(1)).first()
+
+    def start_run(self, run_id: str) -> None:
+        """QUEUED -> RUNNING; RUNNING stays."""
+        self._move_run(run_id, ("QUEUED", "RUNNING"), "RUNNING")
+
+    def wait_reason(self, run_id: str, reason: str) -> None:
+        """Say why a run waits."""
+        with self._transaction() as session:
+            session.execute(update(RunRow).where(RunRow.run_id == run_id).values(reason=reason))
+
+    def end_run(self, run_id: str, state: str, reason: str = "", adapter_sha256: str = "") -> None:
+        """To FINISHED, FAILED or CANCELLED; an ended run stays as it is."""
+        self._move_run(run_id, ("QUEUED", "RUNNING"), state, reason=reason, adapter_sha256=adapter_sha256, finished_at=self._clock.now())
+
+    def _move_run(self, run_id: str, allowed: Sequence[str], state: str, **values: Any) -> None:  # noqa: ANN401 - column values
+        with self._transaction() as session:
+            session.execute(
+                update(RunRow).where(RunRow.run_id == run_id, RunRow.state.in_(allowed)).values(state=state, **values)
+            )
+
+    def request_cancel(self, run_id: str) -> None:
+        """Ask for the end of a run; the engine obeys between replies.
+
+        Raises:
+          RunNotFoundError: there is none of that id.
+        """
+        self.get_run(run_id)
+        with self._transaction() as session:
+            session.execute(update(RunRow).where(RunRow.run_id == run_id).values(cancel_requested=True))
+
+    # -- rounds --------------------------------------------------------------------------------------------------
+
+    def rounds(self, run_id: str) -> Sequence[RoundRow]:
+        """All attempts at all rounds, in order."""
+        with self._transaction() as session:
+            query = select(RoundRow).where(RoundRow.run_id == run_id).order_by(RoundRow.round_index, RoundRow.attempt)
+            return session.scalars(query).all()
+
+    def closed_rounds(self, run_id: str) -> list[RoundRow]:
+        """The attempt that closed, of each closed round, in order."""
+        return [r for r in self.rounds(run_id) if r.state == "CLOSED"]
+
+    def contributions(self, run_id: str, round_index: int | None = None, attempt: int | None = None) -> Sequence[ContributionRow]:
+        """Contributions of a run, a round or an attempt, sorted by round, attempt, client."""
+        query = select(ContributionRow).where(ContributionRow.run_id == run_id)
+        if round_index is not None:
+            query = query.where(ContributionRow.round_index == round_index)
+        if attempt is not None:
+            query = query.where(ContributionRow.attempt == attempt)
+        keys = (ContributionRow.round_index, ContributionRow.attempt, ContributionRow.client_id)
+        with self._transaction() as session:
+            return session.scalars(query.order_by(*keys)).all()
+
+    def plan_round(
+        self,
+        run_id: str,
+        round_index: int,
+        attempt: int,
+        *,
+        start_sha256: str,
+        deadline_s: float,
+        ranks: Mapping[str, int],
+        event: PoissonGaussianEvent | None,
+    ) -> None:
+        """Plan an attempt and reserve its budget, together, before any order leaves. Planned twice is planned once."""
+        now = self._clock.now()
+        with self._transaction() as session:
+            if session.get(RoundRow, (run_id, round_index, attempt)) is not None:
+                return
+            session.add(
+                RoundRow(
+                    run_id=run_id, round_index=round_index, attempt=attempt, state="PLANNED", start_sha256=start_sha256,
+                    deadline_at=now + deadline_s, started_at=now,
+                )
+            )  # fmt: skip
+            session.flush()
+            for client_id, rank in sorted(ranks.items()):
+                session.add(
+                    ContributionRow(
+                        run_id=run_id, round_index=round_index, attempt=attempt, client_id=client_id, state="ORDERED", lora_rank=rank
+                    )
+                )
+                if event is not None:
+                    session.add(
+                        PrivacyEventRow(
+                            reservation_id=reservation_id(run_id, round_index, attempt, client_id), run_id=run_id,
+                            round_index=round_index, attempt=attempt, client_id=client_id, event_json=event.to_json(),
+                            state="RESERVED", reserved_at=now,
+                        )
+                    )  # fmt: skip
+
+    def order_sent(self, run_id: str, round_index: int, attempt: int, client_id: str, *, message_id: str, bytes_down: int) -> None:
+        """Remember the message that carries an order."""
+        self._contribution(run_id, round_index, attempt, client_id, message_id=message_id, bytes_down=bytes_down)
+
+    def reply_received(
+        self,
+        run_id: str,
+        round_index: int,
+        attempt: int,
+        client_id: str,
+        *,
+        payload_sha256: str,
+        bytes_up: int,
+        weight: float,
+        num_examples: int,
+    ) -> None:
+        """An update is stored and admitted; its charge is settled."""
+        self._contribution(
+            run_id, round_index, attempt, client_id, state="RECEIVED", payload_sha256=payload_sha256, bytes_up=bytes_up,
+            weight=weight, num_examples=num_examples,
+        )  # fmt: skip
+
+    def reply_failed(self, run_id: str, round_index: int, attempt: int, client_id: str, *, code: str, message: str) -> None:
+        """A client refused, failed, or sent what is not admitted. Its charge stays reserved: it counts in full."""
+        self._contribution(run_id, round_index, attempt, client_id, state="FAILED", error_code=code, error_message=message[:2000])
+
+    def _contribution(self, run_id: str, round_index: int, attempt: int, client_id: str, **values: Any) -> None:  # noqa: ANN401
+        keys = (
+            ContributionRow.run_id == run_id, ContributionRow.round_index == round_index,
+            ContributionRow.attempt == attempt, ContributionRow.client_id == client_id,
+        )  # fmt: skip
+        with self._transaction() as session:
+            session.execute(update(ContributionRow).where(*keys, ContributionRow.state == "ORDERED").values(**values))
+            if values.get("state") == "RECEIVED":
+                session.execute(
+                    update(PrivacyEventRow)
+                    .where(PrivacyEventRow.reservation_id == reservation_id(run_id, round_index, attempt, client_id))
+                    .values(state="SETTLED")
+                )
+
+    def abort_round(self, run_id: str, round_index: int, attempt: int, reason: str) -> None:
+        """PLANNED -> ABORTED. Reservations stay: they count in full."""
+        with self._transaction() as session:
+            session.execute(
+                update(RoundRow)
+                .where(RoundRow.run_id == run_id, RoundRow.round_index == round_index, RoundRow.attempt == attempt, RoundRow.state == "PLANNED")
+                .values(state="ABORTED", reason=reason, closed_at=self._clock.now())
+            )  # fmt: skip
+
+    def close_round(
+        self, run_id: str, round_index: int, attempt: int, *, adapter_sha256: str, num_bytes: int, relative_error: float
+    ) -> None:
+        """PLANNED -> CLOSED with its adapter, artifact and metrics, in one transaction."""
+        now = self._clock.now()
+        with self._transaction() as session:
+            row = session.get(RoundRow, (run_id, round_index, attempt))
+            if row is None or row.state != "PLANNED":
+                return
+            row.state, row.adapter_sha256, row.relative_error, row.closed_at = "CLOSED", adapter_sha256, relative_error, now
+            if session.get(ArtifactRow, adapter_sha256) is None:
+                session.add(ArtifactRow(sha256=adapter_sha256, kind="adapter", num_bytes=num_bytes, created_at=now))
+            for name, value in (("relative_error", relative_error), ("seconds", now - row.started_at)):
+                session.add(MetricRow(run_id=run_id, round_index=round_index, name=name, value=value))
+
+    # -- budget and clients --------------------------------------------------------------------------------------
+
+    def spent_events(self, client_id: str, run_id: str | None = None) -> list[PoissonGaussianEvent]:
+        """Everything reserved for a client, settled or not; over all runs, or of one."""
+        query = select(PrivacyEventRow.event_json).where(PrivacyEventRow.client_id == client_id)
+        if run_id is not None:
+            query = query.where(PrivacyEventRow.run_id == run_id)
+        with self._transaction() as session:
+            return [PoissonGaussianEvent.from_json(text) for text in session.scalars(query)]
+
+    def register_client(self, client_id: str, public_key: bytes, *, node_id: str = "", capacity_class: str = "") -> None:
+        """Add a data owner, or change its key, node and class."""
+        with self._transaction() as session:
+            row = session.get(ClientRow, client_id)
+            if row is None:
+                row = ClientRow(client_id=client_id, registered_at=self._clock.now(), public_key=public_key)
+                session.add(row)
+            row.public_key, row.node_id, row.capacity_class = public_key, node_id, capacity_class
+
+    def clients(self) -> Sequence[ClientRow]:
+        """All registered data owners, by name."""
+        with self._transaction() as session:
+            return session.scalars(select(ClientRow).order_by(ClientRow.client_id)).all()
+
+    def count_rows(self) -> dict[str, int]:
+        """Rows a table: for tests of crashes and for people who look after a database."""
+        tables = (RunRow, RoundRow, ContributionRow, PrivacyEventRow, ArtifactRow, MetricRow, ClientRow)
+        with self._transaction() as session:
+            return {t.__tablename__: session.scalar(select(func.count()).select_from(t)) or 0 for t in tables}
+
+
+def reservation_id(run_id: str, round_index: int, attempt: int, client_id: str) -> str:
+    """Names one charge; the same charge always has the same name."""
+    text = f"{run_id}/{round_index}/{attempt}/{client_id}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediate(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's connection
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
