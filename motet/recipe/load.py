@@ -46,7 +46,7 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
       source: what errors call it, usually the file name.
 
     Raises:
-      RecipeError: with every problem found. Single fields are looked at when the text is right, combinations when
+      RecipeError: with every problem found. Fields are looked at when the text is right, combinations when
         the fields are.
     """
     parsed = parse_text(text, source)

@@ -1,7 +1,7 @@
 """Recipe text to plain values, with the line of every key. A small, safe part of YAML 1.2, and of JSON.
 
-Left out on purpose: anchors, aliases, merge keys, tags and several documents, which make one text mean much more
-than it shows. ``1e-3`` is a number, ``yes`` and ``on`` are words (YAML 1.1 says otherwise to both).
+Left out on purpose: anchors, aliases, merge keys, tags and several documents, which make a text mean much
+more than it shows. ``1e-3`` is a number, ``yes`` and ``on`` are words (YAML 1.1 says otherwise to both).
 """
 
 from __future__ import annotations

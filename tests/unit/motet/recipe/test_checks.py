@@ -1,4 +1,4 @@
-"""Combinations of right fields that would not be sound: refused when the recipe is read, with the nearest sound choice."""
+"""Combinations of right fields that would not be sound, and the nearest sound choice."""
 
 import pytest
 
