@@ -1,0 +1,127 @@
+"""Privacy events: what is charged to a data set, as plain values that a ledger stores as JSON.
+
+An event says which mechanism ran and how often, never what it produced. Neighbouring data sets differ by adding or
+removing one example (add/remove). This module imports neither torch nor an accountant.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from privacy.errors import MalformedEventError
+
+_POISSON_GAUSSIAN = "poisson_gaussian"
+_ADD_REMOVE = "add_remove"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoissonGaussianEvent:
+    """``num_steps`` steps of the Gaussian mechanism, each on a fresh Poisson sample of the examples.
+
+    Attributes:
+      noise_multiplier: standard deviation of the noise over the clipping norm, >= 0. Zero means no privacy.
+      sampling_rate: probability in [0, 1] with which each example joins a step, independently. One means no sampling.
+      num_steps: number of steps charged, >= 0. Zero charges nothing.
+
+    Raises:
+      MalformedEventError: a value is out of its range or not finite.
+    """
+
+    noise_multiplier: float
+    sampling_rate: float
+    num_steps: int
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= 0):
+            raise MalformedEventError(
+                f"noise_multiplier must be finite and >= 0, not {self.noise_multiplier!r}"
+            )
+        if not 0 <= self.sampling_rate <= 1:
+            raise MalformedEventError(f"sampling_rate must lie in [0, 1], not {self.sampling_rate!r}")
+        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 0:
+            raise MalformedEventError(f"num_steps must be an integer >= 0, not {self.num_steps!r}")
+
+    def to_json(self) -> str:
+        """Return the canonical JSON text: sorted keys, no spaces; equal events give equal text."""
+        return json.dumps(
+            {
+                "adjacency": _ADD_REMOVE,
+                "kind": _POISSON_GAUSSIAN,
+                "noise_multiplier": float(self.noise_multiplier),
+                "num_steps": self.num_steps,
+                "sampling_rate": float(self.sampling_rate),
+            },
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+
+    @staticmethod
+    def from_json(text: str) -> Event:
+        """Read an event back; see ``event_from_json``."""
+        return event_from_json(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownEvent:
+    """A charge that this version does not understand. Its epsilon is infinite: what is not known is not bounded.
+
+    Attributes:
+      text: the JSON text as it was read, so that writing it back changes nothing.
+    """
+
+    text: str
+
+    def to_json(self) -> str:
+        """Return the text as it was read."""
+        return self.text
+
+
+Event = PoissonGaussianEvent | UnknownEvent
+
+
+def event_from_json(text: str) -> Event:
+    """Read an event that ``to_json`` wrote.
+
+    Args:
+      text: a JSON object.
+
+    Returns:
+      The event. An unknown kind, another adjacency, or a field that is not known gives ``UnknownEvent`` (infinite
+      epsilon), so that a newer mechanism is never under-counted by an older reader.
+
+    Raises:
+      MalformedEventError: the text is not a JSON object, or a known kind lacks a field or has a bad value.
+    """
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise MalformedEventError(f"not JSON: {text[:80]!r}; the ledger row is damaged") from error
+    if not isinstance(fields, Mapping):
+        raise MalformedEventError(f"not a JSON object: {text[:80]!r}; the ledger row is damaged")
+    expected = {"adjacency", "kind", "noise_multiplier", "num_steps", "sampling_rate"}
+    if (
+        fields.get("kind") != _POISSON_GAUSSIAN
+        or fields.get("adjacency") != _ADD_REMOVE
+        or set(fields) - expected
+    ):
+        return UnknownEvent(text=text)
+    missing = sorted(expected - set(fields))
+    if missing:
+        raise MalformedEventError(
+            f"event lacks {', '.join(missing)}: {text[:80]!r}; the ledger row is damaged"
+        )
+    return PoissonGaussianEvent(
+        noise_multiplier=_number(fields, "noise_multiplier"),
+        sampling_rate=_number(fields, "sampling_rate"),
+        num_steps=fields["num_steps"],
+    )
+
+
+def _number(fields: Mapping[str, object], name: str) -> float:
+    value = fields[name]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise MalformedEventError(f"{name} must be a number, not {value!r}")
+    return float(value)

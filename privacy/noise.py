@@ -1,0 +1,152 @@
+"""Where privacy noise and private sampling get their randomness: the operating system, never a seed.
+
+Two clients that share a seed would add the same noise and the coordinator could subtract it; a generator that is
+saved and restored would repeat noise over other data. So ``SystemNoise`` can be neither seeded, copied nor saved.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Sequence
+from typing import NoReturn, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms
+from scipy.special import ndtri
+
+# ChaCha20's 32-bit block counter allows 256 GiB for one key; a new key is drawn long before.
+_BYTES_PER_KEY = 2**30
+
+
+class NoiseSource(Protocol):
+    """A source of Gaussian noise and of coin tosses.
+
+    Attributes:
+      is_test_only: True when the values can be predicted. A run with such a source may not claim an epsilon.
+    """
+
+    is_test_only: bool
+
+    def normal(self, shape: Sequence[int], std: float) -> torch.Tensor:
+        """Return independent N(0, std^2) values as a float32 CPU tensor of the given shape."""
+        ...
+
+    def bernoulli(self, n: int, q: float) -> npt.NDArray[np.bool_]:
+        """Return ``n`` independent coin tosses, shape (n,), each True with probability ``q`` in [0, 1]."""
+        ...
+
+
+class SystemNoise:
+    """Noise from ChaCha20 (RFC 8439) with a key from ``os.urandom``; unpredictable and never repeated.
+
+    Each Gaussian value is half the sum of four, each by inversion from a sign bit and 53 random bits (Holohan and
+    Braghin 2021, https://arxiv.org/abs/2107.10138, section 5.1 with n = 2), which makes the attack on the low bits
+    of floating-point noise (Mironov 2012) infeasible. Sums are in float64, the result is rounded to float32 once.
+
+    A forked process gets a key of its own. Safe to call from several threads.
+    """
+
+    is_test_only: bool = False
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._start_stream()
+
+    def normal(self, shape: Sequence[int], std: float) -> torch.Tensor:
+        """Return independent N(0, std^2) values.
+
+        Args:
+          shape: of the result; may hold zeros.
+          std: standard deviation, finite and >= 0; zero gives zeros.
+
+        Returns:
+          float32 CPU tensor of that shape.
+
+        Raises:
+          ValueError: ``std`` is negative or not finite.
+        """
+        _check_std(std)
+        count = math.prod(shape)
+        total = np.zeros(count)
+        if std > 0:
+            for _ in range(4):
+                total += _standard_normal(self._words(count))
+        return torch.from_numpy((total * (std / 2)).astype(np.float32)).reshape(tuple(shape))
+
+    def bernoulli(self, n: int, q: float) -> npt.NDArray[np.bool_]:
+        """Return ``n`` coin tosses, each True with probability ``q`` (to 2^-53).
+
+        Raises:
+          ValueError: ``q`` is outside [0, 1] or ``n`` is negative.
+        """
+        _check_bernoulli(n, q)
+        return np.asarray((self._words(n) >> np.uint64(11)) * 2.0**-53 < q, dtype=np.bool_)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a noise source is never copied or saved: its noise would be used twice; make a new one"
+        )
+
+    def _start_stream(self) -> None:
+        self._pid = os.getpid()
+        self._left = _BYTES_PER_KEY
+        cipher = Cipher(algorithms.ChaCha20(os.urandom(32), bytes(4) + os.urandom(12)), mode=None)
+        self._stream: CipherContext = cipher.encryptor()
+
+    def _words(self, count: int) -> npt.NDArray[np.uint64]:
+        """``count`` fresh random 64-bit words, shape (count,)."""
+        parts = []
+        need = 8 * count
+        with self._lock:
+            while need:
+                if self._left == 0 or self._pid != os.getpid():
+                    self._start_stream()
+                size = min(need, self._left)
+                parts.append(self._stream.update(bytes(size)))
+                self._left -= size
+                need -= size
+        return np.frombuffer(b"".join(parts), dtype="<u8")
+
+
+class SeededNoise:
+    """Predictable noise, FOR TESTS ONLY: whoever knows the seed can remove it, so it gives no privacy at all.
+
+    The same seed gives the same values in the same order of calls.
+    """
+
+    is_test_only: bool = True
+
+    def __init__(self, seed: int) -> None:
+        self._generator = np.random.Generator(np.random.PCG64(seed))
+
+    def normal(self, shape: Sequence[int], std: float) -> torch.Tensor:
+        """As ``SystemNoise.normal``, but predictable."""
+        _check_std(std)
+        values = self._generator.standard_normal(math.prod(shape)) * std
+        return torch.from_numpy(values.astype(np.float32)).reshape(tuple(shape))
+
+    def bernoulli(self, n: int, q: float) -> npt.NDArray[np.bool_]:
+        """As ``SystemNoise.bernoulli``, but predictable."""
+        _check_bernoulli(n, q)
+        return np.asarray(self._generator.random(n) < q, dtype=np.bool_)
+
+
+def _standard_normal(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Map 64-bit words to N(0, 1): bit 0 is the sign, bits 11.. the lower-tail probability in [2^-54, 1/2]."""
+    tail = ((words >> np.uint64(11)).astype(np.float64) + 1) * 2.0**-54
+    sign = np.where(words & np.uint64(1), 1.0, -1.0)
+    return np.asarray(ndtri(tail) * sign, dtype=np.float64)
+
+
+def _check_std(std: float) -> None:
+    if not (math.isfinite(std) and std >= 0):
+        raise ValueError(f"std must be finite and >= 0, not {std!r}")
+
+
+def _check_bernoulli(n: int, q: float) -> None:
+    if n < 0 or not 0 <= q <= 1:
+        raise ValueError(f"need n >= 0 and q in [0, 1], not n={n!r}, q={q!r}")
