@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from client.adapters import fed_sb_bases
 from motet.modeling import load_base, load_tokenizer
-from motet.recipe import canonical_json, from_canonical_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,26 +34,31 @@ class LoadedBase:
         return self.bases[key]
 
 
+class _BaseCache:
+    """The last few bases of this process; a model is large, so the oldest goes first."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._loaded: dict[str, LoadedBase] = {}
+
+    def get(self, recipe: Recipe) -> LoadedBase:
+        key = recipe.base_model.model_dump_json() + recipe.task.model_dump_json()
+        with self._lock:
+            if key not in self._loaded:
+                while len(self._loaded) >= self._limit:
+                    del self._loaded[next(iter(self._loaded))]
+                self._loaded[key] = LoadedBase(model=load_base(recipe), tokenizer=load_tokenizer(recipe))
+            return self._loaded[key]
+
+
+_cache = _BaseCache(limit=2)
+
+
 def loaded_base(recipe: Recipe) -> LoadedBase:
     """The base of ``recipe``; recipes that differ in anything but base model and task share one.
 
     Raises:
       motet.modeling.ModelError: it can not be loaded.
     """
-    neutral = {"base_model": recipe.base_model, "task": recipe.task}
-    return _load(canonical_json(_template().model_copy(update=neutral)))
-
-
-@lru_cache(maxsize=2)
-def _load(recipe_json: str) -> LoadedBase:
-    recipe = from_canonical_json(recipe_json)
-    return LoadedBase(model=load_base(recipe), tokenizer=load_tokenizer(recipe))
-
-
-@lru_cache(maxsize=1)
-def _template() -> Recipe:
-    from motet.recipe import parse_recipe  # noqa: PLC0415
-
-    return parse_recipe(
-        "name: base\nbase_model: {tiny: tiny-bert}\ntask: {kind: causal-lm}\ndata: {path: none}\nmethod: {name: fedit}\n"
-    )
+    return _cache.get(recipe)

@@ -24,7 +24,7 @@ from coordinator.export import CardFacts, export_merged, export_peft
 from coordinator.storage.artifacts import ArtifactStore
 from coordinator.storage.store import Store
 from motet.clock import SystemClock
-from motet.data import Example, partition, read_examples, write_shards
+from motet.data import Example, partition, write_shards
 from motet.exporting import epsilon_of, learned_product
 from motet.modeling import initial_dense, layer_shapes
 from motet.recipe import Recipe
@@ -39,6 +39,7 @@ class Shards:
     """Where each simulated client's examples lie, and the held-out ones."""
 
     train: Mapping[str, Path]
+    sizes: Mapping[str, int]
     test: Sequence[Example]
 
 
@@ -58,7 +59,8 @@ def prepare_shards(recipe: Recipe, folder: Path) -> Shards:
       motet.errors.MotetError: the data is missing, empty, or can not be dealt as asked.
     """
     dealt = partition(recipe)
-    return Shards(train=write_shards(dealt, folder), test=tuple(dealt.test))
+    sizes = {client: len(examples) for client, examples in dealt.train.items()}
+    return Shards(train=write_shards(dealt, folder), sizes=sizes, test=tuple(dealt.test))
 
 
 def model_shape(recipe: Recipe) -> ModelShape:
@@ -262,7 +264,7 @@ def client_rows(recipe: Recipe, shards: Shards, result: RunResult) -> list[dict[
             {
                 "client_id": client,
                 "lora_rank": recipe.lora_rank_of(client),
-                "num_examples": len(read_examples(shards.train[client])),
+                "num_examples": shards.sizes[client],
                 "bytes_up": sum(r["bytes_up"] for r in rounds),
                 "bytes_down": sum(r["bytes_down"] for r in rounds),
                 "epsilon": epsilon,
