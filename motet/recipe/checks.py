@@ -158,8 +158,8 @@ def _privacy(recipe: Recipe) -> Iterator[Finding]:
     if most is not None and privacy.target_delta * most >= 1:
         yield Finding(
             path=("privacy", "target_delta"),
-            problem=f"{privacy.target_delta:g} for {most} examples would allow one of them to be published "
-            f"whole",
+            problem=f"{privacy.target_delta:g} for {most} examples allows that one of them is "
+            "published whole",
             remedy=f"use well under 1 / {most}, such as {0.1 / most:.0e}",
         )
 
