@@ -1,0 +1,326 @@
+"""DP-SGD (Abadi et al. 2016, https://arxiv.org/abs/1607.00133, algorithm 1) on top of Opacus, for one client.
+
+Opacus finds the gradient of each example by hooks (``GradSampleHooks``) and drives the optimizer (``DPOptimizer``).
+What the guarantee hangs on is overridden here at its extension points: which modules are trusted, clipping that
+survives NaN, infinities and overflow, noise from a ``NoiseSource``, and division by the expected batch size.
+Per-example gradients of low-rank factors are small, so materialising them in one backward pass beats ghost clipping.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from opacus.grad_sample import GradSampleHooks
+from opacus.optimizers import DPOptimizer
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from privacy.errors import NonFiniteUpdateError, PerExampleGradientError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from privacy.noise import NoiseSource
+
+# Relative slack of "the per-example gradients add up to the gradient of the batch", in float32.
+_SUM_TOLERANCE = 1e-3
+
+
+class DpSgd:
+    """DP-SGD for the trainable parameters of one model; the frozen ones may be anything.
+
+    Formal guarantee: for fixed parameters, one ``step`` after any number of ``accumulate`` calls over one Poisson
+    sample is a Poisson-subsampled Gaussian mechanism with this ``noise_multiplier`` under add/remove neighbours, because
+    one example changes the sum before noise by at most ``clipping_norm`` in L2 over all trainable parameters together
+    (up to float32 rounding, relative 1e-5). It holds if example i alone determines ``per_example_loss[i]``.
+
+    Edge cases: an empty batch is a step with noise alone. An example with a non-finite loss or gradient contributes
+    exactly zero, silently: neither an error nor a count leaves, both would tell of the data.
+
+    Args:
+      model: in training mode. Every trainable module must be of a type that Opacus has an exact sampler for
+        (``nn.Linear``, as in LoRA factors, heads and Fed-SB's R, is what we test); parameters may not be tied.
+      optimizer: over exactly the trainable parameters of ``model``.
+      clipping_norm: C > 0, L2 norm of one example's whole gradient.
+      noise_multiplier: sigma >= 0; the noise has standard deviation sigma * C. Zero: no privacy (tests only).
+      expected_batch_size: divisor > 0 of the noised sum, a public constant, never the number of examples drawn.
+      noise: where the noise comes from.
+
+    Raises:
+      UnsupportedModelError: a trainable part of the model has no exact sampler, batch normalisation mixes examples, or
+        the optimizer holds other parameters.
+      ValueError: a number is outside its range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        clipping_norm: float,
+        noise_multiplier: float,
+        expected_batch_size: float,
+        noise: NoiseSource,
+    ) -> None:
+        _check_numbers(clipping_norm, noise_multiplier, expected_batch_size)
+        self._params = _check_model(model, optimizer)
+        self._model = model
+        self._hooks = _PerExampleHooks(model, loss_reduction="sum")
+        self._optimizer = _ClippingOptimizer(
+            optimizer,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=clipping_norm,
+            expected_batch_size=expected_batch_size,
+            noise=noise,
+        )
+        self._sum_was_checked = False
+        self._closed = False
+
+    def accumulate(self, per_example_loss: torch.Tensor) -> None:
+        """Backpropagate, clip each example's gradient and add it to the sum of the current step.
+
+        May be called several times a step (micro-batches) with the same result as one call on the whole batch.
+
+        Args:
+          per_example_loss: shape (B,), on the graph of the forward pass just made; entry i depends on example i alone.
+            Each is a term of a sum: do not divide by B. B = 0 adds nothing.
+
+        Raises:
+          PerExampleGradientError: some parameter got no per-example gradient, or they do not add up to the gradient of
+            the batch (a weight was used around its module). Nothing of this batch enters the sum.
+          ValueError: the loss is not one-dimensional.
+        """
+        self._check_open()
+        if per_example_loss.ndim != 1:
+            shape = tuple(per_example_loss.shape)
+            raise ValueError(f"per_example_loss must have shape (B,), one loss for each example, not {shape}")
+        try:
+            if per_example_loss.numel() == 0:
+                return
+            for param in self._params:
+                param.grad = None
+            per_example_loss.sum().backward()  # type: ignore[no-untyped-call]
+            self._check_gradients(per_example_loss.shape[0])
+            self._optimizer.clip_and_accumulate()
+        finally:
+            self._hooks.forget()
+
+    def step(self) -> None:
+        """Add the noise once, divide by the expected batch size and let the optimizer step; then forget the sum.
+
+        Works after no ``accumulate`` at all: an empty Poisson sample still takes its step and is still charged.
+
+        Raises:
+          NonFiniteUpdateError: the noised gradient is not finite; the parameters are as before.
+        """
+        self._check_open()
+        try:
+            self._optimizer.add_noise()
+            self._optimizer.scale_grad()
+            for param in self._params:
+                if param.grad is None or not bool(torch.isfinite(param.grad).all()):
+                    raise NonFiniteUpdateError(
+                        "the noised gradient is not finite; lower clipping_norm or noise_multiplier, or train in float32"
+                    )
+            self._optimizer.original_optimizer.step()
+        finally:
+            self._optimizer.zero_grad(set_to_none=True)
+            self._hooks.forget()
+
+    def close(self) -> None:
+        """Take every hook and attribute off the model, which is then as it came. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._hooks.forget()
+        self._hooks.cleanup()
+        for param in self._params:
+            param.grad = None
+            if hasattr(param, "summed_grad"):
+                del param.summed_grad
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise PerExampleGradientError("this DpSgd is closed; make a new one for the next round")
+
+    def _check_gradients(self, batch_size: int) -> None:
+        """Refuse a batch whose per-example gradients are missing, misshapen or (first batch) do not sum up."""
+        names = {id(param): name for name, param in self._model.named_parameters()}
+        for param in self._params:
+            per_example = param.grad_sample  # type: ignore[attr-defined]
+            if not isinstance(per_example, torch.Tensor) or per_example.shape != (batch_size, *param.shape):
+                raise PerExampleGradientError(
+                    f"no gradient for each example of {names[id(param)]}; the parameter must take part in every forward "
+                    "pass, once the model is in training mode, through its own module and with the batch first"
+                )
+        if not self._sum_was_checked:
+            self._check_sum(names)
+
+    def _check_sum(self, names: dict[int, str]) -> None:
+        scale = max(float(param.grad_sample.abs().max()) for param in self._params)  # type: ignore[attr-defined]
+        if not math.isfinite(scale):
+            return
+        for param in self._params:
+            per_example = param.grad_sample  # type: ignore[attr-defined]
+            whole = torch.zeros_like(param) if param.grad is None else param.grad
+            if not torch.allclose(
+                per_example.sum(0), whole, rtol=_SUM_TOLERANCE, atol=_SUM_TOLERANCE * max(scale, 1e-30)
+            ):
+                raise PerExampleGradientError(
+                    f"the gradients of the examples do not add up to the gradient of {names[id(param)]}; its weight is "
+                    "used outside its own module (merged or tied), so one example's share is not known"
+                )
+        self._sum_was_checked = True
+
+
+class _PerExampleHooks(GradSampleHooks):  # type: ignore[misc]
+    """Opacus' hooks with a batched matmul for ``nn.Linear`` (same result as its einsum, less time)."""
+
+    GRAD_SAMPLERS: ClassVar[dict[type[nn.Module], Callable[..., Any]]] = dict(GradSampleHooks.GRAD_SAMPLERS)
+
+    def forget(self) -> None:
+        """Drop everything kept from forward and backward passes, finished or not."""
+        for module in self._module.modules():
+            if hasattr(module, "activations"):
+                del module.activations
+            if hasattr(module, "max_batch_len"):
+                del module.max_batch_len
+        for param in self._module.parameters():
+            if not param.requires_grad:
+                continue
+            param.grad_sample = None
+            param._forward_counter = 0  # noqa: SLF001 - Opacus keeps its count there
+            if hasattr(param, "_current_grad_sample"):
+                del param._current_grad_sample  # noqa: SLF001
+
+
+def _linear_gradients(
+    layer: nn.Linear, activations: list[torch.Tensor], backprops: torch.Tensor
+) -> dict[nn.Parameter, torch.Tensor]:
+    """Gradient of each example of ``y = x W^T + b``: ``dW_i = g_i^T x_i`` summed over positions.
+
+    Args:
+      layer: the module, weight (out, in).
+      activations: one tensor (B, ..., in).
+      backprops: (B, ..., out), gradient of the summed loss by the output.
+
+    Returns:
+      (B, out, in) for the weight and (B, out) for the bias, where they are trainable.
+    """
+    batch = backprops.shape[0]
+    inputs = activations[0].to(backprops.dtype).reshape(batch, -1, layer.in_features)
+    outputs = backprops.reshape(batch, -1, layer.out_features)
+    gradients: dict[nn.Parameter, torch.Tensor] = {}
+    if layer.weight.requires_grad:
+        gradients[layer.weight] = torch.bmm(outputs.transpose(1, 2), inputs)
+    if layer.bias is not None and layer.bias.requires_grad:
+        gradients[layer.bias] = outputs.sum(1)
+    return gradients
+
+
+_PerExampleHooks.GRAD_SAMPLERS[nn.Linear] = _linear_gradients
+
+
+class _ClippingOptimizer(DPOptimizer):  # type: ignore[misc]
+    """Opacus' optimizer with our clipping, noise and divisor. The sum is kept in ``param.summed_grad``, float32."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        noise_multiplier: float,
+        max_grad_norm: float,
+        expected_batch_size: float,
+        noise: NoiseSource,
+    ) -> None:
+        super().__init__(
+            optimizer,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=max_grad_norm,
+            expected_batch_size=expected_batch_size,
+            loss_reduction="mean",
+        )
+        self._noise = noise
+
+    def clip_and_accumulate(self) -> None:
+        """Scale example i by min(1, C / (norm_i + 1e-6)); one with a non-finite norm or entry contributes zero.
+
+        Norms and sums are float32 or wider. A finite gradient whose squared norm overflows counts as non-finite.
+        """
+        gradients = [_at_least_float32(gradient).flatten(1) for gradient in self.grad_samples]
+        device = gradients[0].device
+        squares = [torch.linalg.vector_norm(gradient, dim=1).to(device) for gradient in gradients]
+        norms = torch.linalg.vector_norm(torch.stack(squares, dim=1), dim=1)
+        factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
+        finite = torch.isfinite(norms)
+        if not bool(finite.all()):
+            factors = torch.where(finite, factors, torch.zeros_like(factors))
+            # Zero times infinity is NaN: those rows are emptied as well.
+            gradients = [
+                torch.where(finite.to(gradient.device)[:, None], gradient, torch.zeros_like(gradient))
+                for gradient in gradients
+            ]
+        for param, gradient in zip(self.params, gradients, strict=True):
+            clipped = (factors.to(gradient) @ gradient).view(param.shape)
+            param.summed_grad = clipped if param.summed_grad is None else param.summed_grad + clipped
+            param.grad_sample = None
+
+    def add_noise(self) -> None:
+        """Put ``sum + N(0, (sigma C)^2)`` into ``param.grad``; without any example, the noise alone."""
+        std = self.noise_multiplier * self.max_grad_norm
+        for param in self.params:
+            draw = self._noise.normal(tuple(param.shape), std).to(param.device)
+            total = draw if param.summed_grad is None else param.summed_grad + draw
+            param.summed_grad = None
+            param.grad = total.to(param.dtype)
+
+    def scale_grad(self) -> None:
+        """Divide by the expected batch size: a public constant, whatever was drawn."""
+        for param in self.params:
+            param.grad /= self.expected_batch_size
+
+
+def _at_least_float32(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient if gradient.dtype in (torch.float32, torch.float64) else gradient.float()
+
+
+def _check_numbers(clipping_norm: float, noise_multiplier: float, expected_batch_size: float) -> None:
+    if not (math.isfinite(clipping_norm) and clipping_norm > 0):
+        raise ValueError(f"clipping_norm must be finite and > 0, not {clipping_norm!r}")
+    if not (math.isfinite(noise_multiplier) and noise_multiplier >= 0):
+        raise ValueError(f"noise_multiplier must be finite and >= 0, not {noise_multiplier!r}")
+    if not (math.isfinite(expected_batch_size) and expected_batch_size > 0):
+        raise ValueError(f"expected_batch_size must be finite and > 0, not {expected_batch_size!r}")
+
+
+def _check_model(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return the trainable parameters, or refuse a model whose per-example gradients are not known to be exact."""
+    params: list[nn.Parameter] = []
+    seen: dict[int, str] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.training:
+            raise UnsupportedModelError(f"{name}: batch normalisation mixes examples; put it in eval mode")
+        for short, param in module.named_parameters(recurse=False):
+            if not param.requires_grad:
+                continue
+            where = f"{name}.{short}" if name else short
+            if type(module) not in _PerExampleHooks.GRAD_SAMPLERS:
+                raise UnsupportedModelError(
+                    f"{where} is trainable, but there is no per-example gradient for {type(module).__name__}; "
+                    "freeze it or train nn.Linear modules (LoRA factors, heads)"
+                )
+            if id(param) in seen:
+                raise UnsupportedModelError(f"{where} is tied to {seen[id(param)]}; untie or freeze it")
+            seen[id(param)] = where
+            params.append(param)
+    if not params:
+        raise UnsupportedModelError("the model has no trainable parameter; attach an adapter or a head first")
+    held = {id(param) for group in optimizer.param_groups for param in group["params"] if param.requires_grad}
+    if held != set(seen):
+        missing = sorted(where for key, where in seen.items() if key not in held)
+        raise UnsupportedModelError(
+            f"the optimizer must hold exactly the model's trainable parameters; it lacks {missing or 'none'} and holds "
+            f"{len(held - set(seen))} others"
+        )
+    return params
