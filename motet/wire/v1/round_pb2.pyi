@@ -1,0 +1,57 @@
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Optional as _Optional
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TrainOrder(_message.Message):
+    __slots__ = ("run_id", "round_index", "attempt", "client_id", "recipe_json", "recipe_sha256", "lora_rank", "reservation_id", "payload", "payload_sha256")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_INDEX_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_JSON_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    LORA_RANK_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_SHA256_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    round_index: int
+    attempt: int
+    client_id: str
+    recipe_json: str
+    recipe_sha256: str
+    lora_rank: int
+    reservation_id: str
+    payload: bytes
+    payload_sha256: str
+    def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., recipe_json: _Optional[str] = ..., recipe_sha256: _Optional[str] = ..., lora_rank: _Optional[int] = ..., reservation_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ...) -> None: ...
+
+class TrainReply(_message.Message):
+    __slots__ = ("run_id", "round_index", "attempt", "client_id", "payload", "payload_sha256", "aggregation_weight", "num_steps", "num_examples", "is_private", "error_code", "error_message")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_INDEX_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_SHA256_FIELD_NUMBER: _ClassVar[int]
+    AGGREGATION_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    IS_PRIVATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    round_index: int
+    attempt: int
+    client_id: str
+    payload: bytes
+    payload_sha256: str
+    aggregation_weight: float
+    num_steps: int
+    num_examples: int
+    is_private: bool
+    error_code: str
+    error_message: str
+    def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., aggregation_weight: _Optional[float] = ..., num_steps: _Optional[int] = ..., num_examples: _Optional[int] = ..., is_private: bool = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ...) -> None: ...
