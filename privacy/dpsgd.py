@@ -175,29 +175,59 @@ class DpSgd:
 
 
 class _PerExampleHooks(GradSampleHooks):  # type: ignore[misc]
-    """Opacus' hooks with a batched matmul for ``nn.Linear`` (same result as its einsum, less time)."""
+    """Opacus' hooks with two changes that save time and alter no value.
+
+    ``nn.Linear`` uses a batched matmul; the backward hook hangs on the module's output, not on the module, which spares
+    autograd the copies of a full backward hook (and its warning where the input is frozen).
+    """
 
     GRAD_SAMPLERS: ClassVar[dict[type[nn.Module], Callable[..., Any]]] = dict(GradSampleHooks.GRAD_SAMPLERS)
+
+    def add_hooks(
+        self, *, loss_reduction: str = "mean", batch_first: bool = True, force_functorch: bool = False
+    ) -> None:
+        """Hook every module with a trainable parameter; all have an entry in ``GRAD_SAMPLERS`` by now."""
+        del force_functorch
+        if hasattr(self._module, "autograd_grad_sample_hooks"):
+            raise UnsupportedModelError("this model is already being trained with privacy; close that DpSgd first")
+        handles: list[Any] = []
+        self._module.autograd_grad_sample_hooks = handles
+        self.autograd_grad_sample_hooks = handles
+
+        def after_forward(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            if not (module.training and self.hooks_enabled and output.requires_grad):
+                return
+            self.capture_activations_hook(module, inputs, output)
+
+            def after_backward(gradient: torch.Tensor) -> None:
+                self.capture_backprops_hook(
+                    module, inputs, (gradient,), loss_reduction=loss_reduction, batch_first=batch_first
+                )
+
+            output.register_hook(after_backward)
+
+        for module in self.iterate_submodules(self._module):
+            handles.append(module.register_forward_hook(after_forward))
+        self.enable_hooks()
 
     def forget(self) -> None:
         """Drop everything kept from forward and backward passes, finished or not."""
         for module in self._module.modules():
-            if hasattr(module, "activations"):
-                del module.activations
-            if hasattr(module, "max_batch_len"):
-                del module.max_batch_len
+            # By the module's own dict: wrappers forward unknown attributes to what they wrap.
+            vars(module).pop("activations", None)
+            vars(module).pop("max_batch_len", None)
         for param in self._module.parameters():
             if not param.requires_grad:
                 continue
-            param.grad_sample = None
-            param._forward_counter = 0  # noqa: SLF001 - Opacus keeps its count there
+            param.grad_sample = None  # type: ignore[attr-defined]
+            param._forward_counter = 0  # type: ignore[attr-defined]  # noqa: SLF001 - Opacus keeps its count there
             if hasattr(param, "_current_grad_sample"):
                 del param._current_grad_sample  # noqa: SLF001
 
 
 def _linear_gradients(
     layer: nn.Linear, activations: list[torch.Tensor], backprops: torch.Tensor
-) -> dict[nn.Parameter, torch.Tensor]:
+) -> dict[torch.Tensor, torch.Tensor]:
     """Gradient of each example of ``y = x W^T + b``: ``dW_i = g_i^T x_i`` summed over positions.
 
     Args:
@@ -211,11 +241,12 @@ def _linear_gradients(
     batch = backprops.shape[0]
     inputs = activations[0].to(backprops.dtype).reshape(batch, -1, layer.in_features)
     outputs = backprops.reshape(batch, -1, layer.out_features)
-    gradients: dict[nn.Parameter, torch.Tensor] = {}
+    gradients: dict[torch.Tensor, torch.Tensor] = {}
     if layer.weight.requires_grad:
         gradients[layer.weight] = torch.bmm(outputs.transpose(1, 2), inputs)
-    if layer.bias is not None and layer.bias.requires_grad:
-        gradients[layer.bias] = outputs.sum(1)
+    bias: torch.Tensor | None = layer.bias
+    if bias is not None and bias.requires_grad:
+        gradients[bias] = outputs.sum(1)
     return gradients
 
 
