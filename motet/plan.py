@@ -1,0 +1,329 @@
+"""What a recipe will cost, before anything starts: bytes, trained parameters, epsilon, and time by a short measurement.
+
+Bytes are counted, not guessed: four for each float of ``aggregation.floats``; names and shapes around them add a few
+kilobytes a message. Epsilon is what the ledger will hold at the end of the run, where nothing was spent before.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from aggregation.floats import floats_down, floats_up
+from motet.errors import MotetError
+from motet.recipe import Problem, Recipe, RecipeError, recipe_sha256
+from motet.recipe.checks import check_shapes
+from motet.recipe.yaml_text import dotted
+
+BYTES_PER_FLOAT = 4
+_PROBE_EXAMPLES = 8
+_PROBE_PASSES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientPlan:
+    """One client.
+
+    Attributes:
+      client_id: its id, or a word for all clients when the recipe does not name them.
+      lora_rank: its rank.
+      trainable_parameters: numbers that it trains, adapter and head together.
+      bytes_up: sent in a round.
+      bytes_down: received, for each round.
+      num_examples: training examples; None when the data was not looked at.
+    """
+
+    client_id: str
+    lora_rank: int
+    trainable_parameters: int
+    bytes_up: int
+    bytes_down: tuple[int, ...]
+    num_examples: int | None
+
+    @property
+    def total_bytes(self) -> int:
+        """Both ways, over the whole run."""
+        return self.bytes_up * len(self.bytes_down) + sum(self.bytes_down)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyPlan:
+    """What each client's data is charged.
+
+    Attributes:
+      noise_multiplier: standard deviation over the clipping norm; calibrated when the recipe gives a target.
+      sampling_rate: of an example in a step.
+      num_steps: of the whole run.
+      target_delta: of the epsilons here.
+      epsilon: of the whole run (PLD).
+      epsilon_limit: of the recipe.
+      rounds_within_limit: rounds that the limit allows, at most those of the recipe.
+    """
+
+    noise_multiplier: float
+    sampling_rate: float
+    num_steps: int
+    target_delta: float
+    epsilon: float
+    epsilon_limit: float | None
+    rounds_within_limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The cost of one recipe.
+
+    Attributes:
+      name, recipe_sha256, method: of the recipe.
+      rounds, local_steps: of the recipe.
+      adapted_layers: how many layers get an adapter.
+      total_parameters: of the base model, or None when it was not loaded.
+      clients: one for each client, or for each rank class when clients are not named.
+      clients_are_known: whether ``clients`` are the real ones.
+      privacy: None when the recipe is not private.
+      seconds_per_step: of one optimiser step here, measured; None when it was not.
+      notes: what a person should know before starting.
+    """
+
+    name: str
+    recipe_sha256: str
+    method: str
+    rounds: int
+    local_steps: int
+    adapted_layers: int
+    total_parameters: int | None
+    clients: tuple[ClientPlan, ...]
+    clients_are_known: bool
+    privacy: PrivacyPlan | None
+    seconds_per_step: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def seconds_per_round(self) -> float | None:
+        """Training of one client in one round, here; clients of a deployment train at the same time."""
+        return None if self.seconds_per_step is None else self.seconds_per_step * self.local_steps
+
+    @property
+    def fits_budget(self) -> bool:
+        """Whether every round stays within ``privacy.epsilon_limit``."""
+        return self.privacy is None or self.privacy.rounds_within_limit >= self.rounds
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON; an infinite epsilon becomes null."""
+        values = asdict(self)
+        for client, plain in zip(self.clients, values["clients"], strict=True):
+            plain["total_bytes"] = client.total_bytes
+        if self.privacy is not None and not math.isfinite(self.privacy.epsilon):
+            values["privacy"]["epsilon"] = None
+        return values | {"seconds_per_round": self.seconds_per_round, "fits_budget": self.fits_budget}
+
+
+def plan(recipe: Recipe, *, probe: bool = True) -> Plan:
+    """Work out what ``recipe`` costs.
+
+    Args:
+      recipe: a sound recipe.
+      probe: also read the data (who the clients are, how many examples each has) and time a few training steps
+        on this machine. What can not be looked at becomes a note. Without it only the model's configuration is read.
+
+    Raises:
+      RecipeError: the rank is over a layer's size, or no noise reaches the target.
+      motet.errors.MotetError: the base model's configuration is not there.
+    """
+    from motet.modeling import dense_shapes, layer_shapes  # noqa: PLC0415 - loads torch and transformers
+
+    notes: list[str] = []
+    shapes = layer_shapes(recipe) if recipe.method.train_adapter else {}
+    _refuse_bad_shapes(recipe, shapes)
+    dense = sum(math.prod(shape) for shape in dense_shapes(recipe).values())
+    sizes = _client_sizes(recipe, notes) if probe else {}
+    known = bool(sizes)
+    if not known:
+        sizes, known = _clients_in_recipe(recipe)
+    if not known:
+        notes.append("the recipe does not name its clients: one row stands for each rank")
+    clients = _clients(recipe, shapes, dense, sizes)
+    seconds, total = _measure(recipe, notes) if probe else (None, None)
+    privacy = _privacy(recipe)
+    notes += _notes(recipe, sizes, known=known)
+    return Plan(
+        name=recipe.name,
+        recipe_sha256=recipe_sha256(recipe),
+        method=recipe.method.name,
+        rounds=recipe.training.rounds,
+        local_steps=recipe.training.local_steps,
+        adapted_layers=len(shapes),
+        total_parameters=total,
+        clients=clients,
+        clients_are_known=known,
+        privacy=privacy,
+        seconds_per_step=seconds,
+        notes=tuple(notes),
+    )
+
+
+def _refuse_bad_shapes(recipe: Recipe, shapes: Mapping[str, tuple[int, int]]) -> None:
+    found = check_shapes(recipe, shapes)
+    if found:
+        raise RecipeError(
+            [
+                Problem(
+                    source=recipe.name, line=None, field=dotted(f.path), problem=f.problem, remedy=f.remedy
+                )
+                for f in found
+            ]
+        )
+
+
+def _clients_in_recipe(recipe: Recipe) -> tuple[dict[str, int | None], bool]:
+    """Clients as far as the recipe alone tells them, and whether these are the real ones."""
+    if recipe.cohort.clients is not None:
+        return dict.fromkeys(sorted(recipe.cohort.clients)), True
+    dealt, count = recipe.data.partition, recipe.data.partition.num_clients
+    if recipe.data.material is not None and dealt.by != "natural" and count is not None:
+        return {
+            f"client-{i:0{len(str(count))}d}": None for i in range(1, count + 1)
+        }, True  # as motet.data names them
+    ranks = recipe.adapter.lora_rank
+    if isinstance(ranks, int):
+        return {"each client": None}, False
+    return dict.fromkeys([*sorted(k for k in ranks if k != "default"), "default"]), False
+
+
+def _client_sizes(recipe: Recipe, notes: list[str]) -> dict[str, int | None]:
+    from motet.data.partition import partition  # noqa: PLC0415
+
+    try:
+        return {client: len(examples) for client, examples in partition(recipe).train.items()}
+    except MotetError as error:
+        notes.append(
+            f"the data was not looked at: {error.message}" + (f" ({error.hint})" if error.hint else "")
+        )
+        return {}
+
+
+def _clients(
+    recipe: Recipe, shapes: Mapping[str, tuple[int, int]], dense: int, sizes: Mapping[str, int | None]
+) -> tuple[ClientPlan, ...]:
+    method = recipe.method.name
+    ranks = {client: recipe.lora_rank_of(client) for client in sizes}
+    rows = []
+    for client, rank in ranks.items():
+        down = tuple(
+            BYTES_PER_FLOAT * floats_down(method, shapes, [*ranks.values()], rank, dense, round_index)
+            for round_index in range(recipe.training.rounds)
+        )
+        per_layer = [rank * rank if method == "fed-sb" else rank * (m + n) for m, n in shapes.values()]
+        rows.append(
+            ClientPlan(
+                client_id=client,
+                lora_rank=rank,
+                trainable_parameters=sum(per_layer) + dense,
+                bytes_up=BYTES_PER_FLOAT * floats_up(method, shapes, rank, dense),
+                bytes_down=down,
+                num_examples=sizes[client],
+            )
+        )
+    return tuple(rows)
+
+
+def _privacy(recipe: Recipe) -> PrivacyPlan | None:
+    if recipe.privacy is None:
+        return None
+    from motet.recipe.noise import round_event  # noqa: PLC0415 - loads the accountants
+    from privacy.accounting import epsilon_pld  # noqa: PLC0415
+
+    event = round_event(recipe)
+    if event is None:
+        return None
+    delta, limit, rounds = recipe.privacy.target_delta, recipe.privacy.epsilon_limit, recipe.training.rounds
+    epsilon = epsilon_pld([event] * rounds, delta)
+    within = rounds
+    if limit is not None and epsilon > limit:
+        low, high = 0, rounds  # epsilon grows with rounds: low rounds fit, high rounds do not
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if epsilon_pld([event] * middle, delta) <= limit else (low, middle)
+        within = low
+    return PrivacyPlan(
+        noise_multiplier=event.noise_multiplier,
+        sampling_rate=event.sampling_rate,
+        num_steps=rounds * event.num_steps,
+        target_delta=delta,
+        epsilon=epsilon,
+        epsilon_limit=limit,
+        rounds_within_limit=within,
+    )
+
+
+def _notes(recipe: Recipe, sizes: Mapping[str, int | None], *, known: bool) -> Sequence[str]:
+    notes = []
+    ranks, method = recipe.adapter.lora_rank, recipe.method
+    if known and isinstance(ranks, dict):
+        strangers = sorted(set(ranks) - set(sizes) - {"default"})
+        if strangers:
+            notes.append(
+                f"adapter.lora_rank names {', '.join(strangers)}: no client has that name (fine for a capacity class)"
+            )
+    if "ridge" in method.model_fields_set and method.name != "lora-fair":
+        notes.append(f"method.ridge is not read by {method.name}")
+    if "basis" in method.model_fields_set and method.name != "fed-sb":
+        notes.append(f"method.basis is not read by {method.name}")
+    privacy = recipe.privacy
+    if privacy is None:
+        return notes
+    counts = {client: count for client, count in sizes.items() if count}
+    batch = recipe.training.expected_batch_size
+    odd = sorted(c for c, n in counts.items() if not 0.5 <= privacy.sampling_rate * n / batch <= 2)
+    if odd:
+        mean = privacy.sampling_rate * counts[odd[0]]
+        notes.append(
+            f"{odd[0]} will see about {mean:.0f} examples a step, but sums are divided by {batch} "
+            "(training.expected_batch_size): its steps are that much longer or shorter"
+        )
+    loose = sorted(c for c, n in counts.items() if privacy.target_delta * n >= 1)
+    if loose:
+        notes.append(f"privacy.target_delta is not under 1 / {counts[loose[0]]}, the examples of {loose[0]}")
+    if recipe.seed != 0:
+        notes.append("the seed does not fix noise and sampling: a second private run gives another adapter")
+    return notes
+
+
+def _measure(recipe: Recipe, notes: list[str]) -> tuple[float | None, int | None]:
+    """Seconds of one step of ``expected_batch_size`` examples on this machine, and the base model's parameters.
+
+    A forward and a backward pass through the adapted layers' own weights on random tokens of full length, the best
+    of a few; an adapter's own products are small beside them.
+    """
+    import torch  # noqa: PLC0415
+
+    from motet.modeling import load_base, target_layers  # noqa: PLC0415
+
+    try:
+        model = load_base(recipe)
+    except MotetError as error:
+        notes.append(f"no time was measured: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+        return None, None
+    total = sum(p.numel() for p in model.parameters())
+    if recipe.method.train_adapter:
+        for layer in target_layers(model, recipe).values():
+            layer.requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        if name.startswith(("head.", "classifier.", "score.")):
+            parameter.requires_grad_(True)
+    batch = min(_PROBE_EXAMPLES, recipe.training.expected_batch_size)
+    tokens = torch.randint(
+        3, 200, (batch, recipe.task.max_length), generator=torch.Generator().manual_seed(0)
+    )
+    labels = tokens if recipe.task.kind == "causal-lm" else torch.zeros(batch, dtype=torch.long)
+    best = math.inf
+    for _ in range(_PROBE_PASSES):
+        model.zero_grad(set_to_none=True)
+        start = time.perf_counter()
+        model(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels).loss.backward()
+        best = min(best, time.perf_counter() - start)
+    if recipe.privacy is not None:
+        notes.append("time is that of a step without privacy; clipping each example adds to it")
+    return best / batch * recipe.training.expected_batch_size, total

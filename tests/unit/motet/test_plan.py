@@ -1,0 +1,161 @@
+"""What a plan promises is what the other packages do."""
+
+import json
+
+import pytest
+from rich.console import Console
+from typer import Typer
+from typer.testing import CliRunner
+
+from aggregation.methods import get_method
+from motet.cli.plan import BudgetTooSmallError, plan_command, print_plan
+from motet.data.partition import partition
+from motet.modeling import initial_dense, layer_shapes
+from motet.plan import plan
+from motet.recipe import RecipeError, parse_recipe, resolve_noise_multiplier
+from privacy.accounting import epsilon_pld
+from privacy.events import PoissonGaussianEvent
+
+TINY = """\
+name: tiny
+base_model: {tiny: tiny-bert}
+task: {kind: sequence-classification, num_labels: 2, max_length: 8}
+data: {path: SHARDS, test_examples: 2}
+training: {rounds: 4, local_steps: 3, expected_batch_size: 4}
+"""
+PRIVATE = "privacy: {noise_multiplier: 1.0, sampling_rate: 0.4}\n"
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for client, count in (("a", 10), ("b", 12), ("test", 2)):
+        lines = [json.dumps({"text": f"{client} text {i}", "label": i % 2}) for i in range(count)]
+        (tmp_path / f"{client}.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def tiny(extra: str, shards="shards"):
+    return parse_recipe(TINY.replace("SHARDS", str(shards)) + extra)
+
+
+@pytest.mark.parametrize("method", ["fedit", "lora-fair", "fed-sb"])
+def test_planned_bytes_are_those_of_the_state_that_travels(method):
+    recipe = tiny(f"method: {{name: {method}}}\nadapter: {{lora_rank: 4}}\n")
+    shapes, dense = layer_shapes(recipe), initial_dense(recipe)
+    implementation = get_method(method)
+    state = implementation.initial_state(shapes, lora_rank=4, scale=2.0, dense=dense, seed=0)
+    sent = implementation.trained_part(state)
+    count = sum(pair.A.numel() + pair.B.numel() + 1 for pair in sent.lora.values())
+    count += sum(core.numel() for core in sent.cores.values()) + sum(t.numel() for t in sent.dense.values())
+    client = plan(recipe, probe=False).clients[0]
+    assert client.bytes_up == 4 * count
+    assert client.bytes_down == (client.bytes_up,) * 4
+
+
+def test_a_client_with_a_smaller_rank_sends_less_and_flora_starts_from_nothing():
+    recipe = tiny("method: {name: flora}\nadapter: {lora_rank: {a: 2, b: 8}}\ncohort: {clients: [a, b]}\n")
+    result = plan(recipe, probe=False)
+    a, b = result.clients
+    assert (a.lora_rank, b.lora_rank) == (2, 8)
+    assert a.bytes_up < b.bytes_up
+    assert a.bytes_down == b.bytes_down
+    assert list(a.bytes_down) == sorted(a.bytes_down)
+    assert a.bytes_down[0] == 4 * (32 * 2 + 2)  # the head alone
+    assert result.clients_are_known
+
+
+def test_planned_epsilon_is_that_of_all_steps_together():
+    result = plan(tiny("method: {name: flora}\n" + PRIVATE), probe=False)
+    event = PoissonGaussianEvent(noise_multiplier=1.0, sampling_rate=0.4, num_steps=12)
+    assert result.privacy.num_steps == 12
+    assert result.privacy.epsilon == pytest.approx(epsilon_pld([event], 1e-5), abs=1e-12)
+
+
+def test_a_target_is_met_and_not_wasted():
+    recipe = tiny("method: {name: flora}\nprivacy: {target_epsilon: 4, sampling_rate: 0.1}\n")
+    privacy = plan(recipe, probe=False).privacy
+    assert 3.9 < privacy.epsilon <= 4
+    assert privacy.noise_multiplier == resolve_noise_multiplier(recipe)
+
+
+def test_the_plan_says_after_how_many_rounds_the_limit_stops_the_run():
+    def event(rounds):
+        return PoissonGaussianEvent(noise_multiplier=1.0, sampling_rate=0.4, num_steps=3 * rounds)
+
+    limit = (epsilon_pld([event(2)], 1e-5) + epsilon_pld([event(3)], 1e-5)) / 2
+    text = f"privacy: {{noise_multiplier: 1.0, sampling_rate: 0.4, epsilon_limit: {limit}}}\n"
+    result = plan(tiny("method: {name: flora}\n" + text), probe=False)
+    assert result.privacy.rounds_within_limit == 2
+    assert not result.fits_budget
+
+
+def test_the_probe_reads_the_data_and_measures_a_step(shards):
+    recipe = tiny("method: {name: flora}\nseed: 3\n" + PRIVATE.replace("0.4", "0.9"), shards)
+    result = plan(recipe)
+    assert {c.client_id: c.num_examples for c in result.clients} == {"a": 10, "b": 12}
+    assert result.seconds_per_step > 0
+    assert result.total_parameters > 1000
+    notes = " ".join(result.notes)
+    assert "a will see about 9 examples a step, but sums are divided by 4" in notes
+    assert "another adapter" in notes
+
+
+def test_missing_data_is_a_note_and_no_failure(tmp_path):
+    result = plan(tiny("method: {name: flora}\n", tmp_path))
+    assert any("data was not looked at" in note and "lacks" in note for note in result.notes)
+    assert not result.clients_are_known
+
+
+def test_a_rank_name_that_no_client_has_is_noted():
+    recipe = tiny(
+        "method: {name: flora, ridge: 1}\nadapter: {lora_rank: {a: 2, z: 4}}\ncohort: {clients: [a, b]}\n"
+    )
+    notes = plan(recipe, probe=False).notes
+    assert any("names z" in note for note in notes)
+    assert "method.ridge is not read by flora" in notes
+
+
+def test_a_rank_over_the_layers_size_is_refused():
+    with pytest.raises(RecipeError, match="rank 33 is over 32"):
+        plan(tiny("method: {name: flora}\nadapter: {lora_rank: 33}\n"), probe=False)
+
+
+@pytest.mark.materials
+def test_dealt_clients_are_named_as_the_partition_names_them():
+    text = TINY.replace("path: SHARDS", "material: vader, partition: {by: iid, num_clients: 11}")
+    recipe = parse_recipe(text + "method: {name: flora}\n")
+    assert [c.client_id for c in plan(recipe, probe=False).clients] == list(partition(recipe).train)
+
+
+def _run(tmp_path, extra, *options):
+    path = tmp_path / "r.yaml"
+    path.write_text(TINY + extra)
+    app = Typer()
+    app.command("plan")(plan_command)
+    return CliRunner().invoke(app, [str(path), "--no-probe", *options])
+
+
+def test_json_is_one_object_with_the_facts(tmp_path):
+    done = _run(tmp_path, "method: {name: flora}\n" + PRIVATE, "--json")
+    values = json.loads(done.stdout)
+    assert values["privacy"]["noise_multiplier"] == 1.0
+    assert values["fits_budget"] is True
+    assert values["clients"][0]["total_bytes"] > 0
+    assert len(values["recipe_sha256"]) == 64
+
+
+def test_a_budget_that_is_too_small_leaves_with_code_6_after_the_table(tmp_path):
+    text = "privacy: {noise_multiplier: 1.0, sampling_rate: 0.4, epsilon_limit: 0.5}\n"
+    done = _run(tmp_path, "method: {name: flora}\n" + text)
+    assert "noise multiplier 1" in done.stdout
+    assert isinstance(done.exception, BudgetTooSmallError)
+    assert done.exception.exit_code == 6
+    assert "allows 0 of 4 rounds" in str(done.exception)
+
+
+def test_the_table_fits_80_columns():
+    ranks = ", ".join(f"hospital-with-a-long-name-{i}: {2 ** (i % 6)}" for i in range(30))
+    recipe = tiny(f"method: {{name: flora}}\nadapter: {{lora_rank: {{{ranks}}}}}\n")
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    print_plan(plan(recipe, probe=False), console)
+    assert max(len(line) for line in console.export_text().splitlines()) <= 80
