@@ -1,21 +1,24 @@
-"""What a recipe will cost, before anything starts: bytes, trained parameters, epsilon, and time by a short measurement.
+"""What a recipe will cost, before anything starts: bytes, trained parameters, epsilon, measured time.
 
-Bytes are counted, not guessed: four for each float of ``aggregation.floats``; names and shapes around them add a few
-kilobytes a message. Epsilon is what the ledger will hold at the end of the run, where nothing was spent before.
+Bytes are counted, not guessed: four for each float of ``aggregation.floats``; names and shapes around them add a
+few kilobytes a message. Epsilon is what the ledger will hold at the end of the run, if it was empty before.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from aggregation.floats import floats_down, floats_up
 from motet.errors import MotetError
 from motet.recipe import Problem, Recipe, RecipeError, recipe_sha256
 from motet.recipe.checks import check_shapes
 from motet.recipe.yaml_text import dotted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 BYTES_PER_FLOAT = 4
 _PROBE_EXAMPLES = 8
@@ -126,13 +129,13 @@ def plan(recipe: Recipe, *, probe: bool = True) -> Plan:
     Args:
       recipe: a sound recipe.
       probe: also read the data (who the clients are, how many examples each has) and time a few training steps
-        on this machine. What can not be looked at becomes a note. Without it only the model's configuration is read.
+        here. What can not be looked at becomes a note. Without it only the model's configuration is read.
 
     Raises:
       RecipeError: the rank is over a layer's size, or no noise reaches the target.
       motet.errors.MotetError: the base model's configuration is not there.
     """
-    from motet.modeling import dense_shapes, layer_shapes  # noqa: PLC0415 - loads torch and transformers
+    from motet.modeling import dense_shapes, layer_shapes
 
     notes: list[str] = []
     shapes = layer_shapes(recipe) if recipe.method.train_adapter else {}
@@ -193,7 +196,7 @@ def _clients_in_recipe(recipe: Recipe) -> tuple[dict[str, int | None], bool]:
 
 
 def _client_sizes(recipe: Recipe, notes: list[str]) -> dict[str, int | None]:
-    from motet.data.partition import partition  # noqa: PLC0415
+    from motet.data.partition import partition
 
     try:
         return {client: len(examples) for client, examples in partition(recipe).train.items()}
@@ -232,8 +235,8 @@ def _clients(
 def _privacy(recipe: Recipe) -> PrivacyPlan | None:
     if recipe.privacy is None:
         return None
-    from motet.recipe.noise import round_event  # noqa: PLC0415 - loads the accountants
-    from privacy.accounting import epsilon_pld  # noqa: PLC0415
+    from motet.recipe.noise import round_event
+    from privacy.accounting import epsilon_pld
 
     event = round_event(recipe)
     if event is None:
@@ -265,7 +268,8 @@ def _notes(recipe: Recipe, sizes: Mapping[str, int | None], *, known: bool) -> S
         strangers = sorted(set(ranks) - set(sizes) - {"default"})
         if strangers:
             notes.append(
-                f"adapter.lora_rank names {', '.join(strangers)}: no client has that name (fine for a capacity class)"
+                f"adapter.lora_rank names {', '.join(strangers)}: no client has that name (fine for a "
+                f"capacity class)"
             )
     if "ridge" in method.model_fields_set and method.name != "lora-fair":
         notes.append(f"method.ridge is not read by {method.name}")
@@ -292,14 +296,14 @@ def _notes(recipe: Recipe, sizes: Mapping[str, int | None], *, known: bool) -> S
 
 
 def _measure(recipe: Recipe, notes: list[str]) -> tuple[float | None, int | None]:
-    """Seconds of one step of ``expected_batch_size`` examples on this machine, and the base model's parameters.
+    """Seconds of one step of ``expected_batch_size`` examples here, and the number of the base model's parameters.
 
-    A forward and a backward pass through the adapted layers' own weights on random tokens of full length, the best
-    of a few; an adapter's own products are small beside them.
+    A forward and a backward pass through the adapted layers' own weights on random tokens of full length, the
+    best of a few; an adapter's own products are small beside them.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
-    from motet.modeling import load_base, target_layers  # noqa: PLC0415
+    from motet.modeling import load_base, target_layers
 
     try:
         model = load_base(recipe)

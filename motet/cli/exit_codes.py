@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +55,15 @@ EXIT_CODES: Sequence[ExitCode] = (
     ExitCode(
         code=5,
         name="materials",
-        meaning="Real weights or texts are missing, could not be downloaded, or are not what their hash says.",
+        meaning="Real weights or texts are missing, can not be downloaded, or are not what their hash says.",
         remedy="`motet materials fetch NAME` while online; `motet materials list` shows what is here.",
     ),
     ExitCode(
         code=6,
         name="budget or policy",
         meaning="A privacy budget or a data owner's policy does not allow it; no example was used.",
-        remedy="Lower `target_epsilon`, take fewer steps, or ask the data owner. `motet plan` shows the cost first.",
+        remedy="Lower `target_epsilon`, take fewer steps, or ask the data owner. `motet plan` shows the "
+        "cost first.",
     ),
     ExitCode(
         code=7,
@@ -76,7 +80,7 @@ EXIT_CODES: Sequence[ExitCode] = (
     ExitCode(
         code=9,
         name="run failed",
-        meaning="The run ended without an adapter: too few replies, or training that did not move or diverged.",
+        meaning="The run ended without an adapter: too few replies, or training that stood still or diverged.",
         remedy="`motet run show RUN` lists each client's reason.",
     ),
     ExitCode(
@@ -97,7 +101,8 @@ def exit_codes_page() -> str:
     head = [
         "# Exit codes",
         "<!-- Written by scripts/gen_exit_codes.py from motet/cli/exit_codes.py. -->",
-        "Errors go to standard error as one message and what to do next; standard output stays clean for `--json`.",
+        "Errors go to standard error as one message and what to do next; standard output stays clean for "
+        "`--json`.",
         "",
         "| code | kind | what happened | what to do |",
         "|---|---|---|---|",

@@ -38,10 +38,10 @@ def plan_command(
 
     Example: motet plan examples/recipes/vader-flora-private.yaml --no-probe
     """
-    from motet.recipe import load_recipe  # noqa: PLC0415
+    from motet.recipe import load_recipe
 
     parsed = load_recipe(recipe)
-    from motet.plan import plan  # noqa: PLC0415 - after validation: it loads torch
+    from motet.plan import plan
 
     result = plan(parsed, probe=probe)
     if as_json:
@@ -52,7 +52,8 @@ def plan_command(
     if result.privacy is not None and not result.fits_budget:
         privacy = result.privacy
         raise BudgetTooSmallError(
-            f"{recipe}: privacy.epsilon_limit {privacy.epsilon_limit:g} allows {privacy.rounds_within_limit} of "
+            f"{recipe}: privacy.epsilon_limit {privacy.epsilon_limit:g} allows "
+            f"{privacy.rounds_within_limit} of "
             f"{result.rounds} rounds; all would cost {privacy.epsilon:.3g}",
             hint="raise noise_multiplier or epsilon_limit, or take fewer rounds or local_steps",
         )
@@ -71,7 +72,8 @@ def print_plan(result: Plan, console: Console) -> None:
     if result.seconds_per_step is not None and result.seconds_per_round is not None:
         facts.add_row(
             "time, here",
-            f"about {result.seconds_per_step:.2g} s a step, {_duration(result.seconds_per_round)} a client and round",
+            f"about {result.seconds_per_step:.2g} s a step, {_duration(result.seconds_per_round)} a client "
+            f"and round",
         )
     console.print(facts, highlight=False)
     console.print()
@@ -87,7 +89,8 @@ def _privacy_words(result: Plan) -> str:
     limit = "" if privacy.epsilon_limit is None else f", limit {privacy.epsilon_limit:g}"
     return (
         f"epsilon {privacy.epsilon:.3f} at delta {privacy.target_delta:g} for each client's data{limit}\n"
-        f"noise multiplier {privacy.noise_multiplier:g}, {privacy.num_steps} steps at rate {privacy.sampling_rate:g}"
+        f"noise multiplier {privacy.noise_multiplier:g}, {privacy.num_steps} steps at rate "
+        f"{privacy.sampling_rate:g}"
     )
 
 
