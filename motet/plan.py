@@ -1,7 +1,7 @@
 """What a recipe will cost, before anything starts: bytes, trained parameters, epsilon, measured time.
 
-Bytes are counted, not guessed: four for each float of ``aggregation.floats``; names and shapes around them add a
-few kilobytes a message. Epsilon is what the ledger will hold at the end of the run, if it was empty before.
+Bytes are counted, not guessed: four for each float of ``aggregation.floats``; names and shapes around them
+add a few kilobytes a message. Epsilon is what the ledger will hold at the end of the run, if it was empty before.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def plan(recipe: Recipe, *, probe: bool = True) -> Plan:
 
     Args:
       recipe: a sound recipe.
-      probe: also read the data (who the clients are, how many examples each has) and time a few training steps
-        here. What can not be looked at becomes a note. Without it only the model's configuration is read.
+      probe: also read the data (who the clients are, how many examples each has) and time a few steps here.
+        What can not be looked at becomes a note. Without it only the model's configuration is read.
 
     Raises:
       RecipeError: the rank is over a layer's size, or no noise reaches the target.
@@ -296,7 +296,7 @@ def _notes(recipe: Recipe, sizes: Mapping[str, int | None], *, known: bool) -> S
 
 
 def _measure(recipe: Recipe, notes: list[str]) -> tuple[float | None, int | None]:
-    """Seconds of one step of ``expected_batch_size`` examples here, and the number of the base model's parameters.
+    """Seconds of one step of ``expected_batch_size`` examples here, and the size of the base model.
 
     A forward and a backward pass through the adapted layers' own weights on random tokens of full length, the
     best of a few; an adapter's own products are small beside them.

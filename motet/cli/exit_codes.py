@@ -80,7 +80,7 @@ EXIT_CODES: Sequence[ExitCode] = (
     ExitCode(
         code=9,
         name="run failed",
-        meaning="The run ended without an adapter: too few replies, or training that stood still or diverged.",
+        meaning="The run ended without an adapter: too few replies, or training stood still or diverged.",
         remedy="`motet run show RUN` lists each client's reason.",
     ),
     ExitCode(

@@ -26,9 +26,9 @@ A run is declared in one YAML file; no code travels. The same file is simulated,
     motet simulate recipe.yaml
     motet run submit recipe.yaml
 
-Samples for every method are in [examples/recipes](../examples/recipes). A key that is not below is an error, as
-is a combination that would not be sound; all problems are printed at once, each with its line and a remedy. Types
-are strict: `8` is a number, `"8"` is text. Anchors, tags and several documents are not read.
+Samples for every method are in [examples/recipes](../examples/recipes). A key that is not below is an error,
+as is a combination that would not be sound; all problems are printed at once, each with its line and a remedy.
+Types are strict: `8` is a number, `"8"` is text. Anchors, tags and several documents are not read.
 
 Equal recipes have one canonical text (all keys, defaults written out) and one SHA-256, by which clients
 approve it.
@@ -57,7 +57,7 @@ def _type(info: FieldInfo) -> str:
     return (text + (f", {' and '.join(bounds)}" if bounds else "")).replace("|", "\\|")
 
 
-def _kinds(annotation: Any) -> Iterator[str]:
+def _kinds(annotation: Any) -> Iterator[str]:  # noqa: ANN401 - a type expression
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         bounds = [text for item in inner[1:] for text in _bound(item)]
@@ -81,7 +81,7 @@ def _kinds(annotation: Any) -> Iterator[str]:
         )
 
 
-def _bound(item: Any) -> Iterator[str]:
+def _bound(item: Any) -> Iterator[str]:  # noqa: ANN401 - a constraint, or a FieldInfo that holds some
     if hasattr(item, "metadata"):
         for part in item.metadata:
             yield from _bound(part)
