@@ -1,7 +1,7 @@
 """What a recipe will cost, before anything starts: bytes, trained parameters, epsilon, measured time.
 
 Bytes are counted, not guessed: four for each float of ``aggregation.floats``; names and shapes around them
-add a few kilobytes a message. Epsilon is what the ledger will hold at the end of the run, if it was empty before.
+add a few kilobytes a message. Epsilon is what the ledger will hold at the end of the run, if empty before.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ A run is declared in one YAML file; no code travels. The same file is simulated,
     motet run submit recipe.yaml
 
 Samples for every method are in [examples/recipes](../examples/recipes). A key that is not below is an error,
-as is a combination that would not be sound; all problems are printed at once, each with its line and a remedy.
+as is a combination that would not be sound; all problems are printed at once, each with line and remedy.
 Types are strict: `8` is a number, `"8"` is text. Anchors, tags and several documents are not read.
 
 Equal recipes have one canonical text (all keys, defaults written out) and one SHA-256, by which clients
