@@ -1,0 +1,278 @@
+"""A client's side of Flower 1.41: the only module here that names Flower's private parts.
+
+One process, no flower-supernode, no code from the network. At least once: a message is journalled before the work and the SuperLink
+keeps its copy until the reply is stored there, so a killed client takes the same message up again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.common.constant import ErrorCode
+from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest, PullMessagesResponse, PushMessagesRequest,
+)  # fmt: skip
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.node_pb2 import Node
+from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, no_object_id_recompute
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf, make_pull_object_fn_protobuf, make_push_object_fn_protobuf,
+)  # fmt: skip
+from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, push_objects
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.retry import RetryInvoker, exponential
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from client.errors import ClientError
+
+log = logging.getLogger(__name__)
+POLL_MIN_S, POLL_MAX_S, POLL_GROWTH = 0.1, 2.0, 1.5
+HEARTBEAT_S = 15.0
+ACTIVATE_RETRY_S = 2.0
+PART_BYTES = 4 << 20
+
+Answer = Callable[[bytes], bytes]
+
+
+class NotAdmittedError(ClientError):
+    """The coordinator does not know this client's key."""
+
+    exit_code = 7
+    code = "not_admitted"
+
+
+class Journal:
+    """The one message being worked on (its header and object tree, a few kB), kept across a crash."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> tuple[Message, Any] | None:
+        """The unfinished message of an earlier process, or None."""
+        if not self._path.exists():
+            return None
+        stored = PullMessagesResponse.FromString(self._path.read_bytes())
+        return message_from_proto(stored.messages_list[0]), stored.message_object_trees[0]
+
+    def save(self, message: Message, tree: Any) -> None:  # noqa: ANN401 - Flower's protobuf
+        """Durable when this returns."""
+        stored = PullMessagesResponse(messages_list=[message_to_proto(message)], message_object_trees=[tree])
+        staging = self._path.with_suffix(".tmp")
+        with staging.open("wb") as file:
+            file.write(stored.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(self._path)
+
+    def clear(self) -> None:
+        """The message is answered."""
+        self._path.unlink(missing_ok=True)
+
+
+class FleetLink:
+    """Fleet calls of one node. A restart goes on with the old session by heartbeat.
+
+    Args:
+      address: ``host:port`` of the gateway.
+      ca: PEM of the federation's authority.
+      key_pem: this client's private key (P-384), PEM.
+      state_dir: remembers the node id.
+      stop: set to end all waiting.
+    """
+
+    def __init__(self, address: str, ca: bytes, key_pem: bytes, state_dir: Path, stop: threading.Event) -> None:
+        private = load_pem_private_key(key_pem, None)
+        if not isinstance(private, ec.EllipticCurvePrivateKey):
+            raise NotAdmittedError("the client's key is no elliptic-curve key", hint="make one: motet client init")
+        self._public = public_key_to_bytes(private.public_key())
+        self._id_file = state_dir / "node-id"
+        self._stop = stop
+        self._node_id = 0
+        self._client = FleetHttpClient.from_server_address(
+            address, False, ca,  # noqa: FBT003 - Flower's signature: insecure
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperNode"), NodeAuthHttpInterceptor(private, private.public_key())],
+            retry_invoker=self._retry(),
+        )  # fmt: skip
+
+    def _retry(self) -> RetryInvoker:
+        def give_up(error: Exception) -> bool:
+            status = isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in (502, 503, 504)
+            return status or self._stop.is_set()
+
+        return RetryInvoker(
+            lambda: exponential(max_delay=3), (httpx.TransportError, httpx.HTTPStatusError), max_tries=None, max_time=None,
+            should_giveup=give_up,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        if self._id_file.exists():
+            self._node_id = int(self._id_file.read_text())
+        if not (self._node_id and self._beat()):
+            self._activate()
+        threading.Thread(target=self._heartbeat, daemon=True, name="fleet-heartbeat").start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop.set()
+        try:
+            self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node_id))
+        except (httpx.HTTPError, RuntimeError):
+            log.info("the node was not signed off; it counts as offline soon")
+
+    @property
+    def node_id(self) -> int:
+        """This node, as the SuperLink numbers it."""
+        return self._node_id
+
+    def _activate(self) -> None:
+        """Sign on; waits while an old session still counts as online or the key is not registered yet."""
+        said = False
+        while not self._stop.is_set():
+            try:
+                request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_S)
+                self._node_id = int(self._client.ActivateNode(request).node_id)
+                self._id_file.write_text(str(self._node_id))
+                return
+            except (httpx.HTTPStatusError, RuntimeError) as e:
+                if not said:
+                    log.warning("the coordinator does not admit this client yet (%s); trying again", e)
+                    said = True
+                self._stop.wait(ACTIVATE_RETRY_S)
+
+    def _beat(self) -> bool:
+        try:
+            request = SendNodeHeartbeatRequest(node=Node(node_id=self._node_id), heartbeat_interval=HEARTBEAT_S)
+            return bool(self._client.SendNodeHeartbeat(request).success)
+        except (httpx.HTTPStatusError, RuntimeError):
+            return False
+
+    def _heartbeat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S * 0.8):
+            if not self._beat() and not self._stop.is_set():
+                self._activate()
+
+    def _node(self) -> Node:
+        return Node(node_id=self._node_id)
+
+    def receive(self) -> tuple[Message, Any] | None:
+        """The next message's header and object tree, or None."""
+        answer = self._client.PullMessages(PullMessagesRequest(node=self._node()))
+        if not answer.messages_list:
+            return None
+        return message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
+
+    def bundle_sha256(self, run_id: int) -> str:
+        """The hash of the bundle that a carrier run claims."""
+        run = run_from_proto(self._client.GetRun(GetRunRequest(node=self._node(), run_id=run_id)).run)
+        return str(run.fab_hash)
+
+    def content(self, run_id: int, tree: Any) -> Message:  # noqa: ANN401 - Flower's protobuf
+        """The whole message; the SuperLink keeps its copy."""
+        pull = make_pull_object_fn_protobuf(self._client.PullObject, self._node(), run_id)
+        message = pull_and_inflate_object_from_tree(tree, pull, lambda _id: None, return_type=Message)
+        message.metadata.__dict__["_message_id"] = tree.object_id
+        return message
+
+    def send(self, reply: Message, run_id: int, seconds: float) -> None:
+        """Store a reply at the SuperLink."""
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        with no_object_id_recompute():
+            tree = get_object_tree(reply)
+            answer = self._client.PushMessages(
+                PushMessagesRequest(
+                    node=self._node(), messages_list=[message_to_proto(remove_content_from_message(reply))],
+                    message_object_trees=[tree], clientapp_runtime_list=[seconds],
+                )
+            )  # fmt: skip
+            push = partial(_push, self._client, self._node(), run_id, answer.session_id)
+            push_objects(get_all_nested_objects(reply), push, object_ids_to_push=set(answer.objects_to_push))
+
+    def confirm(self, run_id: int, tree: Any) -> None:  # noqa: ANN401 - Flower's protobuf
+        """Let the SuperLink drop its copy of an answered message."""
+        make_confirm_message_received_fn_protobuf(self._client.ConfirmMessageReceived, self._node(), run_id)(tree.object_id)
+
+
+def _push(client: FleetHttpClient, node: Node, run_id: int, session: str, object_id: str, content: bytes) -> None:
+    make_push_object_fn_protobuf(client.PushObject, node, run_id, session)(object_id, content)
+
+
+def split(data: bytes) -> RecordDict:
+    """Bytes as records of at most ``PART_BYTES``."""
+    parts = [data[i : i + PART_BYTES] for i in range(0, len(data), PART_BYTES)] or [b""]
+    return RecordDict({f"part-{i:05d}": ConfigRecord({"data": part}) for i, part in enumerate(parts)})
+
+
+def join(content: RecordDict) -> bytes:
+    """The bytes of ``split``."""
+    return b"".join(content[name]["data"] for name in sorted(content))
+
+
+class FleetWorker:
+    """Takes messages one at a time and answers each through ``answer``; only of runs with the pinned bundle.
+
+    Args:
+      link: the node's calls.
+      answer: order bytes to reply bytes; it does not raise for facts of the world.
+      pinned: sha256 of the one bundle that is accepted.
+      state_dir: holds the journal.
+      stop: ends the loop.
+    """
+
+    def __init__(self, link: FleetLink, answer: Answer, pinned: str, state_dir: Path, stop: threading.Event) -> None:
+        self._link, self._answer, self._pinned, self._stop = link, answer, pinned, stop
+        self._journal = Journal(state_dir / "in-flight.pb")
+        self._bundles: dict[int, str] = {}
+        TaskIdentity.node_id, TaskIdentity.task_id = link.node_id, 0
+
+    def loop(self) -> None:
+        """Work until ``stop``; faults of the network are waited out."""
+        wait = POLL_MIN_S
+        while not self._stop.is_set():
+            try:
+                item = self._journal.load() or self._link.receive()
+            except (httpx.HTTPError, RuntimeError) as e:
+                log.warning("no messages for now: %s", type(e).__name__)
+                item = None
+            if item is None:
+                self._stop.wait(wait)
+                wait = min(wait * POLL_GROWTH, POLL_MAX_S)
+                continue
+            wait = POLL_MIN_S
+            self._journal.save(*item)
+            try:
+                self._handle(*item)
+            except (httpx.HTTPError, RuntimeError, ValueError, KeyError) as e:
+                # The run is over, the payload is gone, or the SuperLink refused: drop the message and stay alive.
+                log.warning("message %s dropped: %s", item[0].metadata.message_id[:12], type(e).__name__)
+            if not self._stop.is_set():
+                self._journal.clear()
+
+    def _handle(self, head: Message, tree: Any) -> None:  # noqa: ANN401 - Flower's protobuf
+        run_id = head.metadata.run_id
+        TaskIdentity.run_id = run_id
+        if run_id not in self._bundles:
+            self._bundles[run_id] = self._link.bundle_sha256(run_id)
+        if self._bundles[run_id] != self._pinned:
+            reason = f"bundle {self._bundles[run_id][:12]} is not the one that this client pins"
+            reply = Message(Error(ErrorCode.INVALID_FAB, reason), reply_to=head)
+        else:
+            message = self._link.content(run_id, tree)
+            reply = Message(split(self._answer(join(message.content))), reply_to=message)
+        self._link.send(reply, run_id, 0.0)
+        self._link.confirm(run_id, tree)

@@ -1,0 +1,92 @@
+"""A client as a service: one process that keeps its model loaded and answers the coordinator's orders."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from client.errors import ClientError
+from client.fleet import FleetLink, FleetWorker
+from motet.wire.codec import decode_order, encode_reply
+from motet.wire.messages import TrainOrder, TrainReply
+
+log = logging.getLogger(__name__)
+Handler = Callable[[TrainOrder], TrainReply]
+
+
+class SetupError(ClientError):
+    """Key, join file or data are missing or wrong."""
+
+    exit_code = 2
+    code = "setup"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinFile:
+    """What the coordinator gives every client: ``join.json``."""
+
+    address: str
+    ca: str
+    bundle_sha256: str
+
+
+def load_join_file(path: Path) -> JoinFile:
+    """Read ``join.json``.
+
+    Raises:
+      SetupError: missing, or not written by a coordinator.
+    """
+    try:
+        return JoinFile(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as e:
+        raise SetupError(f"{path}: no such join file", hint="ask the operator for join.json from the coordinator's home") from e
+    except (OSError, ValueError, TypeError) as e:
+        raise SetupError(f"{path} is no join file", hint="ask the operator for join.json from the coordinator's home") from e
+
+
+def init_key(home: Path) -> Path:
+    """Make this client's key (P-384) unless it is there; the private half never leaves this folder.
+
+    Returns:
+      the file with the public half, which the operator registers.
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_path, public_path = home / "client.key", home / "client.pub"
+    if not private_path.exists():
+        key = ec.generate_private_key(ec.SECP384R1())
+        private_path.touch(mode=0o600)
+        private_path.write_bytes(
+            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        )
+        public_path.write_bytes(
+            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
+    return public_path
+
+
+def serve(home: Path, join: JoinFile, handler: Handler, *, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Answer orders until SIGTERM or SIGINT; reconnects by itself when coordinator or network come back.
+
+    Raises:
+      SetupError: there is no key in ``home``.
+    """
+    key_path = home / "client.key"
+    if not key_path.exists():
+        raise SetupError(f"{home} holds no key", hint=f"make one: motet client init --home {home}")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    link = FleetLink(join.address, join.ca.encode(), key_path.read_bytes(), home, stop)
+    with link:
+        if stop.is_set():
+            return
+        on_ready()
+        FleetWorker(link, lambda data: encode_reply(handler(decode_order(data))), join.bundle_sha256, home, stop).loop()

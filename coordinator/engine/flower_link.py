@@ -1,0 +1,231 @@
+"""The coordinator's side of Flower 1.41: the only module here that names Flower's private parts.
+
+The SuperLink runs in process isolation. The coordinator itself claims the task of one carrier run, keeps its lease alive, and pushes
+and pulls messages through Flower's grid from its own threads; several Motet runs may share the carrier. No
+flower-superexec, no flwr-serverapp, no code on the wire: the bundle is an inert marker whose hash clients pin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from flwr.app import ConfigRecord, Message, MessageType, Metadata, RecordDict
+from flwr.app.message import make_message
+from flwr.cli.build import build_fab_from_disk
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.retry import RetryInvoker, exponential
+from flwr.supercore.run import Run
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.superlink.grid import HttpGrid
+
+from motet.errors import MotetError
+
+log = logging.getLogger(__name__)
+HEARTBEAT_S = 10.0  # a lease lasts 60 s after a heartbeat
+CLAIM_POLL_S = 0.15
+PART_BYTES = 4 << 20  # one record a part: below the gateway's limit on a body
+
+
+class LinkError(MotetError):
+    """The SuperLink can not be reached, or refused."""
+
+    exit_code = 7
+
+
+def marker_app_dir() -> Path:
+    """The inert bundle: ``fab/`` of the repository, or its copy beside the installed packages."""
+    here = Path(__file__).resolve()
+    return next(p for p in (here.parents[2] / "fab", here.parent / "marker_app") if (p / "pyproject.toml").exists())
+
+
+def marker_sha256() -> str:
+    """The hash of the bundle; clients accept messages of runs with this bundle only."""
+    return hashlib.sha256(build_fab_from_disk(marker_app_dir())).hexdigest()
+
+
+def split(data: bytes) -> RecordDict:
+    """Bytes as records of at most ``PART_BYTES``."""
+    parts = [data[i : i + PART_BYTES] for i in range(0, len(data), PART_BYTES)] or [b""]
+    return RecordDict({f"part-{i:05d}": ConfigRecord({"data": part}) for i, part in enumerate(parts)})
+
+
+def join(content: RecordDict) -> bytes:
+    """The bytes of ``split``.
+
+    Raises:
+      ValueError: the records are not parts.
+    """
+    parts = [content[name]["data"] for name in sorted(content)]
+    if not all(isinstance(p, bytes) for p in parts):
+        raise ValueError("records are not parts of one message")
+    return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """A reply or an error to the message ``message_id``; ``data`` is None for an error, ``reason`` then says what."""
+
+    message_id: str
+    data: bytes | None
+    reason: str = ""
+
+
+class FlowerLink:
+    """The private side of a SuperLink: control, the carrier run's lease, and messages.
+
+    Args:
+      address: ``host:port`` of the SuperLink, on loopback.
+      secret: shared with the SuperLink for task acquisition.
+      ca: PEM of the certificate authority; None without TLS.
+    """
+
+    def __init__(self, address: str, secret: bytes, ca: bytes | None) -> None:
+        self._address, self._secret, self._ca = address, secret, ca
+        self._stop, self.lost = threading.Event(), threading.Event()
+        self._grid: HttpGrid | None = None
+        self._run_id = 0
+        self._lock = threading.Lock()
+
+    def register_node(self, public_key: bytes, name: str) -> int:
+        """Admit a client's key; returns its node id. A key that is known keeps its node."""
+        with self._control() as control:
+            return int(control.RegisterNode(RegisterNodeRequest(public_key=public_key, name=name)).node_id)
+
+    def open(self, timeout_s: float = 60.0) -> None:
+        """Submit a carrier run, claim its task, start the heartbeat.
+
+        Raises:
+          LinkError: the SuperLink offered no task in time.
+        """
+        fab = build_fab_from_disk(marker_app_dir())
+        bundle = fab_to_proto(Fab(hashlib.sha256(fab).hexdigest(), fab, {}))
+        with self._control() as control:
+            self._run_id = control.StartRun(StartRunRequest(fab=bundle, override_config=user_config_to_proto({}))).run_id
+        token = self._claim(self._run_id, timeout_s)
+        grid = HttpGrid(self._address, self._ca is None, self._ca, token=token)
+        grid._retry_invoker = patient_retry()  # noqa: SLF001 - flwr's own sends SIGINT to us on a 401
+        grid.set_run(Run.create_empty(self._run_id))
+        grid._runtime_client.PullTaskInput(PullTaskInputRequest())  # noqa: SLF001
+        self._grid = grid
+        threading.Thread(target=self._keep_lease, daemon=True, name="flower-lease").start()
+
+    def close(self) -> None:
+        """End the carrier run."""
+        self._stop.set()
+        if self._grid is not None:
+            try:
+                self._grid._runtime_client.PushTaskOutput(PushTaskOutputRequest(sub_status="completed", details=""))  # noqa: SLF001
+                self._grid.close()
+            except (httpx.HTTPError, RuntimeError):
+                log.info("the carrier run was not closed; it ends by itself")
+
+    def online_nodes(self) -> set[int]:
+        """Ids of nodes that the SuperLink can reach now."""
+        return {int(node) for node in self._open_grid().get_node_ids()}
+
+    def push(self, node_id: int, data: bytes, *, group: str, ttl_s: float) -> str:
+        """Send bytes to a node; returns the message's id.
+
+        Raises:
+          LinkError: the SuperLink did not take it.
+        """
+        metadata = Metadata(
+            run_id=self._run_id, message_id="", src_node_id=SUPERLINK_NODE_ID, dst_node_id=node_id, reply_to_message_id="",
+            group_id=group, created_at=time.time(), ttl=ttl_s, message_type=MessageType.TRAIN,
+        )  # fmt: skip
+        with self._lock:
+            pushed = list(self._open_grid().push_messages([make_message(metadata, split(data))]))
+        if not pushed or not pushed[0]:
+            raise LinkError(f"the SuperLink did not take a message of {len(data)} bytes", hint="see superlink.log in the home folder")
+        return str(pushed[0])
+
+    def pull(self, message_ids: Sequence[str]) -> list[Arrived]:
+        """Replies that are there; each is handed out once.
+
+        Raises:
+          LinkError: the lease of the carrier run is lost.
+        """
+        if self.lost.is_set():
+            raise LinkError("the SuperLink no longer honours this coordinator's lease", hint="restart the coordinator")
+        with self._lock:
+            return [self._arrived(m) for m in self._open_grid().pull_messages(list(message_ids))]
+
+    @staticmethod
+    def _arrived(message: Message) -> Arrived:
+        message_id = message.metadata.reply_to_message_id
+        if message.has_error():
+            return Arrived(message_id=message_id, data=None, reason=f"Flower error {message.error.code}: {message.error.reason}")
+        try:
+            return Arrived(message_id=message_id, data=join(message.content))
+        except (KeyError, ValueError) as e:
+            return Arrived(message_id=message_id, data=None, reason=str(e))
+
+    def _open_grid(self) -> HttpGrid:
+        if self._grid is None:
+            raise LinkError("the link is not open")
+        return self._grid
+
+    def _claim(self, run_id: int, timeout_s: float) -> str:
+        auth = SuperExecAuthHttpInterceptor(
+            master_secret=self._secret, protected_methods={"/flwr.proto.Runtime/AcquireTask"}
+        )
+        client = self._client(RuntimeHttpClient, "SuperExec", auth)
+        until = time.monotonic() + timeout_s
+        try:
+            while time.monotonic() < until:
+                answer = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP]))
+                if answer.HasField("task") and answer.token and answer.task.run_id == run_id:
+                    return str(answer.token)
+                time.sleep(CLAIM_POLL_S)
+        finally:
+            client.close()
+        raise LinkError("the SuperLink offered no task for the carrier run", hint="see superlink.log in the home folder")
+
+    def _keep_lease(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            try:
+                if not self._open_grid()._runtime_client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success:  # noqa: SLF001
+                    self.lost.set()
+                    return
+            except httpx.HTTPStatusError:
+                self.lost.set()
+                return
+            except httpx.TransportError:
+                log.warning("the SuperLink does not answer the heartbeat")
+
+    def _control(self) -> ControlHttpClient:
+        return self._client(ControlHttpClient, "flwr CLI", retry=False)
+
+    def _client(self, kind: Any, name: str, *extra: Any, retry: bool = True) -> Any:  # noqa: ANN401 - Flower's classes
+        return kind.from_server_address(
+            self._address, self._ca is None, self._ca,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name=name), *extra],
+            **({"retry_invoker": patient_retry()} if retry else {}),
+        )  # fmt: skip
+
+
+def patient_retry(max_time_s: float = 120.0) -> RetryInvoker:
+    """Retry transport faults and 502-504; give up at once on any other status."""
+
+    def give_up(error: Exception) -> bool:
+        return isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in (502, 503, 504)
+
+    return RetryInvoker(
+        lambda: exponential(max_delay=2), (httpx.TransportError, httpx.HTTPStatusError), max_tries=None,
+        max_time=max_time_s, should_giveup=give_up,
+    )  # fmt: skip

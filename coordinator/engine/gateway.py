@@ -1,0 +1,127 @@
+"""Show clients the fleet routes of the SuperLink, and nothing else of it. A process of its own, TLS in front.
+
+The SuperLink serves control, runtime and fleet on one port; control has no authentication in open-source Flower. Exact paths,
+POST only, a limit on the body; no registration (the operator does that) and no bundles (no code to clients).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ssl
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import uvicorn
+
+FLEET = frozenset(
+    f"/v1/fleet/{name}"
+    for name in (
+        "activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages", "push-messages",
+        "get-run", "pull-object", "push-object", "confirm-message-received",
+    )  # fmt: skip
+)
+MAX_BODY_BYTES = 16 << 20
+_HOP = frozenset(
+    {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"host", b"proxy-authorization"}
+)
+Asgi = Any
+
+
+class FleetOnly:
+    """ASGI filter: everything that is no fleet call is 404, a body without a length or too large is 413."""
+
+    def __init__(self, app: Asgi, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self._app, self._max_body_bytes = app, max_body_bytes
+
+    async def __call__(self, scope: dict[str, Any], receive: Asgi, send: Asgi) -> None:
+        """One request."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        allowed = (
+            scope["type"] == "http"
+            and scope["method"] == "POST"
+            and scope["path"] in FLEET
+            and scope["raw_path"].split(b"?")[0] == scope["path"].encode()
+        )
+        length = dict(scope.get("headers", ())).get(b"content-length", b"")
+        if not allowed:
+            await _refuse(scope, send, 404)
+        elif not length.isdigit() or int(length) > self._max_body_bytes:
+            await _refuse(scope, send, 413)
+        else:
+            await self._app(scope, receive, send)
+
+
+async def _refuse(scope: dict[str, Any], send: Asgi, status: int) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close"})
+        return
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+class ReverseProxy:
+    """Streams a request to the SuperLink and its answer back; 503 where it is down, so that clients come again."""
+
+    def __init__(self, upstream: str, ca_file: str | None) -> None:
+        self._upstream = upstream.rstrip("/")
+        context = ssl.create_default_context(cafile=ca_file) if ca_file else True
+        self._client = httpx.AsyncClient(
+            verify=context, timeout=60.0, trust_env=False, limits=httpx.Limits(max_connections=200)
+        )
+
+    async def __call__(self, scope: dict[str, Any], receive: Asgi, send: Asgi) -> None:
+        """One request."""
+        if scope["type"] == "lifespan":
+            while (await receive())["type"] != "lifespan.shutdown":
+                await send({"type": "lifespan.startup.complete"})
+            await self._client.aclose()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        headers = [(k, v) for k, v in scope["headers"] if k not in _HOP]
+        request = self._client.build_request("POST", self._upstream + scope["path"], headers=headers, content=_body(receive))
+        try:
+            response = await self._client.send(request, stream=True)
+        except httpx.TransportError:
+            await _refuse(scope, send, 503)
+            return
+        try:
+            kept = [(k, v) for k, v in response.headers.raw if k.lower() not in _HOP]
+            await send({"type": "http.response.start", "status": response.status_code, "headers": kept})
+            async for chunk in response.aiter_raw():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            await response.aclose()
+
+
+async def _body(receive: Asgi) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise httpx.ReadError("the client left")
+        more = event.get("more_body", False)
+        yield event.get("body", b"")
+
+
+def main() -> None:
+    """Entry point: ``python -m coordinator.engine.gateway``."""
+    parser = argparse.ArgumentParser(description="Fleet routes of a SuperLink, and nothing else.")
+    parser.add_argument("--listen", required=True)
+    parser.add_argument("--upstream", required=True)
+    parser.add_argument("--upstream-ca")
+    parser.add_argument("--certificate", required=True)
+    parser.add_argument("--key", required=True)
+    a = parser.parse_args()
+    host, port = a.listen.rsplit(":", 1)
+    uvicorn.run(
+        FleetOnly(ReverseProxy(a.upstream, a.upstream_ca)), host=host, port=int(port), ssl_certfile=a.certificate,
+        ssl_keyfile=a.key, log_level="warning", server_header=False, timeout_keep_alive=75,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Child processes of the coordinator: Flower's SuperLink and our gateway. They die with it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from motet.errors import MotetError
+
+START_TIMEOUT_S = 60.0
+_PR_SET_PDEATHSIG = 1
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+class ChildError(MotetError):
+    """A child process did not start, or ended."""
+
+    exit_code = 7
+
+
+@dataclass(slots=True, kw_only=True)
+class Child:
+    """One supervised process, in a session of its own, told to end when the coordinator does."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    def stop(self, grace_s: float = 8.0) -> None:
+        """SIGTERM to its whole group, then SIGKILL; reaped when this returns."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self.process.poll() is None:
+                try:
+                    os.killpg(self.process.pid, number)
+                except ProcessLookupError:
+                    break
+                try:
+                    self.process.wait(grace_s)
+                except subprocess.TimeoutExpired:
+                    continue
+        self.process.wait(grace_s)
+
+
+def start(name: str, arguments: Sequence[str], log_path: Path, environment: dict[str, str]) -> Child:
+    """Start a child that receives SIGTERM when this process dies, however it dies (Linux)."""
+    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+    def die_with_parent() -> None:
+        if libc is not None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    with log_path.open("ab") as log_file:
+        process = subprocess.Popen(
+            list(arguments), stdout=log_file, stderr=log_file, stdin=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, **QUIET, **environment}, preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl call
+        )  # fmt: skip
+    return Child(name=name, process=process, log_path=log_path)
+
+
+def start_superlink(address: str, home: Path, *, tls: Path, in_memory: bool) -> Child:
+    """Flower's SuperLink in process isolation on a loopback address, with node authentication and TLS.
+
+    Raises:
+      ChildError: it did not answer in time, or ended; the message quotes the end of its log.
+    """
+    state = home / "superlink"
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    host, port = address.rsplit(":", 1)
+    arguments = [
+        str(Path(sys.executable).parent / "flower-superlink"), "--host", host, "--port", port, "--isolation", "process",
+        "--superexec-auth-secret-file", str(home / "superlink" / "secret"), "--disable-runtime-dependency-installation",
+        "--database", ":flwr-in-memory:" if in_memory else str(state / "state.db"),
+        "--ssl-ca-certfile", str(tls / "ca.crt"), "--ssl-certfile", str(tls / "server.pem"),
+        "--ssl-keyfile", str(tls / "server.key"), "--enable-supernode-auth",
+    ]  # fmt: skip
+    child = start("SuperLink", arguments, home / "superlink.log", {"FLWR_HOME": str(state / "flwr")})
+    wait_for_port(child, host, int(port))
+    return child
+
+
+def start_gateway(listen: str, upstream: str, home: Path, *, tls: Path) -> Child:
+    """Our gateway on the public address.
+
+    Raises:
+      ChildError: it did not answer in time, or ended.
+    """
+    arguments = [
+        sys.executable, "-m", "coordinator.engine.gateway", "--listen", listen, "--upstream", f"https://{upstream}",
+        "--upstream-ca", str(tls / "ca.crt"), "--certificate", str(tls / "server.pem"), "--key", str(tls / "server.key"),
+    ]  # fmt: skip
+    child = start("gateway", arguments, home / "gateway.log", {})
+    host, port = listen.rsplit(":", 1)
+    wait_for_port(child, "127.0.0.1" if host in {"0.0.0.0", ""} else host, int(port))  # noqa: S104 - compared, not bound
+    return child
+
+
+def wait_for_port(child: Child, host: str, port: int) -> None:
+    """Return when ``child`` accepts connections.
+
+    Raises:
+      ChildError: it ended, or the time ran out.
+    """
+    until = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < until:
+        if child.process.poll() is not None:
+            break
+        try:
+            with socket.create_connection((host, port), timeout=1):
+                return
+        except OSError:
+            time.sleep(0.1)
+    child.stop()
+    tail = child.log_path.read_text(encoding="utf-8", errors="replace")[-600:]
+    raise ChildError(f"{child.name} did not start on {host}:{port}: {tail.strip()}", hint=f"see {child.log_path}")
+
+
+def check_port_is_free(address: str) -> None:
+    """Fail early, and in words, when someone else listens there.
+
+    Raises:
+      ChildError: the port is taken, or the address is not of this machine.
+    """
+    host, port = address.rsplit(":", 1)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except (OSError, OverflowError) as e:
+            raise ChildError(f"{address} can not be used: {e}", hint="choose another --listen, or stop who holds it") from e
+
+
+def free_port() -> int:
+    """A loopback port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

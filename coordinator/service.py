@@ -1,0 +1,155 @@
+"""The coordinator as a service: keeps SuperLink and gateway up, takes runs from the store one after the other.
+
+Its home folder holds all state: ``motet.db``, ``artifacts/``, ``tls/``, ``superlink/``, ``join.json`` (what clients need), logs.
+Killed at any moment and started again it resumes each run in the round it was in.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import logging
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.engine.flower_grid import FlowerGrid
+from coordinator.engine.flower_link import FlowerLink, LinkError, marker_sha256
+from coordinator.engine.round_engine import EngineStoppedError, RoundEngine
+from coordinator.engine.shape import ModelShape
+from coordinator.engine.superlink import Child, check_port_is_free, free_port, start_gateway, start_superlink
+from coordinator.storage.artifacts import ArtifactStore
+from coordinator.storage.store import Store
+from coordinator.tls import ensure_certificates, write_private
+from motet.clock import SystemClock
+from motet.errors import MotetError
+from motet.recipe import Recipe
+
+log = logging.getLogger(__name__)
+IDLE_S = 0.5
+POLL_S = 0.15
+
+
+class AlreadyRunningError(MotetError):
+    """Another coordinator works in this home folder."""
+
+    exit_code = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceConfig:
+    """Where the service listens and lives. ``listen`` is ``host:port`` of the gateway; ``names`` go into its certificate."""
+
+    home: Path
+    listen: str = "127.0.0.1:8443"
+    names: tuple[str, ...] = ()
+    in_memory_link_state: bool = False
+
+
+def model_shape(recipe: Recipe) -> ModelShape:
+    """Shapes from the model's configuration; torch and transformers load when the first run starts."""
+    from motet.modeling import initial_dense, layer_shapes  # noqa: PLC0415
+
+    return ModelShape(layer_shapes=layer_shapes(recipe) if recipe.method.train_adapter else {}, dense=initial_dense(recipe))
+
+
+def serve(config: ServiceConfig, *, on_ready: Callable[[], None] = lambda: None, until_idle: bool = False) -> None:
+    """Run the service until SIGTERM or SIGINT; with ``until_idle`` until no run is left.
+
+    Raises:
+      MotetError: the home folder is in use or not writable, a port is taken, or a child process does not start.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    with _exclusive(config.home):
+        check_port_is_free(config.listen)
+        store = Store.open(config.home / "motet.db")
+        tls = config.home / "tls"
+        ensure_certificates(tls, [*config.names, config.listen.rsplit(":", 1)[0]], datetime.datetime.now(datetime.UTC))
+        secret = _secret(config.home)
+        children: list[Child] = []
+        link: FlowerLink | None = None
+        try:
+            upstream = f"127.0.0.1:{free_port()}"
+            children.append(start_superlink(upstream, config.home, tls=tls, in_memory=config.in_memory_link_state))
+            children.append(start_gateway(config.listen, upstream, config.home, tls=tls))
+            link = FlowerLink(upstream, secret, (tls / "ca.crt").read_bytes())
+            link.open()
+            grid = FlowerGrid(link, store)
+            grid.online()
+            write_join_file(config)
+            on_ready()
+            _work(config, grid, store, stopping, children, until_idle=until_idle)
+        finally:
+            if link is not None:
+                link.close()
+            for child in reversed(children):
+                child.stop()
+            store.close()
+
+
+def _work(
+    config: ServiceConfig, grid: FlowerGrid, store: Store, stopping: threading.Event, children: list[Child], *, until_idle: bool
+) -> None:
+    engine = RoundEngine(
+        grid, store, ArtifactStore(config.home / "artifacts"), SystemClock(), shape=model_shape, poll_s=POLL_S,
+        is_stopping=lambda: stopping.is_set() or any(c.process.poll() is not None for c in children),
+    )  # fmt: skip
+    while not stopping.is_set():
+        for child in children:
+            if child.process.poll() is not None:
+                raise LinkError(f"{child.name} ended by itself", hint=f"see {child.log_path}, then start the coordinator again")
+        run = store.next_run()
+        if run is None:
+            if until_idle:
+                return
+            grid.online()
+            stopping.wait(IDLE_S)
+            continue
+        try:
+            engine.run(run.run_id)
+            log.info("run %s finished", run.run_id)
+        except EngineStoppedError:
+            continue
+        except LinkError:
+            raise
+        except MotetError as e:
+            store.end_run(run.run_id, "FAILED", e.message)
+            log.warning("run %s ended: %s", run.run_id, e.message)
+
+
+def write_join_file(config: ServiceConfig) -> Path:
+    """``join.json``: address, authority and pinned bundle. It holds no secret; give it to every client."""
+    path = config.home / "join.json"
+    ca = (config.home / "tls" / "ca.crt").read_text(encoding="ascii")
+    path.write_text(json.dumps({"address": config.listen, "ca": ca, "bundle_sha256": marker_sha256()}, indent=2) + "\n")
+    return path
+
+
+def _secret(home: Path) -> bytes:
+    path = home / "superlink" / "secret"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_private(path, secrets.token_hex(32).encode())
+    return path.read_bytes()
+
+
+@contextmanager
+def _exclusive(home: Path) -> Iterator[None]:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        file = (home / "coordinator.lock").open("w")
+    except OSError as e:
+        raise AlreadyRunningError(f"{home} can not be used: {e.strerror}", hint="choose another --home") from e
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            raise AlreadyRunningError(f"another coordinator works in {home}", hint="stop it, or choose another --home") from e
+        yield

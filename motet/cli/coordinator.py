@@ -1,0 +1,60 @@
+"""``motet coordinator``: the operator's side."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Run the coordinator and register clients.")
+Home = Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")]
+DEFAULT_HOME = Path("coordinator-home")
+
+
+@app.command("start")
+def start_command(
+    home: Home = DEFAULT_HOME,
+    listen: Annotated[str, typer.Option("--listen", help="Where clients connect, HOST:PORT.")] = "127.0.0.1:8443",
+    name: Annotated[list[str] | None, typer.Option("--name", help="Host name or IP that clients use; goes into the certificate.")] = None,
+    link_state: Annotated[str, typer.Option("--link-state", help="disk: messages survive a crash; memory: faster rounds.")] = "disk",
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="End when no run is left.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log every round.")] = False,
+) -> None:
+    """Start the coordinator: SuperLink, gateway and the round engine. Stop it with Ctrl-C.
+
+    Example: motet coordinator start --home coordinator-home --listen 0.0.0.0:8443 --name fed.example.org
+    """
+    from coordinator.service import ServiceConfig, serve  # noqa: PLC0415
+    from motet.cli.words import check_address, check_choice  # noqa: PLC0415
+
+    check_address(listen)
+    check_choice("--link-state", link_state, ("disk", "memory"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    config = ServiceConfig(home=home, listen=listen, names=tuple(name or ()), in_memory_link_state=link_state == "memory")
+
+    def ready() -> None:
+        print(f"coordinator ready on {listen}; give {home / 'join.json'} to every client", flush=True)
+
+    serve(config, on_ready=ready, until_idle=until_idle)
+
+
+@app.command("register")
+def register_command(
+    client_id: Annotated[str, typer.Argument(help="The client's name in recipes.", metavar="CLIENT")],
+    public_key: Annotated[Path, typer.Option("--public-key", help="client.pub, which the client made.")],
+    home: Home = DEFAULT_HOME,
+    capacity_class: Annotated[str, typer.Option("--class", help="Capacity class, for ranks by class.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Admit a client by its public key; a running coordinator takes it up at once.
+
+    Example: motet coordinator register ward-a --public-key ward-a/client.pub
+    """
+    from coordinator.registration import register  # noqa: PLC0415
+
+    register(home, client_id, public_key, capacity_class)
+    print(json.dumps({"client_id": client_id, "registered": True}) if as_json else f"{client_id} is registered")
