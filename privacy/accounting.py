@@ -2,10 +2,11 @@
 
 Neighbours differ by adding or removing one example. Both results are upper bounds: they never under-report.
 
-  * ``epsilon_pld``: privacy loss distributions (Koskela et al. 2020, https://arxiv.org/abs/1906.03049; Doroshenko et
-    al. 2022, https://arxiv.org/abs/2207.04380) by ``dp_accounting``, rounded pessimistically on a fixed grid. The
-    figure that is reported.
-  * ``epsilon_rdp``: Renyi DP at integer orders, written here from the formula. Looser, fast, the independent check.
+  * ``epsilon_pld``: privacy loss distributions (Koskela et al. 2020, https://arxiv.org/abs/1906.03049;
+    Doroshenko et al. 2022, https://arxiv.org/abs/2207.04380) by ``dp_accounting``, rounded pessimistically
+    on a fixed grid. The figure that is reported.
+  * ``epsilon_rdp``: Renyi DP at integer orders, written here from the formula. Looser, fast, and the
+    independent check.
 
 No torch, no clock, no files.
 """
@@ -13,8 +14,8 @@ No torch, no clock, no files.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
@@ -23,13 +24,17 @@ from scipy.special import gammaln, logsumexp
 
 from privacy.events import Event, PoissonGaussianEvent
 
-# Grid of the privacy loss: the rounding is pessimistic, so a coarse grid costs tightness, never soundness. Each step
-# may lose up to one grid cell, hence a finer one for many steps and for a small epsilon.
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# Grid of the privacy loss: the rounding is pessimistic, so a coarse grid costs tightness, never soundness.
+# Each step may lose up to one grid cell, hence a finer one for many steps and for a small epsilon.
 _PLD_INTERVAL = 1e-3
 _PLD_FINE_INTERVAL = 1e-4
 _PLD_FINE_STEPS = 5_000
 _PLD_FINE_EPSILON = 0.5
-# Above this the RDP bound is returned: the distribution's grid would grow without limit and the figure means nothing.
+# Above this the RDP bound is returned: the distribution's grid would grow without limit and the figure means
+# nothing.
 PLD_LARGEST_EPSILON = 100.0
 
 _ORDERS = (*range(2, 65), *(int(2 ** (6 + i / 6)) for i in range(1, 37)))
@@ -45,8 +50,8 @@ def epsilon_pld(events: Iterable[Event], target_delta: float) -> float:
       target_delta: in (0, 1).
 
     Returns:
-      Epsilon >= 0. Zero for no events; infinite for an unknown event or one without noise. Where the RDP bound is
-      above ``PLD_LARGEST_EPSILON`` that bound is returned.
+      Epsilon >= 0. Zero for no events; infinite for an unknown event or one without noise. Where the RDP
+      bound is above ``PLD_LARGEST_EPSILON`` that bound is returned.
 
     Raises:
       ValueError: ``target_delta`` is outside (0, 1).
@@ -57,15 +62,15 @@ def epsilon_pld(events: Iterable[Event], target_delta: float) -> float:
 
 
 def epsilon_rdp(events: Iterable[Event], target_delta: float) -> float:
-    """Return the epsilon of all events together by Renyi DP (looser than ``epsilon_pld``, and independent of it).
+    """Return the epsilon of all events together by Renyi DP: looser than PLD and independent of it.
 
     For the Poisson-subsampled Gaussian at integer order a (Mironov, Talwar, Zhang 2019,
     https://arxiv.org/abs/1908.10530, section 3.3)::
 
       rdp(a) = 1/(a-1) * log sum_k C(a,k) (1-q)^(a-k) q^k exp(k(k-1) / (2 sigma^2))
 
-    and ``epsilon = min_a rdp(a) + log(1 - 1/a) - (log delta + log a) / (a - 1)`` (Canonne, Kamath, Steinke 2020,
-    https://arxiv.org/abs/2004.00010, proposition 12).
+    and ``epsilon = min_a rdp(a) + log(1 - 1/a) - (log delta + log a) / (a - 1)`` (Canonne, Kamath, Steinke
+    2020, https://arxiv.org/abs/2004.00010, proposition 12).
 
     Args:
       events: what was charged; order does not matter.
@@ -92,7 +97,7 @@ def would_exceed(spent_events: Iterable[Event], event: Event, limit: float, targ
       target_delta: in (0, 1).
 
     Returns:
-      True: refuse. Decided by RDP when that bound is already within the limit (a sound shortcut), else by PLD.
+      True: refuse. Decided by RDP when that bound is already within the limit (sound), else by PLD.
     """
     events = [*spent_events, event]
     if epsilon_rdp(events, target_delta) <= limit < math.inf:

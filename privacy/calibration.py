@@ -1,14 +1,17 @@
-"""The least noise that meets a target epsilon: RDP brackets, PLD refines, the result is rounded up and re-checked."""
+"""The least noise that meets a target epsilon: RDP brackets, PLD refines, the result is re-checked."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from privacy.accounting import epsilon_pld, epsilon_rdp
 from privacy.errors import CalibrationError
 from privacy.events import PoissonGaussianEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LARGEST_NOISE_MULTIPLIER = 10_000.0
 _SMALLEST_NOISE_MULTIPLIER = 0.05
@@ -20,7 +23,7 @@ _CLOSE_ENOUGH = 0.998  # stop when epsilon lies in [0.998, 1] * target
 def calibrate_noise_multiplier(
     target_epsilon: float, target_delta: float, sampling_rate: float, num_steps: int
 ) -> float:
-    """Return the least noise multiplier for which all steps together meet the target.
+    """Return the least noise multiplier (within 0.3 %) for which all steps together meet the target.
 
     Args:
       target_epsilon: > 0, finite; for the whole run.
@@ -29,8 +32,8 @@ def calibrate_noise_multiplier(
       num_steps: of the whole run, >= 1.
 
     Returns:
-      A multiple of 1e-4, rounded up, whose ``epsilon_pld``, computed with the very number returned, is at most
-      ``target_epsilon``. At least 0.05, however loose the target.
+      A multiple of 1e-4, rounded up, whose ``epsilon_pld``, computed with the very number returned, is at
+      most ``target_epsilon``. At least 0.05, however loose the target.
 
     Raises:
       CalibrationError: even ``LARGEST_NOISE_MULTIPLIER`` does not reach the target.
@@ -40,7 +43,7 @@ def calibrate_noise_multiplier(
         0 < target_epsilon < math.inf and 0 < target_delta < 1 and 0 < sampling_rate <= 1 and num_steps >= 1
     ):
         raise ValueError(
-            "need target_epsilon > 0, target_delta in (0, 1), sampling_rate in (0, 1] and num_steps >= 1, not "
+            "need target_epsilon > 0, target_delta in (0, 1), sampling_rate in (0, 1], num_steps >= 1, not "
             f"{target_epsilon!r}, {target_delta!r}, {sampling_rate!r}, {num_steps!r}"
         )
 
@@ -68,8 +71,8 @@ def calibrate_noise_multiplier(
 
 def _unreachable(target_epsilon: float) -> str:
     return (
-        f"no noise multiplier up to {LARGEST_NOISE_MULTIPLIER:g} reaches epsilon {target_epsilon:g}; use fewer steps, a "
-        "lower sampling rate, a larger delta or a larger target"
+        f"no noise multiplier up to {LARGEST_NOISE_MULTIPLIER:g} reaches epsilon {target_epsilon:g}; use "
+        "fewer steps, a lower sampling rate, a larger delta or a larger target"
     )
 
 
@@ -79,7 +82,7 @@ def _round_up(noise_multiplier: float) -> float:
 
 
 def _bracket_by_rdp(rdp: Callable[[float], float], target_epsilon: float) -> float:
-    """A noise multiplier that meets the target by RDP, hence certainly by PLD; within 0.5 % of the least such."""
+    """A noise multiplier that meets the target by RDP; within 0.5 % of the least such."""
     upper = 1.0
     while rdp(upper) > target_epsilon:
         upper *= 2
@@ -97,7 +100,8 @@ def _bracket_by_rdp(rdp: Callable[[float], float], target_epsilon: float) -> flo
 def _refine_by_pld(pld: Callable[[float], float], target_epsilon: float, upper: float) -> float:
     """Lower ``upper`` while PLD stays within the target: secant steps on log noise against log epsilon.
 
-    A step that lands above the target becomes the lower end and the secant goes on, so the result always meets it.
+    A step that lands above the target becomes the lower end and the secant goes on, so the result always
+    meets it.
     """
     lower, lower_epsilon = 0.0, math.inf
     upper_epsilon = pld(upper)

@@ -1,15 +1,15 @@
 """DP-SGD (Abadi et al. 2016, https://arxiv.org/abs/1607.00133, algorithm 1) on top of Opacus, for one client.
 
-Opacus finds the gradient of each example by hooks (``GradSampleHooks``) and drives the optimizer (``DPOptimizer``).
-What the guarantee hangs on is overridden here at its extension points: which modules are trusted, clipping that
-survives NaN, infinities and overflow, noise from a ``NoiseSource``, and division by the expected batch size.
-Per-example gradients of low-rank factors are small, so materialising them in one backward pass beats ghost clipping.
+Opacus finds the gradient of each example by hooks (``GradSampleHooks``) and drives the optimizer
+(``DPOptimizer``). What the guarantee hangs on is overridden here at its extension points: which modules are
+trusted, clipping that survives NaN, infinities and overflow, noise from a ``NoiseSource``, and division by
+the expected batch size. Per-example gradients of low-rank factors are small, so materialising them in one
+backward pass beats ghost clipping.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -21,35 +21,41 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from privacy.errors import NonFiniteUpdateError, PerExampleGradientError, UnsupportedModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from privacy.noise import NoiseSource
 
-# Relative slack of "the per-example gradients add up to the gradient of the batch", in float32.
-_SUM_TOLERANCE = 1e-3
+# Relative slack of "the per-example gradients add up to the gradient of the batch".
+_SUM_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
+_LOW_PRECISION_SUM_TOLERANCE = 0.1
 
 
 class DpSgd:
     """DP-SGD for the trainable parameters of one model; the frozen ones may be anything.
 
-    Formal guarantee: for fixed parameters, one ``step`` after any number of ``accumulate`` calls over one Poisson
-    sample is a Poisson-subsampled Gaussian mechanism with this ``noise_multiplier`` under add/remove neighbours, because
-    one example changes the sum before noise by at most ``clipping_norm`` in L2 over all trainable parameters together
-    (up to float32 rounding, relative 1e-5). It holds if example i alone determines ``per_example_loss[i]``.
+    Formal guarantee: for fixed parameters, one ``step`` after any number of ``accumulate`` calls over one
+    Poisson sample is a Poisson-subsampled Gaussian mechanism with this ``noise_multiplier`` under add/remove
+    neighbours, because one example changes the sum before noise by at most ``clipping_norm`` in L2 over all
+    trainable parameters together (up to float32 rounding, relative 1e-5). It holds if example i alone
+    determines ``per_example_loss[i]``.
 
-    Edge cases: an empty batch is a step with noise alone. An example with a non-finite loss or gradient contributes
-    exactly zero, silently: neither an error nor a count leaves, both would tell of the data.
+    Edge cases: an empty batch is a step with noise alone. An example with a non-finite loss or gradient
+    contributes exactly zero, silently: neither an error nor a count leaves, both would tell of the data.
 
     Args:
       model: in training mode. Every trainable module must be of a type that Opacus has an exact sampler for
-        (``nn.Linear``, as in LoRA factors, heads and Fed-SB's R, is what we test); parameters may not be tied.
+        (``nn.Linear``, as in LoRA factors, heads and Fed-SB's R, is what we test); parameters may not be
+        tied.
       optimizer: over exactly the trainable parameters of ``model``.
       clipping_norm: C > 0, L2 norm of one example's whole gradient.
       noise_multiplier: sigma >= 0; the noise has standard deviation sigma * C. Zero: no privacy (tests only).
-      expected_batch_size: divisor > 0 of the noised sum, a public constant, never the number of examples drawn.
+      expected_batch_size: divisor > 0 of the noised sum, a public constant, never the number of examples
+        drawn.
       noise: where the noise comes from.
 
     Raises:
-      UnsupportedModelError: a trainable part of the model has no exact sampler, batch normalisation mixes examples, or
-        the optimizer holds other parameters.
+      UnsupportedModelError: a trainable part of the model has no exact sampler, batch normalisation mixes
+        examples, or the optimizer holds other parameters.
       ValueError: a number is outside its range.
     """
 
@@ -65,7 +71,7 @@ class DpSgd:
     ) -> None:
         _check_numbers(clipping_norm, noise_multiplier, expected_batch_size)
         self._params = _check_model(model, optimizer)
-        self._model = model
+        self._names = {id(param): name for name, param in model.named_parameters()}
         self._hooks = _PerExampleHooks(model, loss_reduction="sum")
         self._optimizer = _ClippingOptimizer(
             optimizer,
@@ -80,15 +86,16 @@ class DpSgd:
     def accumulate(self, per_example_loss: torch.Tensor) -> None:
         """Backpropagate, clip each example's gradient and add it to the sum of the current step.
 
-        May be called several times a step (micro-batches) with the same result as one call on the whole batch.
+        May be called several times a step (micro-batches) with the same result as one call on the whole
+        batch.
 
         Args:
-          per_example_loss: shape (B,), on the graph of the forward pass just made; entry i depends on example i alone.
-            Each is a term of a sum: do not divide by B. B = 0 adds nothing.
+          per_example_loss: shape (B,), on the graph of the forward pass just made; entry i depends on example
+            i alone. Each is a term of a sum: do not divide by B. B = 0 adds nothing.
 
         Raises:
-          PerExampleGradientError: some parameter got no per-example gradient, or they do not add up to the gradient of
-            the batch (a weight was used around its module). Nothing of this batch enters the sum.
+          PerExampleGradientError: some parameter got no per-example gradient, or they do not add up to the
+            gradient of the batch (a weight was used around its module). Nothing of this batch enters the sum.
           ValueError: the loss is not one-dimensional.
         """
         self._check_open()
@@ -107,9 +114,10 @@ class DpSgd:
             self._hooks.forget()
 
     def step(self) -> None:
-        """Add the noise once, divide by the expected batch size and let the optimizer step; then forget the sum.
+        """Add the noise once, divide by the expected batch size, step the optimizer, forget the sum.
 
-        Works after no ``accumulate`` at all: an empty Poisson sample still takes its step and is still charged.
+        Works after no ``accumulate`` at all: an empty Poisson sample still takes its step and is still
+        charged.
 
         Raises:
           NonFiniteUpdateError: the noised gradient is not finite; the parameters are as before.
@@ -121,7 +129,8 @@ class DpSgd:
             for param in self._params:
                 if param.grad is None or not bool(torch.isfinite(param.grad).all()):
                     raise NonFiniteUpdateError(
-                        "the noised gradient is not finite; lower clipping_norm or noise_multiplier, or train in float32"
+                        "the noised gradient is not finite; lower clipping_norm or noise_multiplier, "
+                        "or train in float32"
                     )
             self._optimizer.original_optimizer.step()
         finally:
@@ -145,40 +154,38 @@ class DpSgd:
             raise PerExampleGradientError("this DpSgd is closed; make a new one for the next round")
 
     def _check_gradients(self, batch_size: int) -> None:
-        """Refuse a batch whose per-example gradients are missing, misshapen or (first batch) do not sum up."""
-        names = {id(param): name for name, param in self._model.named_parameters()}
+        """Refuse a batch whose per-example gradients are missing, misshapen or (at first) do not sum up."""
         for param in self._params:
             per_example = param.grad_sample  # type: ignore[attr-defined]
             if not isinstance(per_example, torch.Tensor) or per_example.shape != (batch_size, *param.shape):
                 raise PerExampleGradientError(
-                    f"no gradient for each example of {names[id(param)]}; the parameter must take part in every forward "
-                    "pass, once the model is in training mode, through its own module and with the batch first"
+                    f"no gradient for each example of {self._names[id(param)]}; it must take part in "
+                    "every forward pass, in training mode, through its own module and with the batch first"
                 )
         if not self._sum_was_checked:
-            self._check_sum(names)
+            self._check_sum()
 
-    def _check_sum(self, names: dict[int, str]) -> None:
-        scale = max(float(param.grad_sample.abs().max()) for param in self._params)  # type: ignore[attr-defined]
+    def _check_sum(self) -> None:
+        scale = max(float(gradient.abs().max()) for gradient in self._optimizer.grad_samples)
         if not math.isfinite(scale):
             return
         for param in self._params:
             per_example = param.grad_sample  # type: ignore[attr-defined]
             whole = torch.zeros_like(param) if param.grad is None else param.grad
-            if not torch.allclose(
-                per_example.sum(0), whole, rtol=_SUM_TOLERANCE, atol=_SUM_TOLERANCE * max(scale, 1e-30)
-            ):
+            slack = _SUM_TOLERANCE.get(param.dtype, _LOW_PRECISION_SUM_TOLERANCE)
+            if not torch.allclose(per_example.sum(0), whole, rtol=slack, atol=slack * max(scale, 1e-30)):
                 raise PerExampleGradientError(
-                    f"the gradients of the examples do not add up to the gradient of {names[id(param)]}; its weight is "
-                    "used outside its own module (merged or tied), so one example's share is not known"
+                    f"the gradients of the examples do not add up to that of {self._names[id(param)]}; "
+                    "its weight is used outside its own module, so one example's share is not known"
                 )
         self._sum_was_checked = True
 
 
-class _PerExampleHooks(GradSampleHooks):  # type: ignore[misc]
+class _PerExampleHooks(GradSampleHooks):
     """Opacus' hooks with two changes that save time and alter no value.
 
-    ``nn.Linear`` uses a batched matmul; the backward hook hangs on the module's output, not on the module, which spares
-    autograd the copies of a full backward hook (and its warning where the input is frozen).
+    ``nn.Linear`` uses a batched matmul; the backward hook hangs on the module's output, not on the module,
+    which spares autograd the copies of a full backward hook (and its warning where the input is frozen).
     """
 
     GRAD_SAMPLERS: ClassVar[dict[type[nn.Module], Callable[..., Any]]] = dict(GradSampleHooks.GRAD_SAMPLERS)
@@ -189,7 +196,9 @@ class _PerExampleHooks(GradSampleHooks):  # type: ignore[misc]
         """Hook every module with a trainable parameter; all have an entry in ``GRAD_SAMPLERS`` by now."""
         del force_functorch
         if hasattr(self._module, "autograd_grad_sample_hooks"):
-            raise UnsupportedModelError("this model is already being trained with privacy; close that DpSgd first")
+            raise UnsupportedModelError(
+                "this model is already being trained with privacy; close that DpSgd first"
+            )
         handles: list[Any] = []
         self._module.autograd_grad_sample_hooks = handles
         self.autograd_grad_sample_hooks = handles
@@ -204,10 +213,10 @@ class _PerExampleHooks(GradSampleHooks):  # type: ignore[misc]
                     module, inputs, (gradient,), loss_reduction=loss_reduction, batch_first=batch_first
                 )
 
-            output.register_hook(after_backward)
+            output.register_hook(after_backward)  # type: ignore[no-untyped-call]
 
-        for module in self.iterate_submodules(self._module):
-            handles.append(module.register_forward_hook(after_forward))
+        modules = self.iterate_submodules(self._module)
+        handles.extend(module.register_forward_hook(after_forward) for module in modules)
         self.enable_hooks()
 
     def forget(self) -> None:
@@ -219,8 +228,8 @@ class _PerExampleHooks(GradSampleHooks):  # type: ignore[misc]
         for param in self._module.parameters():
             if not param.requires_grad:
                 continue
-            param.grad_sample = None  # type: ignore[attr-defined]
-            param._forward_counter = 0  # type: ignore[attr-defined]  # noqa: SLF001 - Opacus keeps its count there
+            param.grad_sample = None
+            param._forward_counter = 0  # noqa: SLF001 - Opacus keeps its count there
             if hasattr(param, "_current_grad_sample"):
                 del param._current_grad_sample  # noqa: SLF001
 
@@ -253,8 +262,8 @@ def _linear_gradients(
 _PerExampleHooks.GRAD_SAMPLERS[nn.Linear] = _linear_gradients
 
 
-class _ClippingOptimizer(DPOptimizer):  # type: ignore[misc]
-    """Opacus' optimizer with our clipping, noise and divisor. The sum is kept in ``param.summed_grad``, float32."""
+class _ClippingOptimizer(DPOptimizer):
+    """Opacus' optimizer with our clipping, noise and divisor; ``param.summed_grad`` holds the sum."""
 
     def __init__(
         self,
@@ -275,9 +284,10 @@ class _ClippingOptimizer(DPOptimizer):  # type: ignore[misc]
         self._noise = noise
 
     def clip_and_accumulate(self) -> None:
-        """Scale example i by min(1, C / (norm_i + 1e-6)); one with a non-finite norm or entry contributes zero.
+        """Scale example i by min(1, C / (norm_i + 1e-6)); one that is not finite contributes zero.
 
-        Norms and sums are float32 or wider. A finite gradient whose squared norm overflows counts as non-finite.
+        Norms and sums are float32 or wider. A finite gradient whose squared norm overflows counts as
+        non-finite.
         """
         gradients = [_at_least_float32(gradient).flatten(1) for gradient in self.grad_samples]
         device = gradients[0].device
@@ -326,19 +336,19 @@ def _check_numbers(clipping_norm: float, noise_multiplier: float, expected_batch
 
 
 def _check_model(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """Return the trainable parameters, or refuse a model whose per-example gradients are not known to be exact."""
+    """Return the trainable parameters, or refuse a model whose per-example gradients may be inexact."""
     params: list[nn.Parameter] = []
     seen: dict[int, str] = {}
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and module.training:
-            raise UnsupportedModelError(f"{name}: batch normalisation mixes examples; put it in eval mode")
+            raise UnsupportedModelError(f"{name}: batch normalisation mixes examples; use eval mode")
         for short, param in module.named_parameters(recurse=False):
             if not param.requires_grad:
                 continue
             where = f"{name}.{short}" if name else short
             if type(module) not in _PerExampleHooks.GRAD_SAMPLERS:
                 raise UnsupportedModelError(
-                    f"{where} is trainable, but there is no per-example gradient for {type(module).__name__}; "
+                    f"{where} is trainable but {type(module).__name__} has no per-example gradient; "
                     "freeze it or train nn.Linear modules (LoRA factors, heads)"
                 )
             if id(param) in seen:
@@ -347,11 +357,11 @@ def _check_model(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.
             params.append(param)
     if not params:
         raise UnsupportedModelError("the model has no trainable parameter; attach an adapter or a head first")
-    held = {id(param) for group in optimizer.param_groups for param in group["params"] if param.requires_grad}
+    held = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
     if held != set(seen):
         missing = sorted(where for key, where in seen.items() if key not in held)
         raise UnsupportedModelError(
-            f"the optimizer must hold exactly the model's trainable parameters; it lacks {missing or 'none'} and holds "
-            f"{len(held - set(seen))} others"
+            f"the optimizer must hold exactly the trainable parameters; it lacks {missing or 'none'} "
+            f"and holds {len(held - set(seen))} others"
         )
     return params

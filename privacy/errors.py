@@ -37,9 +37,9 @@ class BudgetExceededError(PrivacyError):
         self.epsilon_limit = epsilon_limit
         self.target_delta = target_delta
         super().__init__(
-            f"privacy budget of {subject}: epsilon would rise from {epsilon_spent:.4g} to {epsilon_after:.4g}, "
-            f"over the limit {epsilon_limit:.4g} (delta {target_delta:g}). Use more noise, fewer rounds or steps, "
-            "or ask the data owner to raise the limit."
+            f"privacy budget of {subject}: epsilon would rise from {epsilon_spent:.4g} to "
+            f"{epsilon_after:.4g}, over the limit {epsilon_limit:.4g} (delta {target_delta:g}). Use more "
+            "noise, fewer rounds or steps, or ask the data owner to raise the limit."
         )
 
 
@@ -52,7 +52,7 @@ class UnsupportedModelError(PrivacyError):
 
 
 class PerExampleGradientError(PrivacyError):
-    """The per-example gradients of a batch are missing or do not add up to its gradient; the batch is dropped."""
+    """The per-example gradients of a batch are missing or do not add up; the batch is dropped."""
 
 
 class NonFiniteUpdateError(PrivacyError):

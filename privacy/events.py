@@ -1,7 +1,7 @@
 """Privacy events: what is charged to a data set, as plain values that a ledger stores as JSON.
 
-An event says which mechanism ran and how often, never what it produced. Neighbouring data sets differ by adding or
-removing one example (add/remove). This module imports neither torch nor an accountant.
+An event says which mechanism ran and how often, never what it produced. Neighbouring data sets differ by
+adding or removing one example (add/remove). This module imports neither torch nor an accountant.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class PoissonGaussianEvent:
 
     Attributes:
       noise_multiplier: standard deviation of the noise over the clipping norm, >= 0. Zero means no privacy.
-      sampling_rate: probability in [0, 1] with which each example joins a step, independently. One means no sampling.
+      sampling_rate: probability in [0, 1] with which each example joins a step, independently. One means no
+        sampling.
       num_steps: number of steps charged, >= 0. Zero charges nothing.
 
     Raises:
@@ -41,7 +42,7 @@ class PoissonGaussianEvent:
             )
         if not 0 <= self.sampling_rate <= 1:
             raise MalformedEventError(f"sampling_rate must lie in [0, 1], not {self.sampling_rate!r}")
-        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 0:
+        if type(self.num_steps) is not int or self.num_steps < 0:
             raise MalformedEventError(f"num_steps must be an integer >= 0, not {self.num_steps!r}")
 
     def to_json(self) -> str:
@@ -66,7 +67,7 @@ class PoissonGaussianEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownEvent:
-    """A charge that this version does not understand. Its epsilon is infinite: what is not known is not bounded.
+    """A charge that this version does not understand; its epsilon is infinite.
 
     Attributes:
       text: the JSON text as it was read, so that writing it back changes nothing.
@@ -89,8 +90,8 @@ def event_from_json(text: str) -> Event:
       text: a JSON object.
 
     Returns:
-      The event. An unknown kind, another adjacency, or a field that is not known gives ``UnknownEvent`` (infinite
-      epsilon), so that a newer mechanism is never under-counted by an older reader.
+      The event. An unknown kind, another adjacency, or a field that is not known gives ``UnknownEvent``
+      (infinite epsilon), so that a newer mechanism is never under-counted by an older reader.
 
     Raises:
       MalformedEventError: the text is not a JSON object, or a known kind lacks a field or has a bad value.

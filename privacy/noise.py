@@ -1,7 +1,8 @@
 """Where privacy noise and private sampling get their randomness: the operating system, never a seed.
 
-Two clients that share a seed would add the same noise and the coordinator could subtract it; a generator that is
-saved and restored would repeat noise over other data. So ``SystemNoise`` can be neither seeded, copied nor saved.
+Two clients that share a seed would add the same noise and the coordinator could subtract it; a generator that
+is saved and restored would repeat noise over other data. So ``SystemNoise`` can be neither seeded, copied nor
+saved.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Sequence
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms
 from scipy.special import ndtri
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # ChaCha20's 32-bit block counter allows 256 GiB for one key; a new key is drawn long before.
 _BYTES_PER_KEY = 2**30
@@ -43,9 +46,10 @@ class NoiseSource(Protocol):
 class SystemNoise:
     """Noise from ChaCha20 (RFC 8439) with a key from ``os.urandom``; unpredictable and never repeated.
 
-    Each Gaussian value is half the sum of four, each by inversion from a sign bit and 53 random bits (Holohan and
-    Braghin 2021, https://arxiv.org/abs/2107.10138, section 5.1 with n = 2), which makes the attack on the low bits
-    of floating-point noise (Mironov 2012) infeasible. Sums are in float64, the result is rounded to float32 once.
+    Each Gaussian value is half the sum of four, each by inversion from a sign bit and 53 random bits (Holohan
+    and Braghin 2021, https://arxiv.org/abs/2107.10138, section 5.1 with n = 2), which makes the attack on the
+    low bits of floating-point noise (Mironov 2012) infeasible. Sums are in float64, the result is rounded to
+    float32 once.
 
     A forked process gets a key of its own. Safe to call from several threads.
     """
@@ -75,7 +79,9 @@ class SystemNoise:
         if std > 0:
             for _ in range(4):
                 total += _standard_normal(self._words(count))
-        return torch.from_numpy((total * (std / 2)).astype(np.float32)).reshape(tuple(shape))
+        with np.errstate(over="ignore"):  # an infinity is refused where the noise is used
+            values = (total * (std / 2)).astype(np.float32)
+        return torch.from_numpy(values).reshape(tuple(shape))
 
     def bernoulli(self, n: int, q: float) -> npt.NDArray[np.bool_]:
         """Return ``n`` coin tosses, each True with probability ``q`` (to 2^-53).
@@ -136,7 +142,7 @@ class SeededNoise:
 
 
 def _standard_normal(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Map 64-bit words to N(0, 1): bit 0 is the sign, bits 11.. the lower-tail probability in [2^-54, 1/2]."""
+    """Map 64-bit words to N(0, 1): bit 0 is the sign, bits 11.. the tail probability in [2^-54, 1/2]."""
     tail = ((words >> np.uint64(11)).astype(np.float64) + 1) * 2.0**-54
     sign = np.where(words & np.uint64(1), 1.0, -1.0)
     return np.asarray(ndtri(tail) * sign, dtype=np.float64)

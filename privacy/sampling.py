@@ -24,8 +24,8 @@ def poisson_indices(num_examples: int, sampling_rate: float, noise: NoiseSource)
       noise: the source of the coin tosses.
 
     Returns:
-      Ascending indices into the data set, shape (B,), 0 <= B <= num_examples. B = 0 is a valid draw: the step is
-      still taken, with noise alone, and still charged.
+      Ascending indices into the data set, shape (B,), 0 <= B <= num_examples. B = 0 is a valid draw: the step
+      is still taken, with noise alone, and still charged.
 
     Raises:
       ValueError: ``num_examples`` is negative or ``sampling_rate`` is outside [0, 1].

@@ -1,0 +1,87 @@
+"""Events round-trip as canonical JSON; what is not understood is never cheap."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from privacy.accounting import epsilon_pld, epsilon_rdp, would_exceed
+from privacy.errors import MalformedEventError
+from privacy.events import PoissonGaussianEvent, UnknownEvent, event_from_json
+
+EVENT = PoissonGaussianEvent(noise_multiplier=1.25, sampling_rate=0.064, num_steps=40)
+
+
+def changed(**fields) -> str:
+    return json.dumps({**json.loads(EVENT.to_json()), **fields})
+
+
+def test_an_event_reads_back_as_itself():
+    assert PoissonGaussianEvent.from_json(EVENT.to_json()) == EVENT
+    assert event_from_json(EVENT.to_json()).to_json() == EVENT.to_json()
+
+
+def test_the_stored_text_is_frozen():
+    assert EVENT.to_json() == (
+        '{"adjacency":"add_remove","kind":"poisson_gaussian","noise_multiplier":1.25,"num_steps":40,'
+        '"sampling_rate":0.064}'
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        changed(kind="skellam"),
+        changed(kind=None),
+        changed(adjacency="replace_one"),
+        changed(sampling="shuffled"),
+        "{}",
+    ],
+)
+def test_an_unknown_event_costs_infinity(text):
+    event = event_from_json(text)
+    assert isinstance(event, UnknownEvent)
+    assert event.to_json() == text
+    assert epsilon_pld([EVENT, event], 1e-5) == math.inf
+    assert epsilon_rdp([EVENT, event], 1e-5) == math.inf
+    assert would_exceed([event], EVENT, 1e9, 1e-5)
+    assert would_exceed([event], EVENT, math.inf, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1]",
+        "nonsense",
+        changed(num_steps=1.5),
+        changed(num_steps=True),
+        changed(num_steps=-1),
+        changed(noise_multiplier="1"),
+        changed(noise_multiplier=-0.1),
+        changed(sampling_rate=1.5),
+        changed(sampling_rate=False),
+        '{"adjacency":"add_remove","kind":"poisson_gaussian"}',
+        '{"adjacency":"add_remove","kind":"poisson_gaussian","noise_multiplier":NaN,"num_steps":1,"sampling_rate":0.1}',
+    ],
+)
+def test_a_damaged_event_is_an_error_and_never_a_free_one(text):
+    with pytest.raises(MalformedEventError):
+        event_from_json(text)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"noise_multiplier": math.nan},
+        {"noise_multiplier": math.inf},
+        {"sampling_rate": math.nan},
+        {"sampling_rate": -0.1},
+        {"num_steps": -1},
+    ],
+)
+def test_values_out_of_range_are_refused(fields):
+    with pytest.raises(MalformedEventError):
+        PoissonGaussianEvent(**{"noise_multiplier": 1.0, "sampling_rate": 0.1, "num_steps": 1, **fields})

@@ -1,0 +1,137 @@
+"""Noise has the right law, never repeats, and can not be seeded, copied or saved."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import privacy.noise
+from privacy.noise import SeededNoise, SystemNoise, _standard_normal
+
+N = 100_000
+
+
+def test_the_law_is_gaussian_with_the_asked_standard_deviation():
+    values = SystemNoise().normal((N,), 2.5).double().numpy()
+    assert values.std() == pytest.approx(2.5, rel=0.015)
+    assert abs(values.mean()) < 5 * 2.5 / math.sqrt(N)
+    assert stats.kstest(values / 2.5, stats.norm.cdf).pvalue > 1e-4
+    # Positive control: noise 3 % too small is told apart by the same test.
+    assert stats.kstest(0.97 * values / 2.5, stats.norm.cdf).pvalue < 1e-4
+
+
+def test_values_are_not_correlated_within_a_draw_between_draws_or_between_sources():
+    source = SystemNoise()
+    first, second = source.normal((N,), 1.0), source.normal((N,), 1.0)
+    other = SystemNoise().normal((N,), 1.0)
+    for a, b in ((first, second), (first, other), (first[1:], first[:-1])):
+        assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 4.5 / math.sqrt(N)
+
+
+def test_shapes_dtype_and_zero_noise():
+    source = SystemNoise()
+    assert source.normal((2, 3, 4), 1.0).shape == (2, 3, 4)
+    assert source.normal((), 1.0).shape == ()
+    assert source.normal((0, 5), 1.0).shape == (0, 5)
+    assert source.normal((3,), 1.0).dtype == torch.float32
+    assert not source.normal((3,), 0.0).any()
+
+
+def test_extreme_random_words_give_finite_values_that_mirror_each_other():
+    words = np.array([0, 1, 2**64 - 1, 2**64 - 2], dtype=np.uint64)
+    values = _standard_normal(words)
+    assert np.isfinite(values).all()
+    assert values[0] == -values[1] > 8
+    assert values[2] == values[3] == 0
+
+
+def test_global_seeds_do_not_reach_the_noise():
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        draws.append(SystemNoise().normal((8,), 1.0))
+    assert not torch.equal(*draws)
+
+
+def test_two_processes_of_the_same_program_draw_different_noise():
+    program = "from privacy.noise import SystemNoise; print(SystemNoise().normal((4,), 1.0).tolist())"
+    outputs = {
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert len(outputs) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_draws_noise_of_its_own():
+    source = SystemNoise()
+    source.bernoulli(1, 0.5)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, source._words(4).tobytes())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reader, 32)
+    os.close(reader)
+    os.close(writer)
+    assert len(theirs) == 32
+    assert theirs != source._words(4).tobytes()
+
+
+@pytest.mark.parametrize("take", [copy.copy, copy.deepcopy, lambda source: source.__reduce__()])
+def test_a_source_can_not_be_copied_or_saved(take):
+    with pytest.raises(TypeError, match="never copied or saved"):
+        take(SystemNoise())
+
+
+def test_a_source_takes_no_seed():
+    with pytest.raises(TypeError):
+        SystemNoise(0)
+
+
+def test_a_new_key_is_drawn_before_the_old_one_is_worn_out(monkeypatch):
+    monkeypatch.setattr(privacy.noise, "_BYTES_PER_KEY", 64)
+    source = SystemNoise()
+    streams = set()
+    words = []
+    for _ in range(10):
+        words.append(source._words(5))
+        streams.add(id(source._stream))
+    assert len(np.unique(np.concatenate(words))) == 50
+    assert source._left <= 64
+
+
+def test_coins_fall_with_the_asked_probability():
+    coins = SystemNoise().bernoulli(N, 0.03)
+    assert coins.dtype == np.bool_
+    assert coins.mean() == pytest.approx(0.03, abs=5 * math.sqrt(0.03 * 0.97 / N))
+    assert not SystemNoise().bernoulli(1000, 0.0).any()
+    assert SystemNoise().bernoulli(1000, 1.0).all()
+
+
+@pytest.mark.parametrize("source", [SystemNoise(), SeededNoise(0)])
+def test_values_out_of_range_are_refused(source):
+    for std in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="std"):
+            source.normal((2,), std)
+    for n, q in ((-1, 0.5), (3, 1.5), (3, -0.1), (3, math.nan)):
+        with pytest.raises(ValueError, match="need n"):
+            source.bernoulli(n, q)
+
+
+def test_seeded_noise_repeats_and_says_that_it_is_for_tests_only():
+    assert torch.equal(SeededNoise(3).normal((5,), 1.0), SeededNoise(3).normal((5,), 1.0))
+    assert SeededNoise(3).is_test_only
+    assert not SystemNoise().is_test_only
+    assert SeededNoise(0).normal((N,), 2.0).std() == pytest.approx(2.0, rel=0.015)
+    assert SeededNoise(0).bernoulli(N, 0.3).mean() == pytest.approx(0.3, abs=0.01)
