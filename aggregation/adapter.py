@@ -8,10 +8,13 @@ m = out_features and n = in_features, as in ``torch.nn.Linear.weight``. A client
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +36,10 @@ class FactorPair:
 
     def __post_init__(self) -> None:
         if self.B.ndim != 2 or self.A.ndim != 2 or self.B.shape[1] != self.A.shape[0]:
-            msg = f"factors do not fit: B is {tuple(self.B.shape)}, A is {tuple(self.A.shape)}; need (m, r) and (r, n)"
-            raise ValueError(msg)
+            raise ValueError(
+                f"factors do not fit: B is {tuple(self.B.shape)}, A is {tuple(self.A.shape)}; "
+                "need (m, r) and (r, n)"
+            )
 
     @property
     def lora_rank(self) -> int:

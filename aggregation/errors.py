@@ -7,7 +7,7 @@ class AggregationError(Exception):
     """Base of this package's errors."""
 
 
-class MalformedUpdateError(AggregationError):
+class MalformedUpdateError(AggregationError, ValueError):
     """Bytes or tensors that are refused before anything uses them.
 
     Attributes:

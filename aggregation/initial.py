@@ -14,7 +14,7 @@ Shapes = Mapping[str, tuple[int, int]]
 
 
 def generator_for(seed: int, *labels: str | int) -> torch.Generator:
-    """A generator keyed by the seed and any labels (layer, client, round), independent of the order of calls."""
+    """A generator keyed by seed and labels (layer, client, round), independent of the order of calls."""
     text = "\x1f".join([str(seed), *map(str, labels)])
     digest = hashlib.sha256(text.encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
@@ -34,7 +34,9 @@ def fresh_factors(layer_shapes: Shapes, lora_rank: int, scale: float, seed: int)
     return made
 
 
-def orthonormal_bases(layer_shapes: Shapes, rank: int, seed: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def orthonormal_bases(
+    layer_shapes: Shapes, rank: int, seed: int
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Layer -> B (m, r) with orthonormal columns and A (r, n) with orthonormal rows, from the seed alone.
 
     Raises:
@@ -52,14 +54,17 @@ def orthonormal_bases(layer_shapes: Shapes, rank: int, seed: int) -> dict[str, t
 
 
 def svd_bases(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The leading singular vectors of a frozen weight as bases (LoRA-XS, https://arxiv.org/abs/2405.17604). Data-free.
+    """The leading singular vectors of a frozen weight as bases: no data is read.
+
+    LoRA-XS, Balazy et al. 2024, https://arxiv.org/abs/2405.17604, Sec. 3.
 
     Args:
       weight: (m, n).
       rank: at most min(m, n).
 
     Returns:
-      B = U_r (m, r), A = V_r^T (r, n), float32, orthonormal; the largest entry of each column of B is positive.
+      B = U_r (m, r), A = V_r^T (r, n), float32, orthonormal; the entry of largest size of each column
+      of B is positive, so that every machine finds the same signs.
 
     Raises:
       ValueError: ``rank`` exceeds the smaller side.

@@ -1,53 +1,63 @@
 """Linear algebra on factor pairs. No function here forms an (m, n) matrix, except where noted.
 
-Notation as in ``aggregation.adapter``. Inputs may be float16, bfloat16 or float32; inner products and decompositions run in
-float64, results come back as float32.
+Notation as in ``aggregation.adapter``. Inputs may be float16, bfloat16, float32 or float64; inner products
+and decompositions run in float64, results come back as float32 unless asked otherwise.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from aggregation.adapter import FactorPair
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def stack(pairs: Sequence[FactorPair], weights: Sequence[float]) -> FactorPair:
+_BLOCK_ROWS = 256
+
+
+def stack(
+    pairs: Sequence[FactorPair], weights: Sequence[float], *, dtype: torch.dtype = torch.float32
+) -> FactorPair:
     """The exact weighted sum ``sum_k w_k s_k B_k A_k`` as one pair of inner dimension ``sum_k r_k``.
 
-    FLoRA, Wang et al. 2024, https://arxiv.org/abs/2409.05976, Eq. 6-8: B is concatenated along its columns, A along its rows.
-    ``w_k s_k`` multiplies A only; on both factors it would count twice.
+    FLoRA, Wang et al. 2024, https://arxiv.org/abs/2409.05976, Eq. 6-8: B is concatenated along its columns,
+    A along its rows. ``w_k s_k`` multiplies A only; on both factors it would count twice.
 
     Args:
       pairs: at least one, all of one shape (m, n); ranks and scales may differ.
       weights: as many, finite.
+      dtype: of the result; each entry is multiplied in float64 and rounded once.
 
     Returns:
-      scale 1, float32.
+      One pair, scale 1.
 
     Raises:
       ValueError: nothing to stack, lengths differ, or shapes differ.
     """
     if not pairs or len(pairs) != len(weights):
-        raise ValueError(f"need as many weights as pairs and at least one, got {len(pairs)} and {len(weights)}")
+        raise ValueError(f"need a weight for each pair and at least one, got {len(pairs)} and {len(weights)}")
     if len({p.shape for p in pairs}) != 1:
         raise ValueError(f"pairs of different shapes can not be stacked: {[p.shape for p in pairs]}")
-    b = torch.cat([p.B.float() for p in pairs], dim=1)
-    a = torch.cat([p.A.float() * (w * p.scale) for p, w in zip(pairs, weights, strict=True)], dim=0)
+    b = torch.cat([p.B.to(dtype) for p in pairs], dim=1)
+    scaled = [(p.A.double() * (w * p.scale)).to(dtype) for p, w in zip(pairs, weights, strict=True)]
+    a = torch.cat(scaled, dim=0)
     return FactorPair(B=b, A=a)
 
 
 def factor_svd(pair: FactorPair) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Singular values and vectors of ``scale * B @ A`` from QR of the factors and SVD of the small core.
 
-    ``B = Q_b R_b``, ``A^T = Q_a R_a``, ``R_b R_a^T = u S v^T``, hence ``U = Q_b u``, ``V^T = v^T Q_a^T``: O((m + n) r^2 + r^3).
+    ``B = Q_b R_b``, ``A^T = Q_a R_a``, ``R_b R_a^T = u S v^T``, hence ``U = Q_b u``, ``V^T = v^T Q_a^T``:
+    O((m + n) r^2 + r^3).
 
     Returns:
-      U (m, k), S (k,), Vh (k, n) in float64, k = min(m, n, r). Where r > min(m, n) the product itself is the smaller
-      matrix, and is formed. Each column of U has its entry of largest size positive, so that the result is the
-      same on every machine up to rounding.
+      U (m, k), S (k,), Vh (k, n) in float64, k = min(m, n, r). Where r > min(m, n) the factors are wider than
+      the product, which is formed. Each column of U has its entry of largest size positive, so that the
+      result is the same on every machine up to rounding.
     """
     b, a = pair.B.double() * pair.scale, pair.A.double()
     if pair.lora_rank > min(pair.shape):
@@ -63,7 +73,7 @@ def factor_svd(pair: FactorPair) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 
 
 def recompress(pair: FactorPair, lora_rank: int | None = None) -> FactorPair:
-    """The best pair of at most ``lora_rank`` (Eckart-Young), balanced between both factors; lossless without a limit.
+    """The best pair of at most ``lora_rank`` (Eckart-Young), balanced in B and A; lossless without a limit.
 
     Singular values below ``max(m, n) * 2^-52 * s_1`` are rounding and dropped. At least rank 1 remains.
 
@@ -74,7 +84,8 @@ def recompress(pair: FactorPair, lora_rank: int | None = None) -> FactorPair:
     numerical = int((s > max(pair.shape) * torch.finfo(torch.float64).eps * s[0]).sum()) if len(s) else 0
     keep = max(1, min(numerical, lora_rank) if lora_rank is not None else numerical)
     root = s[:keep].sqrt()
-    return FactorPair(B=(u[:, :keep] * root).float().contiguous(), A=(root[:, None] * vh[:keep]).float().contiguous())
+    b, a = u[:, :keep] * root, root[:, None] * vh[:keep]
+    return FactorPair(B=b.float().contiguous(), A=a.float().contiguous())
 
 
 def inner(left: FactorPair, right: FactorPair) -> float:
@@ -100,11 +111,13 @@ def difference(left: FactorPair, right: FactorPair) -> FactorPair:
 def distance(left: FactorPair, right: FactorPair) -> float:
     """``||left - right||_F`` without cancellation: the norm of the core of the QR factors of the difference.
 
-    The Gram formula loses half of the digits where both products are nearly equal; QR does not.
+    The Gram formula loses half of the digits where both products are nearly equal; QR does not. Where the
+    difference is wider than the layer, QR saves nothing: the product is then summed 256 rows at a time.
     """
     both = difference(left, right)
     if both.lora_rank > min(both.shape):
-        return float(torch.linalg.norm(both.B @ both.A))
+        squares = [float((rows @ both.A).square().sum()) for rows in torch.split(both.B, _BLOCK_ROWS)]
+        return math.sqrt(math.fsum(squares))
     r_b = torch.linalg.qr(both.B, mode="r").R
     r_a = torch.linalg.qr(both.A.T, mode="r").R
     return float(torch.linalg.norm(r_b @ r_a.T))

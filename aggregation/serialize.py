@@ -1,10 +1,12 @@
 """Adapter states as bytes: canonical safetensors, and a header check of our own before any tensor is made.
 
-Canonical means: keys sorted, offsets contiguous in that order, no metadata, float32, the header padded with spaces to a multiple
-of 8. Equal states give equal bytes, so a sha256 names a state. The format is safetensors, readable by anyone.
+Canonical means: keys sorted, offsets contiguous in that order, no metadata, float32, the header's JSON written
+in one way only and padded with spaces to a multiple of 8. Equal states give equal bytes, so a sha256 names a
+state, and bytes that are accepted are exactly the bytes that would be written. Any safetensors reader reads them.
 
-Keys: ``lora/<layer>/A``, ``lora/<layer>/B``, ``lora/<layer>/scale`` (shape (1,)), the same under ``base/``, ``core/<layer>``,
-``dense/<name>``. The order of checks is cheap to dear: length, header, keys, types, shapes, offsets, finiteness.
+Keys: ``lora/<layer>/A``, ``lora/<layer>/B``, ``lora/<layer>/scale`` (shape (1,)), the same under ``base/``,
+``core/<layer>``, ``dense/<name>``. Checks go from cheap to dear: length, header, keys, types, shapes, offsets,
+finiteness.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,9 +24,13 @@ import torch
 from aggregation.adapter import AdapterState, FactorPair
 from aggregation.errors import MalformedUpdateError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 20_000
-_KEY = re.compile(r"^(lora|base)/[A-Za-z0-9._-]{1,200}/(A|B|scale)$|^(core|dense)/[A-Za-z0-9._-]{1,200}$")
+MAX_DIMENSIONS = 4
+_KEY = re.compile(r"(lora|base)/[A-Za-z0-9._-]{1,200}/(A|B|scale)|(core|dense)/[A-Za-z0-9._-]{1,200}")
 
 Manifest = dict[str, tuple[int, ...]]
 
@@ -56,24 +62,30 @@ def to_bytes(state: AdapterState) -> bytes:
     """Canonical safetensors of ``state``.
 
     Raises:
-      MalformedUpdateError: a name that the format does not admit, or a value that is not finite.
+      MalformedUpdateError: a name or shape that the format does not admit, or a value that is not finite.
     """
     flat = flatten(state)
-    header: dict[str, object] = {}
-    offset = 0
     for key, value in flat.items():
-        if not _KEY.match(key):
+        if not _KEY.fullmatch(key):
             raise MalformedUpdateError("bad_key", f"{key!r} can not be written")
+        _check_shape(key, tuple(value.shape))
         if not bool(torch.isfinite(value).all()):
             raise MalformedUpdateError("not_finite", f"{key} holds NaN or infinity")
-        size = value.numel() * 4
-        header[key] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text = _header_text({key: tuple(value.shape) for key, value in flat.items()})
     parts = [struct.pack("<Q", len(text)), text]
     parts += [value.numpy().astype("<f4", copy=False).tobytes() for value in flat.values()]
     return b"".join(parts)
+
+
+def _header_text(shapes: Manifest) -> bytes:
+    header: dict[str, object] = {}
+    offset = 0
+    for key, shape in shapes.items():
+        end = offset + 4 * math.prod(shape)
+        header[key] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8)
 
 
 def read_manifest(data: bytes, *, max_bytes: int | None = None) -> tuple[Manifest, int]:
@@ -91,21 +103,27 @@ def read_manifest(data: bytes, *, max_bytes: int | None = None) -> tuple[Manifes
         raise MalformedUpdateError("truncated", f"{len(data)} bytes are no safetensors")
     (length,) = struct.unpack_from("<Q", data)
     if length > MAX_HEADER_BYTES:
-        raise MalformedUpdateError("header_too_large", f"the header claims {length} bytes, at most {MAX_HEADER_BYTES}")
+        reason = f"the header claims {length} bytes, at most {MAX_HEADER_BYTES}"
+        raise MalformedUpdateError("header_too_large", reason)
     if 8 + length > len(data):
         raise MalformedUpdateError("truncated", "the header is longer than the message")
+    text = data[8 : 8 + length]
+    if text.count(b"[") > 2 * MAX_TENSORS:
+        raise MalformedUpdateError("bad_header", f"the header has more than {MAX_TENSORS} entries")
     try:
-        header = json.loads(data[8 : 8 + length], object_pairs_hook=_no_duplicates)
+        header = json.loads(text.decode("ascii"), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as e:
         raise MalformedUpdateError("bad_header", "the header is not the JSON of a safetensors file") from e
-    if not isinstance(header, dict) or len(header) > MAX_TENSORS:
-        raise MalformedUpdateError("bad_header", "the header is no table, or has too many entries")
+    if not isinstance(header, dict):
+        raise MalformedUpdateError("bad_header", "the header is no table")
     shapes: Manifest = {}
     offset = 0
     for key, entry in header.items():
         shapes[key], offset = _check_entry(key, entry, offset)
-    if list(shapes) != sorted(shapes):
-        raise MalformedUpdateError("not_canonical", "keys are not sorted")
+    if list(shapes) != sorted(shapes) or _header_text(shapes) != text:
+        raise MalformedUpdateError(
+            "not_canonical", "the header is not written in the one way that is accepted"
+        )
     if 8 + length + offset != len(data):
         raise MalformedUpdateError("length_differs", "the tensors' bytes do not fill the message exactly")
     return shapes, 8 + length
@@ -119,7 +137,7 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _check_entry(key: str, entry: object, offset: int) -> tuple[tuple[int, ...], int]:
-    if not _KEY.match(key):
+    if not _KEY.fullmatch(key):
         raise MalformedUpdateError("bad_key", f"{key[:80]!r} is not a key of this format")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise MalformedUpdateError("bad_header", f"{key}: an entry has dtype, shape and data_offsets")
@@ -127,12 +145,26 @@ def _check_entry(key: str, entry: object, offset: int) -> tuple[tuple[int, ...],
         raise MalformedUpdateError("bad_dtype", f"{key}: only F32 is accepted")
     shape, offsets = entry["shape"], entry["data_offsets"]
     numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [None]
-    if not all(type(n) is int and 0 <= n < 1 << 40 for n in numbers) or len(shape) > 4 or len(offsets) != 2:
-        raise MalformedUpdateError("bad_shape", f"{key}: shape and offsets must be small non-negative integers")
+    if not all(type(n) is int and 0 <= n < 1 << 40 for n in numbers):
+        raise MalformedUpdateError("bad_shape", f"{key}: shape and offsets must be integers from 0 to 2^40")
+    _check_shape(key, tuple(shape))
     end = offset + 4 * math.prod(shape)
     if offsets != [offset, end]:
         raise MalformedUpdateError("bad_offsets", f"{key}: tensors must lie one after the other")
     return tuple(shape), end
+
+
+def _check_shape(key: str, shape: tuple[int, ...]) -> None:
+    """The shape rules that hold whatever the plan is."""
+    kind, last = key.split("/")[0], key.rsplit("/", 1)[-1]
+    if len(shape) > MAX_DIMENSIONS or 0 in shape:
+        raise MalformedUpdateError("bad_shape", f"{key}: {shape} has an empty side, or too many sides")
+    if kind == "core" and (len(shape) != 2 or shape[0] != shape[1]):
+        raise MalformedUpdateError("bad_shape", f"{key}: a core is square, not {shape}")
+    if kind in ("lora", "base") and (shape != (1,) if last == "scale" else len(shape) != 2):
+        raise MalformedUpdateError(
+            "bad_shape", f"{key}: a factor is a matrix and a scale is (1,), not {shape}"
+        )
 
 
 def check_manifest(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -185,5 +217,6 @@ def _pairs(flat: Mapping[str, torch.Tensor], prefix: str) -> dict[str, FactorPai
                 B=flat[f"{prefix}/{layer}/B"], A=flat[f"{prefix}/{layer}/A"], scale=float(scale.reshape(()))
             )
         except (KeyError, ValueError, RuntimeError) as e:
-            raise MalformedUpdateError("bad_shape", f"{prefix}/{layer}: A, B and scale do not form a pair") from e
+            reason = f"{prefix}/{layer}: A, B and scale do not form a pair"
+            raise MalformedUpdateError("bad_shape", reason) from e
     return pairs

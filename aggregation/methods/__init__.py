@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from aggregation.methods.base import Method, Reduction
 from aggregation.methods.fed_sb import FedSB
 from aggregation.methods.fedit import FedIT
 from aggregation.methods.flora import Flora
 from aggregation.methods.lora_fair import LoraFair
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["METHODS", "FedIT", "FedSB", "Flora", "LoraFair", "Method", "Reduction", "get_method"]
 

@@ -1,21 +1,24 @@
 """Fed-SB: train only the square core R between two frozen bases; its mean is exact and tiny.
 
 Singhal et al. 2025, https://arxiv.org/abs/2502.15436; Ponkshe et al. 2024, https://arxiv.org/abs/2411.19557.
-``W = W0 + s B R A`` with B (m, r), A (r, n) frozen and shared, R (r, r) trained: ``sum_k p_k B R_k A = B (sum_k p_k R_k) A``.
-Up and down r^2 floats a layer. With orthonormal bases ``||B X A||_F = ||X||_F``, so noise on R is not amplified.
+``W = W0 + s B R A`` with B (m, r), A (r, n) frozen and shared, R (r, r) trained:
+``sum_k p_k B R_k A = B (sum_k p_k R_k) A``. Up and down r^2 floats a layer. With orthonormal bases
+``||B X A||_F = ||X||_F``, so noise on R is not amplified.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from aggregation.adapter import AdapterState, ClientUpdate, FactorPair
 from aggregation.methods.base import Bases, Reduction, RunningMean, in_order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class FedSB:
 
     def reduce(self, state: AdapterState, updates: Iterable[ClientUpdate]) -> Reduction:
         """Average; see ``Method.reduce``. The reported error is the rounding of the mean to float32."""
-        cores, heads = RunningMean(), RunningMean()
+        cores, heads = RunningMean(state.cores), RunningMean(state.dense)
         for update in in_order(updates):
             cores.add(update.state.cores, update.weight)
             heads.add(update.state.dense, update.weight)
@@ -70,7 +73,9 @@ class FedSB:
             num_clients=cores.count,
         )
 
-    def product(self, state: AdapterState, bases: Bases | None = None, scale: float = 1.0) -> Mapping[str, FactorPair]:
+    def product(
+        self, state: AdapterState, bases: Bases | None = None, scale: float = 1.0
+    ) -> Mapping[str, FactorPair]:
         """``(B R, A)`` with ``scale``.
 
         Raises:
@@ -79,5 +84,6 @@ class FedSB:
         if bases is None:
             raise ValueError("fed-sb needs its frozen bases to form a product")
         return {
-            layer: FactorPair(B=bases[layer][0] @ core, A=bases[layer][1], scale=scale) for layer, core in state.cores.items()
+            layer: FactorPair(B=bases[layer][0].float() @ core, A=bases[layer][1].float(), scale=scale)
+            for layer, core in state.cores.items()
         }

@@ -6,9 +6,9 @@ Zhang et al. 2023, https://arxiv.org/abs/2305.05644. The mean of products is not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -17,14 +17,20 @@ from aggregation.initial import fresh_factors
 from aggregation.kernels import relative_error
 from aggregation.methods.base import Bases, Reduction, RunningFactors, RunningMean, in_order
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 
 def mean_factors(pairs: list[FactorPair], shares: list[float]) -> FactorPair:
     """``B_mean = sum p_k B_k``, ``A_mean = sum p_k A_k`` (float64 sums), with the clients' common scale.
 
     Raises:
-      ValueError: ranks or scales differ.
+      ValueError: ranks differ, or scales by more than the rounding of a half-precision sender (1e-5).
     """
-    if len({(p.lora_rank, p.scale) for p in pairs}) != 1:
+    first = pairs[0]
+    if any(
+        p.lora_rank != first.lora_rank or not math.isclose(p.scale, first.scale, rel_tol=1e-5) for p in pairs
+    ):
         found = sorted({(p.lora_rank, p.scale) for p in pairs})
         raise ValueError(f"factors of different (rank, scale) can not be averaged: {found}; use flora")
     b = torch.zeros_like(pairs[0].B, dtype=torch.float64)
@@ -70,7 +76,7 @@ class FedIT:
 
     def reduce(self, state: AdapterState, updates: Iterable[ClientUpdate]) -> Reduction:
         """Average; see ``Method.reduce``."""
-        factors, heads = RunningFactors(), RunningMean()
+        factors, heads = RunningFactors(state.lora), RunningMean(state.dense)
         for update in in_order(updates):
             factors.add(update.state.lora, update.weight)
             heads.add(update.state.dense, update.weight)
@@ -78,9 +84,13 @@ class FedIT:
         exact = factors.exact()
         error = relative_error([lora[layer] for layer in exact], list(exact.values()))
         return Reduction(
-            state=AdapterState(lora=lora, dense=heads.mean()), relative_error=error, num_clients=len(factors.shares)
+            state=AdapterState(lora=lora, dense=heads.mean()),
+            relative_error=error,
+            num_clients=len(factors.shares),
         )
 
-    def product(self, state: AdapterState, bases: Bases | None = None, scale: float = 1.0) -> Mapping[str, FactorPair]:
+    def product(
+        self, state: AdapterState, bases: Bases | None = None, scale: float = 1.0
+    ) -> Mapping[str, FactorPair]:
         """The factors themselves."""
         return state.lora

@@ -1,14 +1,14 @@
 """FLoRA: stack the factors of all clients; the sum of products is exact for any mix of ranks.
 
-Wang et al. 2024, https://arxiv.org/abs/2409.05976. Each round the stack is folded into the base that clients start
-from, and they begin with fresh factors. Scales are folded into the weights, so alpha / r may differ between clients.
+Wang et al. 2024, https://arxiv.org/abs/2409.05976. Each round the stack is folded into the base that clients
+start from, and they begin with fresh factors. Scales are folded into the weights, so alpha / r may differ between
+clients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -16,13 +16,16 @@ from aggregation.adapter import AdapterState, ClientUpdate, FactorPair
 from aggregation.kernels import difference, recompress, relative_error, stack
 from aggregation.methods.base import Bases, Reduction, RunningFactors, RunningMean, in_order
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 
 @dataclass(frozen=True, slots=True)
 class Flora:
     """Trains and sends A and B of any rank; the accumulated change of the base comes back.
 
-    ``base_delta`` is the sum of all rounds. It is stored at its numerical rank (lossless: at most min(m, n)), so its
-    size stops growing once the stack would be wider than the layer.
+    ``base_delta`` is the sum of all rounds. Once the stack would be wider than the layer, it is stored at its
+    numerical rank, at most min(m, n), and stops growing.
     """
 
     name: str = "flora"
@@ -53,18 +56,17 @@ class Flora:
     def reduce(self, state: AdapterState, updates: Iterable[ClientUpdate]) -> Reduction:
         """Stack, add to what was accumulated; see ``Method.reduce``.
 
-        The reported error is that of the new accumulated change against the old one plus the exact sum: rounding only.
+        The reported error is that of what this round added to the accumulated change: rounding only.
         """
-        factors, heads = RunningFactors(), RunningMean()
+        factors, heads = RunningFactors(state.base_delta), RunningMean(state.dense)
         for update in in_order(updates):
             factors.add(update.state.lora, update.weight)
             heads.add(update.state.dense, update.weight)
-        if state.base_delta and factors.pairs and state.base_delta.keys() != factors.pairs.keys():
-            raise ValueError("clients trained other layers than the accumulated change has")
         exact = factors.exact()
         moved = {layer: accumulate(state.base_delta.get(layer), pair) for layer, pair in exact.items()}
         achieved = [
-            difference(moved[layer], state.base_delta[layer]) if layer in state.base_delta else moved[layer] for layer in exact
+            difference(moved[layer], state.base_delta[layer]) if layer in state.base_delta else moved[layer]
+            for layer in exact
         ]
         return Reduction(
             state=AdapterState(base_delta=moved, dense=heads.mean()),
@@ -72,12 +74,17 @@ class Flora:
             num_clients=len(factors.shares),
         )
 
-    def product(self, state: AdapterState, bases: Bases | None = None, scale: float = 1.0) -> Mapping[str, FactorPair]:
+    def product(
+        self, state: AdapterState, bases: Bases | None = None, scale: float = 1.0
+    ) -> Mapping[str, FactorPair]:
         """The accumulated change."""
         return state.base_delta
 
 
 def accumulate(before: FactorPair | None, added: FactorPair) -> FactorPair:
-    """``before + added`` at its numerical rank where that is smaller than the plain stack; exact to rounding."""
-    total = added if before is None else stack([before, added], [1.0, 1.0])
-    return recompress(total) if total.lora_rank > min(total.shape) else total
+    """``before + added`` at its numerical rank where the plain stack is wider than the layer; else the stack."""
+    parts = [added] if before is None else [before, added]
+    total = stack(parts, [1.0] * len(parts), dtype=torch.float64)
+    if total.lora_rank > min(total.shape):
+        return recompress(total)
+    return FactorPair(B=total.B.float(), A=total.A.float())

@@ -1,9 +1,10 @@
 """LoRA-FAIR: keep the mean of A, correct B so that the product comes closest to the exact sum.
 
-Bian et al. 2025, https://arxiv.org/abs/2411.14961, Eq. 8, with the squared Frobenius distance in place of the cosine:
-``min_B' ||DW - B' A_mean||_F^2 + lambda ||B' - B_mean||_F^2`` has the closed form
-``B' = (C + lambda B_mean)(G + lambda I)^-1``, ``C = sum_k p_k B_k (A_k A_mean^T)``, ``G = A_mean A_mean^T``. Nothing of size (m, n) is
-formed. ``lambda -> inf`` gives FedIT; ``lambda = 0`` projects DW onto the row space of A_mean.
+Bian et al. 2025, https://arxiv.org/abs/2411.14961, Eq. 8, with the squared Frobenius distance in
+place of the cosine: ``min_B' ||DW - B' A_mean||_F^2 + lambda ||B' - B_mean||_F^2`` has the closed form
+``B' = (C + lambda B_mean)(G + lambda I)^-1``, ``C = sum_k p_k B_k (A_k A_mean^T)``, ``G = A_mean A_mean^T``.
+Nothing of size (m, n) is formed. ``lambda -> inf`` gives FedIT; ``lambda = 0`` projects DW onto the row space
+of A_mean.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def ridge_correction(pairs: list[FactorPair], shares: list[float], ridge: float)
 
 @dataclass(frozen=True, slots=True)
 class LoraFair(FedIT):
-    """FedIT with the ridge correction of B. ``ridge`` is relative: lambda = ridge * tr(G) / r, free of A's unit."""
+    """FedIT with the ridge correction of B. ``ridge`` is relative: lambda = ridge * tr(G) / r."""
 
     name: str = "lora-fair"
     ridge: float = 0.01
