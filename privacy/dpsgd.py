@@ -135,7 +135,6 @@ class DpSgd:
             self._optimizer.original_optimizer.step()
         finally:
             self._optimizer.zero_grad(set_to_none=True)
-            self._hooks.forget()
 
     def close(self) -> None:
         """Take every hook and attribute off the model, which is then as it came. Safe to call twice."""
@@ -215,23 +214,22 @@ class _PerExampleHooks(GradSampleHooks):
 
             output.register_hook(after_backward)  # type: ignore[no-untyped-call]
 
-        modules = self.iterate_submodules(self._module)
-        handles.extend(module.register_forward_hook(after_forward) for module in modules)
+        self._hooked: list[tuple[nn.Module, list[Any]]] = []
+        for module in self.iterate_submodules(self._module):
+            handles.append(module.register_forward_hook(after_forward))
+            self._hooked.append((module, [p for p in module.parameters(recurse=False) if p.requires_grad]))
         self.enable_hooks()
 
     def forget(self) -> None:
         """Drop everything kept from forward and backward passes, finished or not."""
-        for module in self._module.modules():
+        for module, params in self._hooked:
             # By the module's own dict: wrappers forward unknown attributes to what they wrap.
             vars(module).pop("activations", None)
             vars(module).pop("max_batch_len", None)
-        for param in self._module.parameters():
-            if not param.requires_grad:
-                continue
-            param.grad_sample = None
-            param._forward_counter = 0  # noqa: SLF001 - Opacus keeps its count there
-            if hasattr(param, "_current_grad_sample"):
-                del param._current_grad_sample  # noqa: SLF001
+            for param in params:
+                param.grad_sample = None
+                param._forward_counter = 0  # noqa: SLF001 - Opacus keeps its count there
+                vars(param).pop("_current_grad_sample", None)
 
 
 def _linear_gradients(

@@ -1,4 +1,6 @@
-"""Epsilon is pinned to published figures, grows with what is spent, and both accountants agree on the side of caution."""
+"""Epsilon is pinned to published figures, grows with what is spent, and both accountants agree on the side of
+caution.
+"""
 
 from __future__ import annotations
 

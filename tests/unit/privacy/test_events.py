@@ -64,7 +64,7 @@ def test_an_unknown_event_costs_infinity(text):
         changed(sampling_rate=1.5),
         changed(sampling_rate=False),
         '{"adjacency":"add_remove","kind":"poisson_gaussian"}',
-        '{"adjacency":"add_remove","kind":"poisson_gaussian","noise_multiplier":NaN,"num_steps":1,"sampling_rate":0.1}',
+        changed(noise_multiplier=math.nan),
     ],
 )
 def test_a_damaged_event_is_an_error_and_never_a_free_one(text):

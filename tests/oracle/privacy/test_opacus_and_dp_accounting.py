@@ -1,0 +1,110 @@
+"""Our clipping against Opacus as it ships; our RDP against two other accountants."""
+
+from __future__ import annotations
+
+import math
+
+import dp_accounting
+import pytest
+import torch
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
+from opacus.accountants import RDPAccountant as OpacusRdpAccountant
+from opacus.grad_sample import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from privacy.accounting import _ORDERS, epsilon_pld, epsilon_rdp
+from privacy.dpsgd import DpSgd
+from privacy.events import PoissonGaussianEvent
+from privacy.noise import SeededNoise
+
+SETTINGS = [(1.0, 0.064, 200), (1.1, 256 / 60_000, 1_000), (4.0, 1.0, 1), (2.0, 0.3, 30), (0.8, 0.02, 50)]
+
+
+def lora_llama() -> nn.Module:
+    torch.manual_seed(4)
+    config = LlamaConfig(
+        vocab_size=61, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=32,
+    )  # fmt: skip
+    model = get_peft_model(
+        LlamaForCausalLM(config), LoraConfig(r=3, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    )
+    for name, param in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(param, std=0.05)
+    return model.train()
+
+
+def losses(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    logits = model(input_ids=tokens).logits[:, :-1]
+    flat = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+    return flat.view(len(tokens), -1).mean(1)
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+@pytest.mark.parametrize("clipping_norm", [0.05, 100.0])
+def test_the_clipped_sum_equals_that_of_opacus_as_it_ships(clipping_norm):
+    tokens = torch.randint(0, 61, (6, 10), generator=torch.Generator().manual_seed(1))
+
+    ours = lora_llama()
+    params = [p for p in ours.parameters() if p.requires_grad]
+    engine = DpSgd(
+        ours, torch.optim.SGD(params, lr=1.0), clipping_norm=clipping_norm, noise_multiplier=0.0,
+        expected_batch_size=1.0, noise=SeededNoise(0),
+    )  # fmt: skip
+    engine.accumulate(losses(ours, tokens))
+    got = torch.cat([p.summed_grad.flatten() for p in params])
+    engine.close()
+
+    wrapped = GradSampleModule(lora_llama(), loss_reduction="sum")
+    theirs = [p for p in wrapped.parameters() if p.requires_grad]
+    optimizer = DPOptimizer(
+        torch.optim.SGD(theirs, lr=1.0), noise_multiplier=0.0, max_grad_norm=clipping_norm,
+        expected_batch_size=None, loss_reduction="sum",
+    )  # fmt: skip
+    losses(wrapped, tokens).sum().backward()
+    optimizer.pre_step()
+    expected = torch.cat([p.grad.flatten() for p in theirs])
+
+    assert float((got - expected).norm() / expected.norm()) < 1e-5
+
+
+def event(noise, rate, steps) -> PoissonGaussianEvent:
+    return PoissonGaussianEvent(noise_multiplier=noise, sampling_rate=rate, num_steps=steps)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("delta", [1e-3, 1e-5])
+def test_own_rdp_equals_dp_accounting_at_the_same_orders(setting, delta):
+    noise, rate, steps = setting
+    accountant = RdpAccountant(orders=list(_ORDERS))
+    accountant.compose(dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise)), steps)
+    # Theirs is also allowed the bound of plain Gaussian composition, so ours may be a hair above, never
+    # below.
+    theirs = accountant.get_epsilon(delta)
+    assert epsilon_rdp([event(*setting)], delta) == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Optimal order")
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_pld_is_below_the_rdp_of_opacus_which_is_not_above_ours(setting):
+    noise, rate, steps = setting
+    accountant = OpacusRdpAccountant()
+    accountant.history = [(noise, rate, steps)]
+    theirs = accountant.get_epsilon(delta=1e-5)
+    assert epsilon_pld([event(*setting)], 1e-5) <= theirs
+    assert theirs <= epsilon_rdp([event(*setting)], 1e-5) * 1.01
+    assert math.isfinite(theirs)
+
+
+def test_replacing_an_example_costs_what_the_threat_model_says():
+    accountant = PLDAccountant(
+        dp_accounting.NeighboringRelation.REPLACE_ONE, value_discretization_interval=1e-3
+    )
+    accountant.compose(dp_accounting.PoissonSampledDpEvent(0.064, dp_accounting.GaussianDpEvent(1.0)), 200)
+    assert accountant.get_epsilon(1e-5) == pytest.approx(9.415, abs=0.01)
+    assert epsilon_pld([event(1.0, 0.064, 200)], 1e-5) == pytest.approx(6.181, abs=0.002)
