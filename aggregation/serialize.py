@@ -1,12 +1,13 @@
 """Adapter states as bytes: canonical safetensors, and a header check of our own before any tensor is made.
 
-Canonical means: keys sorted, offsets contiguous in that order, no metadata, float32, the header's JSON written
-in one way only and padded with spaces to a multiple of 8. Equal states give equal bytes, so a sha256 names a
-state, and bytes that are accepted are exactly the bytes that would be written. Any safetensors reader reads them.
+Canonical means: keys sorted, offsets contiguous in that order, no metadata, float32, the header's JSON
+written in one way only and padded with spaces to a multiple of 8. Equal states give equal bytes, so a sha256
+names a state, and bytes that are accepted are exactly the bytes that would be written. They are a safetensors
+file that any reader of the format reads.
 
 Keys: ``lora/<layer>/A``, ``lora/<layer>/B``, ``lora/<layer>/scale`` (shape (1,)), the same under ``base/``,
-``core/<layer>``, ``dense/<name>``. Checks go from cheap to dear: length, header, keys, types, shapes, offsets,
-finiteness.
+``core/<layer>``, ``dense/<name>``. Checks go from cheap to dear: length, header, keys, types, shapes,
+offsets, finiteness.
 """
 
 from __future__ import annotations

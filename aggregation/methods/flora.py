@@ -1,8 +1,8 @@
 """FLoRA: stack the factors of all clients; the sum of products is exact for any mix of ranks.
 
-Wang et al. 2024, https://arxiv.org/abs/2409.05976. Each round the stack is folded into the base that clients
-start from, and they begin with fresh factors. Scales are folded into the weights, so alpha / r may differ between
-clients.
+Wang et al. 2024, https://arxiv.org/abs/2409.05976. Each round the stack is folded into the base that
+clients start from, and they begin with fresh factors. Scales are folded into the weights, so alpha / r may
+differ between clients.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Flora:
 
 
 def accumulate(before: FactorPair | None, added: FactorPair) -> FactorPair:
-    """``before + added`` at its numerical rank where the plain stack is wider than the layer; else the stack."""
+    """``before + added`` as a stack, or at its numerical rank once the stack is wider than the layer."""
     parts = [added] if before is None else [before, added]
     total = stack(parts, [1.0] * len(parts), dtype=torch.float64)
     if total.lora_rank > min(total.shape):
