@@ -1,10 +1,10 @@
 """What privacy costs in time: one DP-SGD step over one plain step of the same adapter.
 
 Two shapes with random weights (the time does not depend on their values): a MiniLM-L6 classifier (22 M
-parameters, B = 8, T = 64) and a small Llama (hidden 256, 4 layers, B = 4, T = 128); LoRA rank 8 on the query and
-value projections. One thread. Each repetition times a plain step and a DP step one after the other, in changing
-order, by process CPU time; the ratio is taken for each pair and the median is reported, so that a busy machine
-disturbs both sides alike.
+parameters, B = 8, T = 64) and a small Llama (hidden 256, 4 layers, B = 4, T = 128); LoRA rank 8 on the query
+and value projections. One thread. Each repetition times a plain step and a DP step one after the other, in
+changing order, by process CPU time; the ratio is taken for each pair and the median is reported, so that a
+busy machine disturbs both sides alike.
 
 Run: python benchmarks/dp_step.py [--repetitions 40]. Writes benchmarks/results/dp_step.json.
 """

@@ -83,8 +83,6 @@ def test_own_rdp_equals_dp_accounting_at_the_same_orders(setting, delta):
     noise, rate, steps = setting
     accountant = RdpAccountant(orders=list(_ORDERS))
     accountant.compose(dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise)), steps)
-    # Theirs is also allowed the bound of plain Gaussian composition, so ours may be a hair above, never
-    # below.
     theirs = accountant.get_epsilon(delta)
     assert epsilon_rdp([event(*setting)], delta) == pytest.approx(theirs, rel=1e-4)
 

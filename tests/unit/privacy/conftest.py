@@ -52,7 +52,8 @@ def _causal_loss(model: nn.Module, tokens: torch.Tensor, rows: torch.Tensor) -> 
 def bert() -> Problem:
     config = BertConfig(
         vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=48, max_position_embeddings=32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=3,
+        intermediate_size=48, max_position_embeddings=32,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=3,
     )  # fmt: skip
     model = _with_lora(
         BertForSequenceClassification(config),
