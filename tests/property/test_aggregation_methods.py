@@ -1,4 +1,4 @@
-"""What holds for any clients, ranks, weights and shapes; checks are also run on broken code, and must fail."""
+"""What holds for any clients, ranks, weights and shapes; checks must fail on broken code."""
 
 import itertools
 import math
