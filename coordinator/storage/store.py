@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -27,6 +28,7 @@ from motet.clock import Clock, SystemClock
 from motet.recipe import Recipe, canonical_json, recipe_sha256
 from privacy.events import PoissonGaussianEvent
 
+_one_migration_at_a_time = threading.Lock()  # alembic's environment is global to the process
 ENDED = ("FINISHED", "FAILED", "CANCELLED")
 
 
@@ -63,7 +65,7 @@ class Store:
             event.listen(engine, "connect", _configure_sqlite)
             event.listen(engine, "begin", _begin_immediate)
         store = cls(engine, clock)
-        with store._translated(), engine.begin() as connection:
+        with _one_migration_at_a_time, store._translated(), engine.begin() as connection:
             config = Config()
             config.set_main_option("script_location", str(resources.files("coordinator.storage") / "migrations"))
             config.attributes["connection"] = connection

@@ -1,0 +1,83 @@
+"""From a recipe to a folder that plain peft loads, for every method and kind of model."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import PeftModel
+
+from client.adapters import attach
+from client.base import loaded_base
+from coordinator.export import ExportError
+from coordinator.storage.artifacts import ArtifactStore
+from motet.modeling import load_base, load_base_for, load_merged, load_tokenizer
+from motet.recipe import parse_recipe
+from motet.simulate import simulate
+
+METHODS = [("flora", "{a: 1, b: 4, c: 7}"), ("fedit", "4"), ("lora-fair", "4"), ("fed-sb", "4")]
+
+
+def logits_of(model, ids):
+    with torch.no_grad():
+        return model(**ids).logits
+
+
+@pytest.mark.parametrize("tiny", ["tiny-bert", "tiny-llama", "tiny-gpt2"])
+@pytest.mark.parametrize(("method", "rank"), METHODS)
+def test_the_exported_folder_gives_the_engines_own_logits(recipe_text, tmp_path, tiny, method, rank):
+    recipe = parse_recipe(recipe_text(tiny, method, rank))
+    result = simulate(recipe, tmp_path / "out", baselines=False, merged=True, processes=0)
+    folder = result["adapter_dir"]
+    tokens = load_tokenizer(recipe)(["good nice", "bad ugly poor"], return_tensors="pt", padding=True)
+    ids = {k: tokens[k] for k in ("input_ids", "attention_mask")}
+    state = ArtifactStore(tmp_path / "out/runs/federated/artifacts").load_state(result["adapter_sha256"])
+    base = loaded_base(recipe)
+    model = load_base(recipe)
+    attach(model, recipe, state, bases=base.bases_of(recipe, 4) if state.cores else None, scale=recipe.scale_of(4))
+    ours = logits_of(model, ids)
+    loaded = logits_of(PeftModel.from_pretrained(load_base_for(folder), folder).eval(), ids)
+    merged = logits_of(load_merged(tmp_path / "out/merged").eval(), ids)
+    plain = logits_of(load_base(recipe), ids)
+    torch.testing.assert_close(loaded, ours, rtol=0, atol=1e-5)
+    torch.testing.assert_close(merged, ours, rtol=0, atol=1e-5)
+    assert (ours - plain).abs().max() > 1e-4  # positive control: the adapter does something
+
+
+def test_a_folder_that_is_no_export_is_not_touched(recipe_text, tmp_path):
+    (tmp_path / "out/adapter").mkdir(parents=True)
+    (tmp_path / "out/adapter/thesis.txt").write_text("mine")
+    with pytest.raises(ExportError, match="not an earlier export"):
+        simulate(parse_recipe(recipe_text(rounds=1)), tmp_path / "out", baselines=False, processes=0)
+    assert (tmp_path / "out/adapter/thesis.txt").read_text() == "mine"
+
+
+def test_simulate_prints_one_json_object_last_with_everything_promised(recipe_text, tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe_text(extra="privacy: {target_epsilon: 8, sampling_rate: 0.4}\n"))
+    done = subprocess.run(
+        [sys.executable, "-m", "motet.cli.main", "simulate", str(path), "--out", str(tmp_path / "out"), "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    assert {"run_id", "adapter_dir", "adapter_sha256", "method", "rounds", "metrics", "clients"} <= result.keys()
+    assert {"start", "local_only", "federated", "federated_no_privacy", "head_only"} <= result["metrics"].keys()
+    assert set(result["metrics"]["local_only"]) == {"a", "b", "c"}
+    for row, rank in zip(result["clients"], (1, 4, 7), strict=True):
+        assert row["lora_rank"] == rank
+        assert row["num_examples"] == 40
+        assert row["bytes_up"] > 0
+        assert row["bytes_down"] > 0
+        assert 7.5 < row["epsilon"] <= 8
+    assert (tmp_path / "out/learning-curve.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "out/result.json").read_text())["run_id"] == result["run_id"]
+
+
+def test_worker_processes_and_inline_clients_give_the_same_adapter(recipe_text, tmp_path):
+    recipe = parse_recipe(recipe_text())
+    hashes = {
+        simulate(recipe, tmp_path / str(n), baselines=False, processes=n)["adapter_sha256"] for n in (0, 2)
+    }
+    assert len(hashes) == 1
