@@ -38,9 +38,14 @@ def with_lora(model: nn.Module, targets: list[str], **kwargs: object) -> nn.Modu
 
 def minilm() -> tuple[nn.Module, Losses, int]:
     config = BertConfig(
-        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=4,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        num_labels=4,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
     model = with_lora(
         BertForSequenceClassification(config),
         ["query", "value"],
@@ -57,9 +62,14 @@ def minilm() -> tuple[nn.Module, Losses, int]:
 
 def llama() -> tuple[nn.Module, Losses, int]:
     config = LlamaConfig(
-        vocab_size=4_000, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=512,
-    )  # fmt: skip
+        vocab_size=4_000,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+    )
     model = with_lora(LlamaForCausalLM(config), ["q_proj", "v_proj"], task_type="CAUSAL_LM")
     tokens = torch.randint(5, 4_000, (4, 128))
 

@@ -1,13 +1,13 @@
 """Put one adapter on a loaded base model, read it back, take it off again without a trace.
 
-LoRA is peft's own layer. Fed-SB's square core is ``SquareLinear`` here. A change of the base (FLoRA) is added to the frozen
-weight; a copy of what it touched is kept, so that ``detach`` restores every bit.
+LoRA is peft's own layer. Fed-SB's square core is ``SquareLinear`` here. A change of the base (FLoRA) is added
+to the frozen weight; a copy of what it touched is kept, so that ``detach`` restores every bit.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -31,9 +31,15 @@ class SquareLinear(nn.Module):
     """``y = W0 x + s * B R A x`` with frozen W0, B, A; only ``core.weight`` = R (r, r) trains.
 
     R is an ``nn.Linear`` of its own so that per-example gradients see a plain linear layer.
+    Singhal et al. 2025, https://arxiv.org/abs/2502.15436.
     """
 
-    def __init__(self, base: nn.Module, b: torch.Tensor, a: torch.Tensor, core: torch.Tensor, scale: float) -> None:
+    a: torch.Tensor
+    b: torch.Tensor
+
+    def __init__(
+        self, base: nn.Module, b: torch.Tensor, a: torch.Tensor, core: torch.Tensor, scale: float
+    ) -> None:
         super().__init__()
         self.base_layer = base
         self.scale = scale
@@ -73,22 +79,28 @@ def fed_sb_bases(model: nn.Module, recipe: Recipe, rank: int) -> Bases:
     layers = target_layers(model, recipe)
     if recipe.method.basis == "orthonormal":
         return orthonormal_bases({n: shape_of(m) for n, m in layers.items()}, rank, recipe.seed)
-    return {n: svd_bases(_weight(m).data.T if isinstance(m, Conv1D) else _weight(m).data, rank) for n, m in layers.items()}
+    return {
+        name: svd_bases(_weight(layer).data.T if isinstance(layer, Conv1D) else _weight(layer).data, rank)
+        for name, layer in layers.items()
+    }
 
 
-def attach(model: nn.Module, recipe: Recipe, state: AdapterState, *, bases: Bases | None = None, scale: float = 1.0) -> Attached:
+def attach(
+    model: nn.Module, recipe: Recipe, state: AdapterState, *, bases: Bases | None = None, scale: float = 1.0
+) -> Attached:
     """Put ``state`` on ``model``; what it holds becomes trainable, all else stays frozen.
 
     Args:
       model: as ``motet.modeling.load_base`` made it, nothing attached.
       recipe: for targets and dropout.
-      state: ``lora`` gets LoRA layers; ``cores`` get square layers; ``base_delta`` moves the frozen weight; ``dense`` replaces
-        heads and trains them.
+      state: ``lora`` gets LoRA layers; ``cores`` get square layers; ``base_delta`` moves the frozen weight;
+        ``dense`` replaces heads and trains them.
       bases: of Fed-SB; needed with ``cores``.
       scale: PEFT scale of the square layers.
 
     Raises:
-      ValueError: cores without bases; KeyError: a layer of ``state`` is not in the model.
+      ValueError: cores without bases, or more than one rank or scale.
+      KeyError: a layer of ``state`` is not in the model.
     """
     attached = Attached(model=model, scale=scale, layers={}, dense_names=tuple(sorted(state.dense)))
     modules = dict(model.named_modules())
@@ -120,13 +132,16 @@ def _attach_lora(attached: Attached, recipe: Recipe, lora: Mapping[str, FactorPa
     if others:
         raise ValueError("all layers of one client share one rank and one scale")
     config = LoraConfig(
-        r=rank, lora_alpha=scale * rank, lora_dropout=recipe.adapter.dropout, target_modules=sorted(lora), bias="none",
-        fan_in_fan_out=any(isinstance(dict(attached.model.named_modules())[n], Conv1D) for n in lora),
-    )  # fmt: skip
+        r=rank,
+        lora_alpha=scale * rank,
+        lora_dropout=recipe.adapter.dropout,
+        target_modules=sorted(lora),
+        bias="none",
+        fan_in_fan_out=any(isinstance(attached.model.get_submodule(layer), Conv1D) for layer in lora),
+    )
     inject_adapter_in_model(config, attached.model, adapter_name=_ADAPTER)
-    modules = dict(attached.model.named_modules())
     for layer, pair in lora.items():
-        wrapped = modules[layer]
+        wrapped: Any = attached.model.get_submodule(layer)
         wrapped.lora_A[_ADAPTER].weight.data.copy_(pair.A)
         wrapped.lora_B[_ADAPTER].weight.data.copy_(pair.B)
         attached.layers[layer] = wrapped
@@ -136,14 +151,16 @@ def _attach_lora(attached: Attached, recipe: Recipe, lora: Mapping[str, FactorPa
 def read_state(attached: Attached) -> AdapterState:
     """The trained values, copied: factors or cores, and heads."""
     lora, cores = {}, {}
-    for layer, module in attached.layers.items():
-        if isinstance(module, SquareLinear):
-            cores[layer] = module.core.weight.detach().clone()
+    layer_module: Any
+    for layer, layer_module in attached.layers.items():
+        if isinstance(layer_module, SquareLinear):
+            cores[layer] = layer_module.core.weight.detach().clone()
         else:
             lora[layer] = FactorPair(
-                B=module.lora_B[_ADAPTER].weight.detach().clone(), A=module.lora_A[_ADAPTER].weight.detach().clone(),
+                B=layer_module.lora_B[_ADAPTER].weight.detach().clone(),
+                A=layer_module.lora_A[_ADAPTER].weight.detach().clone(),
                 scale=attached.scale,
-            )  # fmt: skip
+            )
     parameters = dict(attached.model.named_parameters())
     dense = {name: parameters[name].detach().clone() for name in attached.dense_names}
     return AdapterState(lora=lora, cores=cores, dense=dense)
@@ -152,7 +169,7 @@ def read_state(attached: Attached) -> AdapterState:
 def detach(attached: Attached) -> None:
     """Restore the base model bit for bit: layers, weights, heads, and what trains."""
     for layer, module in attached.layers.items():
-        _replace(attached.model, layer, module.base_layer)
+        _replace(attached.model, layer, module.get_submodule("base_layer"))
     parameters = dict(attached.model.named_parameters())
     for name, value in attached.kept.items():
         parameters[name].data.copy_(value)

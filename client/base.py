@@ -28,7 +28,12 @@ class LoadedBase:
 
     def bases_of(self, recipe: Recipe, rank: int) -> Bases:
         """Fed-SB's frozen bases, made once."""
-        key = (str(recipe.adapter.targets) + str(recipe.adapter.layers), recipe.method.basis, rank, recipe.seed)
+        key = (
+            str(recipe.adapter.targets) + str(recipe.adapter.layers),
+            recipe.method.basis,
+            rank,
+            recipe.seed,
+        )
         if key not in self.bases:
             self.bases[key] = fed_sb_bases(self.model, recipe, rank)
         return self.bases[key]

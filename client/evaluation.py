@@ -1,9 +1,8 @@
-"""Held-out quality of an adapter state. For simulations and consented public data: its results are not released by clients."""
+"""Held-out quality of an adapter state, for simulations and public data: clients release no such number."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +12,8 @@ from client.base import loaded_base
 from client.tokens import per_example_loss, tokenise
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aggregation.adapter import AdapterState
     from motet.data import Example
     from motet.recipe import Recipe
@@ -35,14 +36,18 @@ def evaluate(recipe: Recipe, state: AdapterState, examples: Sequence[Example]) -
         tokens = tokenise(recipe, base.tokenizer, examples)
         rank = next(iter(state.cores.values())).shape[0] if state.cores else 0
         bases = base.bases_of(recipe, rank) if state.cores else None
-        attached = attach(base.model, recipe, state, bases=bases, scale=recipe.scale_of(rank) if rank else 1.0)
+        attached = attach(
+            base.model, recipe, state, bases=bases, scale=recipe.scale_of(rank) if rank else 1.0
+        )
         try:
             by_length = sorted(range(len(tokens)), key=lambda i: len(tokens.ids[i]))
             losses, correct = [], 0
             base.model.eval()
             with torch.inference_mode():
                 for start in range(0, len(by_length), BATCH):
-                    loss, right = per_example_loss(recipe, base.model, tokens, by_length[start : start + BATCH])
+                    loss, right = per_example_loss(
+                        recipe, base.model, tokens, by_length[start : start + BATCH]
+                    )
                     losses.append(loss.double())
                     correct += int(right.sum())
         finally:

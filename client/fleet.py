@@ -1,7 +1,8 @@
 """A client's side of Flower 1.41: the only module here that names Flower's private parts.
 
-One process, no flower-supernode, no code from the network. At least once: a message is journalled before the work and the SuperLink
-keeps its copy until the reply is stored there, so a killed client takes the same message up again.
+One process, no flower-supernode, no code from the network. At least once: a message is journalled before the
+work and the SuperLink keeps its copy until the reply is stored there, so a killed client takes the same
+message up again.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ import os
 import threading
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,15 +22,25 @@ from flwr.app.message import remove_content_from_message
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
 from flwr.proto.fleet_pb2 import (
-    ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest, PullMessagesResponse, PushMessagesRequest,
-)  # fmt: skip
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PushMessagesRequest,
+)
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, no_object_id_recompute
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    no_object_id_recompute,
+)
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
-    make_confirm_message_received_fn_protobuf, make_pull_object_fn_protobuf, make_push_object_fn_protobuf,
-)  # fmt: skip
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
 from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, push_objects
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -40,6 +50,9 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.errors import ClientError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 log = logging.getLogger(__name__)
 POLL_MIN_S, POLL_MAX_S, POLL_GROWTH = 0.1, 2.0, 1.5
@@ -96,29 +109,45 @@ class FleetLink:
       stop: set to end all waiting.
     """
 
-    def __init__(self, address: str, ca: bytes, key_pem: bytes, state_dir: Path, stop: threading.Event) -> None:
+    def __init__(
+        self, address: str, ca: bytes, key_pem: bytes, state_dir: Path, stop: threading.Event
+    ) -> None:
         private = load_pem_private_key(key_pem, None)
         if not isinstance(private, ec.EllipticCurvePrivateKey):
-            raise NotAdmittedError("the client's key is no elliptic-curve key", hint="make one: motet client init")
+            raise NotAdmittedError(
+                "the client's key is no elliptic-curve key", hint="make one: motet client init"
+            )
         self._public = public_key_to_bytes(private.public_key())
         self._id_file = state_dir / "node-id"
         self._stop = stop
         self._node_id = 0
         self._client = FleetHttpClient.from_server_address(
-            address, False, ca,  # noqa: FBT003 - Flower's signature: insecure
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperNode"), NodeAuthHttpInterceptor(private, private.public_key())],
+            address,
+            False,
+            ca,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(private, private.public_key()),
+            ],
             retry_invoker=self._retry(),
-        )  # fmt: skip
+        )
 
     def _retry(self) -> RetryInvoker:
         def give_up(error: Exception) -> bool:
-            status = isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in (502, 503, 504)
+            status = isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in (
+                502,
+                503,
+                504,
+            )
             return status or self._stop.is_set()
 
         return RetryInvoker(
-            lambda: exponential(max_delay=3), (httpx.TransportError, httpx.HTTPStatusError), max_tries=None, max_time=None,
+            lambda: exponential(max_delay=3),
+            (httpx.TransportError, httpx.HTTPStatusError),
+            max_tries=None,
+            max_time=None,
             should_giveup=give_up,
-        )  # fmt: skip
+        )
 
     def __enter__(self) -> Self:
         if self._id_file.exists():
@@ -157,7 +186,9 @@ class FleetLink:
 
     def _beat(self) -> bool:
         try:
-            request = SendNodeHeartbeatRequest(node=Node(node_id=self._node_id), heartbeat_interval=HEARTBEAT_S)
+            request = SendNodeHeartbeatRequest(
+                node=Node(node_id=self._node_id), heartbeat_interval=HEARTBEAT_S
+            )
             return bool(self._client.SendNodeHeartbeat(request).success)
         except (httpx.HTTPStatusError, RuntimeError):
             return False
@@ -196,19 +227,25 @@ class FleetLink:
             tree = get_object_tree(reply)
             answer = self._client.PushMessages(
                 PushMessagesRequest(
-                    node=self._node(), messages_list=[message_to_proto(remove_content_from_message(reply))],
-                    message_object_trees=[tree], clientapp_runtime_list=[seconds],
+                    node=self._node(),
+                    messages_list=[message_to_proto(remove_content_from_message(reply))],
+                    message_object_trees=[tree],
+                    clientapp_runtime_list=[seconds],
                 )
-            )  # fmt: skip
+            )
             push = partial(_push, self._client, self._node(), run_id, answer.session_id)
             push_objects(get_all_nested_objects(reply), push, object_ids_to_push=set(answer.objects_to_push))
 
     def confirm(self, run_id: int, tree: Any) -> None:  # noqa: ANN401 - Flower's protobuf
         """Let the SuperLink drop its copy of an answered message."""
-        make_confirm_message_received_fn_protobuf(self._client.ConfirmMessageReceived, self._node(), run_id)(tree.object_id)
+        make_confirm_message_received_fn_protobuf(self._client.ConfirmMessageReceived, self._node(), run_id)(
+            tree.object_id
+        )
 
 
-def _push(client: FleetHttpClient, node: Node, run_id: int, session: str, object_id: str, content: bytes) -> None:
+def _push(
+    client: FleetHttpClient, node: Node, run_id: int, session: str, object_id: str, content: bytes
+) -> None:
     make_push_object_fn_protobuf(client.PushObject, node, run_id, session)(object_id, content)
 
 
@@ -220,7 +257,8 @@ def split(data: bytes) -> RecordDict:
 
 def join(content: RecordDict) -> bytes:
     """The bytes of ``split``."""
-    return b"".join(content[name]["data"] for name in sorted(content))
+    parts = [content[name]["data"] for name in sorted(content)]
+    return b"".join(p for p in parts if isinstance(p, bytes))
 
 
 class FleetWorker:
@@ -234,7 +272,9 @@ class FleetWorker:
       stop: ends the loop.
     """
 
-    def __init__(self, link: FleetLink, answer: Answer, pinned: str, state_dir: Path, stop: threading.Event) -> None:
+    def __init__(
+        self, link: FleetLink, answer: Answer, pinned: str, state_dir: Path, stop: threading.Event
+    ) -> None:
         self._link, self._answer, self._pinned, self._stop = link, answer, pinned, stop
         self._journal = Journal(state_dir / "in-flight.pb")
         self._bundles: dict[int, str] = {}
@@ -258,7 +298,8 @@ class FleetWorker:
             try:
                 self._handle(*item)
             except (httpx.HTTPError, RuntimeError, ValueError, KeyError) as e:
-                # The run is over, the payload is gone, or the SuperLink refused: drop the message and stay alive.
+                # The run is over, the payload is gone, or the SuperLink refused: drop the message and stay
+                # alive.
                 log.warning("message %s dropped: %s", item[0].metadata.message_id[:12], type(e).__name__)
             if not self._stop.is_set():
                 self._journal.clear()

@@ -1,7 +1,8 @@
 """The data owner's own record of privacy spent: a hash-chained file, written before the first gradient.
 
-One JSON object a line, each with the sha256 of the line before. ``reserve`` is durable (fsync) before it returns; ``settle`` only
-notes that the charge became real. What is not settled counts in full. Nobody but this file's owner can lower it.
+One JSON object a line, each with the sha256 of the line before. ``reserve`` is durable (fsync) before it
+returns; ``settle`` only notes that the charge became real. What is not settled counts in full. Nobody but
+this file's owner can lower it.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from client.errors import LedgerError, PolicyRefusedError
 from privacy.accounting import epsilon_pld
 from privacy.events import PoissonGaussianEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 GENESIS = "0" * 64
 
@@ -42,7 +45,9 @@ class ClientLedger:
                 row = json.loads(line)
                 chained = row["previous"]
             except (ValueError, KeyError, TypeError) as e:
-                raise LedgerError(f"{self._path}:{number}: not a ledger line", hint="restore the file from a backup") from e
+                raise LedgerError(
+                    f"{self._path}:{number}: not a ledger line", hint="restore the file from a backup"
+                ) from e
             if chained != previous:
                 raise LedgerError(
                     f"{self._path}:{number}: the chain is broken: a line before it was altered or removed",
@@ -77,7 +82,8 @@ class ClientLedger:
           the reservation's id.
 
         Raises:
-          PolicyRefusedError: with the charge the data set's epsilon would pass ``epsilon_cap``; nothing is written.
+          PolicyRefusedError: with the charge the data set's epsilon would pass ``epsilon_cap``; nothing is
+            written.
           LedgerError: the file is damaged or can not be written.
         """
         with self._locked():
@@ -85,7 +91,8 @@ class ClientLedger:
                 projected = epsilon_pld([*self.spent(data_set), event], target_delta)
                 if projected > epsilon_cap:
                     raise PolicyRefusedError(
-                        f"clause max_epsilon: this data set would reach epsilon {projected:.2f}, the owner allows {epsilon_cap:g}"
+                        f"clause max_epsilon: this data set would reach epsilon {projected:.2f}, "
+                        f"the owner allows {epsilon_cap:g}"
                     )
             fields = {
                 "noise_multiplier": event.noise_multiplier,
@@ -93,9 +100,15 @@ class ClientLedger:
                 "num_steps": event.num_steps,
             }
             return self._append(
-                {"kind": "reserve", "data_set": data_set, "run_id": run_id, "round_index": round_index, "attempt": attempt,
-                 "event": fields}
-            )  # fmt: skip
+                {
+                    "kind": "reserve",
+                    "data_set": data_set,
+                    "run_id": run_id,
+                    "round_index": round_index,
+                    "attempt": attempt,
+                    "event": fields,
+                }
+            )
 
     def settle(self, reservation_id: str) -> None:
         """Note that the reserved charge became real."""
@@ -113,7 +126,9 @@ class ClientLedger:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as e:
-            raise LedgerError(f"{self._path} can not be written: {e.strerror}", hint="check the disk and its rights") from e
+            raise LedgerError(
+                f"{self._path} can not be written: {e.strerror}", hint="check the disk and its rights"
+            ) from e
         return hashlib.sha256(line.encode()).hexdigest()[:32]
 
     @contextmanager
@@ -122,7 +137,9 @@ class ClientLedger:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             lock = self._path.with_suffix(".lock").open("w")
         except OSError as e:
-            raise LedgerError(f"{self._path.parent} can not be written: {e.strerror}", hint="check the disk and its rights") from e
+            raise LedgerError(
+                f"{self._path.parent} can not be written: {e.strerror}", hint="check the disk and its rights"
+            ) from e
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

@@ -1,14 +1,14 @@
 """The data owner's policy: a floor that no recipe goes below. A TOML file; unknown clauses are errors.
 
-    max_epsilon = 8.0              # for a data set, over all runs
-    target_delta = 1e-5
-    min_noise_multiplier = 0.4
-    max_clipping_norm = 10.0
-    require_privacy = true
-    allowed_base_models = ["minilm"]
-    allowed_methods = ["flora", "fed-sb"]
-    max_lora_rank = 32
-    min_cohort = 2
+max_epsilon = 8.0              # for a data set, over all runs
+target_delta = 1e-5
+min_noise_multiplier = 0.4
+max_clipping_norm = 10.0
+require_privacy = true
+allowed_base_models = ["minilm"]
+allowed_methods = ["flora", "fed-sb"]
+max_lora_rank = 32
+min_cohort = 2
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from __future__ import annotations
 import difflib
 import tomllib
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from client.errors import PolicyRefusedError
 from motet.errors import MotetError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from motet.recipe import Recipe
 
 
@@ -51,7 +52,8 @@ def load_policy(path: Path) -> Policy:
     """Read a policy.
 
     Raises:
-      PolicyFileError: missing, no TOML, an unknown clause (the nearest right one is named), or a value of another type.
+      PolicyFileError: missing, no TOML, an unknown clause (the nearest right one is named), or a value of
+        another type.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -63,11 +65,21 @@ def load_policy(path: Path) -> Policy:
     for key, value in table.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            raise PolicyFileError(f"{path}: unknown clause {key!r}" + (f". Did you mean {near[0]}?" if near else ""))
-        wants = bool if key == "require_privacy" else list if key.startswith("allowed_") else (int, float)
-        if not isinstance(value, wants) or (wants == (int, float) and (isinstance(value, bool) or value <= 0)):
+            raise PolicyFileError(
+                f"{path}: unknown clause {key!r}" + (f". Did you mean {near[0]}?" if near else "")
+            )
+        if not _is_usable(key, value):
             raise PolicyFileError(f"{path}: {key} has an unusable value {value!r}")
-    return Policy(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+    clauses: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    return Policy(**clauses)
+
+
+def _is_usable(key: str, value: object) -> bool:
+    if key == "require_privacy":
+        return isinstance(value, bool)
+    if key.startswith("allowed_"):
+        return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def check_policy(policy: Policy, recipe: Recipe, *, lora_rank: int, noise_multiplier: float | None) -> None:
@@ -83,11 +95,13 @@ def check_policy(policy: Policy, recipe: Recipe, *, lora_rank: int, noise_multip
     if privacy is not None and noise_multiplier is not None:
         if policy.min_noise_multiplier is not None and noise_multiplier < policy.min_noise_multiplier:
             raise PolicyRefusedError(
-                f"clause min_noise_multiplier: {noise_multiplier:g} is asked, the owner wants {policy.min_noise_multiplier:g}"
+                f"clause min_noise_multiplier: {noise_multiplier:g} is asked, "
+                f"the owner wants {policy.min_noise_multiplier:g}"
             )
         if policy.max_clipping_norm is not None and privacy.clipping_norm > policy.max_clipping_norm:
             raise PolicyRefusedError(
-                f"clause max_clipping_norm: {privacy.clipping_norm:g} is asked, the owner allows {policy.max_clipping_norm:g}"
+                f"clause max_clipping_norm: {privacy.clipping_norm:g} is asked, "
+                f"the owner allows {policy.max_clipping_norm:g}"
             )
     base = recipe.base_model
     model = str(base.material or base.hub or base.path or base.tiny)
@@ -96,8 +110,11 @@ def check_policy(policy: Policy, recipe: Recipe, *, lora_rank: int, noise_multip
     if policy.allowed_methods is not None and recipe.method.name not in policy.allowed_methods:
         raise PolicyRefusedError(f"clause allowed_methods: {recipe.method.name} is not among them")
     if policy.max_lora_rank is not None and lora_rank > policy.max_lora_rank:
-        raise PolicyRefusedError(f"clause max_lora_rank: {lora_rank} is asked, the owner allows {policy.max_lora_rank}")
+        raise PolicyRefusedError(
+            f"clause max_lora_rank: {lora_rank} is asked, the owner allows {policy.max_lora_rank}"
+        )
     if policy.min_cohort is not None and recipe.cohort.minimum < policy.min_cohort:
         raise PolicyRefusedError(
-            f"clause min_cohort: a round may close with {recipe.cohort.minimum} clients, the owner wants {policy.min_cohort}"
+            f"clause min_cohort: a round may close with {recipe.cohort.minimum} clients, "
+            f"the owner wants {policy.min_cohort}"
         )

@@ -1,9 +1,10 @@
 """The one place from which values leave a client.
 
-Released values of a private round: the trained tensors, whose every change from the public starting point was clipped per
-example and noised step by step (DP-SGD); the constants of the order (run, round, attempt, client); ``num_steps``, a constant of the
-recipe; ``aggregation_weight`` 1. Of a round without privacy, also the number of examples, and the tensors as they are.
-Not released, ever: losses, accuracies, gradient norms, batch sizes, texts. Sizes and keys of the message follow from the recipe alone.
+Released values of a private round: the trained tensors, whose every change from the public starting point was
+clipped per example and noised step by step (DP-SGD); the constants of the order (run, round, attempt,
+client); ``num_steps``, a constant of the recipe; ``aggregation_weight`` 1. Of a round without privacy, also
+the number of examples, and the tensors as they are. Not released, ever: losses, accuracies, gradient norms,
+batch sizes, texts. Sizes and keys of the message follow from the recipe alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from motet.recipe import Recipe
 
 
-def release(order: TrainOrder, recipe: Recipe, trained: AdapterState, *, num_steps: int, num_examples: int) -> TrainReply:
+def release(
+    order: TrainOrder, recipe: Recipe, trained: AdapterState, *, num_steps: int, num_examples: int
+) -> TrainReply:
     """The reply that may leave: see the module's list of released values.
 
     Raises:
@@ -44,6 +47,10 @@ def release(order: TrainOrder, recipe: Recipe, trained: AdapterState, *, num_ste
 def refuse(order: TrainOrder, code: str, message: str) -> TrainReply:
     """A reply without tensors: the code and a text that names a clause or a file, never data."""
     return TrainReply(
-        run_id=order.run_id, round_index=order.round_index, attempt=order.attempt, client_id=order.client_id,
-        error_code=code, error_message=message,
-    )  # fmt: skip
+        run_id=order.run_id,
+        round_index=order.round_index,
+        attempt=order.attempt,
+        client_id=order.client_id,
+        error_code=code,
+        error_message=message,
+    )

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +17,9 @@ from client.errors import ClientError
 from client.fleet import FleetLink, FleetWorker
 from motet.wire.codec import decode_order, encode_reply
 from motet.wire.messages import TrainOrder, TrainReply
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 log = logging.getLogger(__name__)
 Handler = Callable[[TrainOrder], TrainReply]
@@ -47,9 +50,13 @@ def load_join_file(path: Path) -> JoinFile:
     try:
         return JoinFile(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as e:
-        raise SetupError(f"{path}: no such join file", hint="ask the operator for join.json from the coordinator's home") from e
+        raise SetupError(
+            f"{path}: no such join file", hint="ask the operator for join.json from the coordinator's home"
+        ) from e
     except (OSError, ValueError, TypeError) as e:
-        raise SetupError(f"{path} is no join file", hint="ask the operator for join.json from the coordinator's home") from e
+        raise SetupError(
+            f"{path} is no join file", hint="ask the operator for join.json from the coordinator's home"
+        ) from e
 
 
 def init_key(home: Path) -> Path:
@@ -64,15 +71,21 @@ def init_key(home: Path) -> Path:
         key = ec.generate_private_key(ec.SECP384R1())
         private_path.touch(mode=0o600)
         private_path.write_bytes(
-            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
         )
         public_path.write_bytes(
-            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+            key.public_key().public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
         )
     return public_path
 
 
-def serve(home: Path, join: JoinFile, handler: Handler, *, on_ready: Callable[[], None] = lambda: None) -> None:
+def serve(
+    home: Path, join: JoinFile, handler: Handler, *, on_ready: Callable[[], None] = lambda: None
+) -> None:
     """Answer orders until SIGTERM or SIGINT; reconnects by itself when coordinator or network come back.
 
     Raises:
@@ -89,4 +102,6 @@ def serve(home: Path, join: JoinFile, handler: Handler, *, on_ready: Callable[[]
         if stop.is_set():
             return
         on_ready()
-        FleetWorker(link, lambda data: encode_reply(handler(decode_order(data))), join.bundle_sha256, home, stop).loop()
+        FleetWorker(
+            link, lambda data: encode_reply(handler(decode_order(data))), join.bundle_sha256, home, stop
+        ).loop()

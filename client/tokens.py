@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedTokenizerBase
 
     from motet.data import Example
@@ -30,16 +31,21 @@ class TokenisedExamples:
         return len(self.ids)
 
 
-def tokenise(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> TokenisedExamples:
+def tokenise(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+) -> TokenisedExamples:
     """All examples at once; a text without tokens becomes one padding token."""
     pad = int(tokenizer.pad_token_id)
     ids: list[list[int]] = []
     if examples:
-        ids = tokenizer([e.text for e in examples], truncation=True, max_length=recipe.task.max_length)["input_ids"]
+        texts = [example.text for example in examples]
+        ids = tokenizer(texts, truncation=True, max_length=recipe.task.max_length)["input_ids"]
     return TokenisedExamples(ids=[i or [pad] for i in ids], labels=[e.label for e in examples], pad_id=pad)
 
 
-def batch(tokens: TokenisedExamples, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch(
+    tokens: TokenisedExamples, indices: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """``(input_ids, attention_mask, labels)`` of the chosen examples, padded to the longest of them.
 
     Returns:
@@ -60,7 +66,7 @@ def per_example_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss of each example, which depends on that example alone, and how often it was right (classification).
 
-    Causal language models: the mean over the example's own predicted tokens, so that a long text does not weigh more.
+    Causal language models: the mean over the example's own predicted tokens; a long text does not weigh more.
 
     Returns:
       losses (B,) in nats, and correct (B,) bool; all False for causal language models.

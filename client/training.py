@@ -1,12 +1,12 @@
 """One client's local work in one round: Poisson batches, per-example losses, plain or private steps.
 
-The optimiser is made afresh each round and keeps nothing between rounds; neither does the noise. Nothing here leaves the
+The optimiser is made afresh each round and keeps nothing between rounds; neither does the noise. Nothing here
+leaves the
 client: ``client.protect`` decides that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ from privacy.dpsgd import DpSgd
 from privacy.sampling import poisson_indices
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from client.adapters import Attached
     from motet.recipe import Recipe
     from privacy.noise import NoiseSource
@@ -47,8 +49,9 @@ def train_round(
     """Take ``training.local_steps`` steps on ``attached``.
 
     Every step draws a Poisson batch. A private recipe draws it and the noise from ``noise``, at the public
-    ``privacy.sampling_rate``; otherwise from a generator keyed by (seed, round_index, client_id) at the rate that gives the
-    expected batch size. The sum of gradients is divided by ``expected_batch_size``, whatever the batch drawn.
+    ``privacy.sampling_rate``; otherwise from a generator keyed by (seed, round_index, client_id) at the rate
+    that gives the expected batch size. The sum of gradients is divided by ``expected_batch_size``, whatever
+    the batch drawn.
 
     Args:
       attached: what trains.
@@ -76,9 +79,13 @@ def train_round(
         attached.model.train()
         if private and recipe.privacy is not None and noise is not None and noise_multiplier is not None:
             engine = DpSgd(
-                attached.model, optimizer, clipping_norm=recipe.privacy.clipping_norm, noise_multiplier=noise_multiplier,
-                expected_batch_size=recipe.training.expected_batch_size, noise=noise,
-            )  # fmt: skip
+                attached.model,
+                optimizer,
+                clipping_norm=recipe.privacy.clipping_norm,
+                noise_multiplier=noise_multiplier,
+                expected_batch_size=recipe.training.expected_batch_size,
+                noise=noise,
+            )
             try:
                 for _ in range(recipe.training.local_steps):
                     chosen = poisson_indices(len(tokens), recipe.privacy.sampling_rate, noise)
@@ -104,7 +111,9 @@ def train_round(
         attached.model.eval()
     for name, parameter in parameters.items():
         if not bool(torch.isfinite(parameter).all()):
-            raise TrainingDivergedError(f"{name} is no longer finite after training", hint="lower training.learning_rate")
+            raise TrainingDivergedError(
+                f"{name} is no longer finite after training", hint="lower training.learning_rate"
+            )
     return TrainingOutcome(num_steps=recipe.training.local_steps)
 
 
@@ -115,7 +124,10 @@ def make_optimizer(recipe: Recipe, parameters: Mapping[str, torch.nn.Parameter])
     rest = [p for n, p in parameters.items() if not _is_head(n)]
     groups = [
         {"params": group, "lr": rate}
-        for group, rate in ((rest, training.learning_rate), (heads, training.head_learning_rate or training.learning_rate))
+        for group, rate in (
+            (rest, training.learning_rate),
+            (heads, training.head_learning_rate or training.learning_rate),
+        )
         if group
     ]
     if training.optimizer == "adam":
@@ -134,8 +146,9 @@ def _micro_batches(indices: Sequence[int]) -> list[list[int]]:
 class MovementGuard:
     """Stops a round in which a trainable tensor does not train (opacus issue 820: loss fell, adapters stayed).
 
-    After the first step every tensor has moved but ``lora_A`` whose B was zero (its gradient is B^T G = 0); after the second step
-    all have. Steps whose batch was empty do not count. The check compares with a copy taken before training.
+    After the first step every tensor has moved but ``lora_A`` whose B was zero (its gradient is B^T G = 0);
+    after the second step all have. Steps whose batch was empty do not count. The check
+    compares with a copy taken before training.
     """
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:

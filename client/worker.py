@@ -1,8 +1,9 @@
-"""A client's whole work on one order: check, charge, train, protect, answer. The base model stays loaded between orders.
+"""A client's whole work on one order: check, charge, train, protect, answer. The base model stays loaded.
 
-Steps, in this order: 1 the order is undamaged and for this client; 2 an order that was answered gets the same bytes again; 3 the policy
-allows it; 4 the budget is charged, durably; 5 training; 6 what may leave is made and stored; 7 the charge is settled.
-A crash between 4 and 6 leaves a charge that counts in full; the order, done again, is charged again.
+Steps, in this order: 1 the order is undamaged and for this client; 2 an order that was answered gets the same
+bytes again; 3 the policy allows it; 4 the budget is charged, durably; 5 training; 6 what may leave is made and
+stored; 7 the charge is settled. A crash between 4 and 6 leaves a charge that counts in full; the order, done
+again, is charged again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aggregation.adapter import AdapterState
 from aggregation.errors import MalformedUpdateError
 from aggregation.initial import fresh_factors, generator_for
 from aggregation.methods import get_method
@@ -38,6 +38,7 @@ from motet.wire.messages import TrainOrder, TrainReply
 from privacy.noise import SystemNoise
 
 if TYPE_CHECKING:
+    from aggregation.adapter import AdapterState
     from privacy.noise import NoiseSource
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,9 @@ class ClientWorker:
         tokens = self._tokenised(recipe)
         reservation = self._charge(order, recipe)
         trained = self._train(order, recipe, start, tokens, noise_multiplier)
-        reply = release(order, recipe, trained, num_steps=recipe.training.local_steps, num_examples=len(tokens))
+        reply = release(
+            order, recipe, trained, num_steps=recipe.training.local_steps, num_examples=len(tokens)
+        )
         self._store_reply(order, reply)
         if reservation is not None:
             self._ledger.settle(reservation)
@@ -104,7 +107,10 @@ class ClientWorker:
     def _checked(self, order: TrainOrder) -> Recipe:
         if order.client_id != self._client_id:
             raise BadOrderError(f"the order is for {order.client_id!r}, this is {self._client_id!r}")
-        if sha256_hex(order.payload) != order.payload_sha256 or sha256_hex(order.recipe_json.encode()) != order.recipe_sha256:
+        if (
+            sha256_hex(order.payload) != order.payload_sha256
+            or sha256_hex(order.recipe_json.encode()) != order.recipe_sha256
+        ):
             raise BadOrderError("the order was damaged on its way: a hash does not match")
         return from_canonical_json(order.recipe_json)
 
@@ -123,12 +129,19 @@ class ClientWorker:
         )
 
     def _train(
-        self, order: TrainOrder, recipe: Recipe, start: AdapterState, tokens: TokenisedExamples, noise_multiplier: float | None
+        self,
+        order: TrainOrder,
+        recipe: Recipe,
+        start: AdapterState,
+        tokens: TokenisedExamples,
+        noise_multiplier: float | None,
     ) -> AdapterState:
         method = get_method(recipe.method.name, ridge=recipe.method.ridge)
         if method.changes_base and recipe.method.train_adapter:
             key = generator_for(recipe.seed, "fresh", order.round_index, order.client_id).initial_seed()
-            fresh = fresh_factors(layer_shapes(recipe), order.lora_rank, recipe.scale_of(order.lora_rank), key)
+            fresh = fresh_factors(
+                layer_shapes(recipe), order.lora_rank, recipe.scale_of(order.lora_rank), key
+            )
             start = dataclasses.replace(start, lora=fresh)
         base = loaded_base(recipe)
         with base.lock:
@@ -136,25 +149,38 @@ class ClientWorker:
             attached = attach(base.model, recipe, start, bases=bases, scale=recipe.scale_of(order.lora_rank))
             try:
                 train_round(
-                    attached, recipe, tokens, round_index=order.round_index, client_id=order.client_id,
-                    noise=self._noise, noise_multiplier=noise_multiplier,
-                )  # fmt: skip
+                    attached,
+                    recipe,
+                    tokens,
+                    round_index=order.round_index,
+                    client_id=order.client_id,
+                    noise=self._noise,
+                    noise_multiplier=noise_multiplier,
+                )
                 return method.trained_part(read_state(attached))
             finally:
                 detach(attached)
 
     def _tokenised(self, recipe: Recipe) -> TokenisedExamples:
-        key = recipe.task.model_dump_json() + recipe.base_model.model_dump_json() + recipe.data.model_dump_json()
+        key = (
+            recipe.task.model_dump_json()
+            + recipe.base_model.model_dump_json()
+            + recipe.data.model_dump_json()
+        )
         if self._tokens is None or self._tokens[0] != key:
             examples = read_examples(
-                self._data_path, text_column=recipe.data.text_column, label_column=recipe.data.label_column,
+                self._data_path,
+                text_column=recipe.data.text_column,
+                label_column=recipe.data.label_column,
                 num_labels=recipe.task.num_labels,
-            )  # fmt: skip
+            )
             self._tokens = (key, tokenise(recipe, loaded_base(recipe).tokenizer, examples))
         return self._tokens[1]
 
     def _reply_path(self, order: TrainOrder) -> Path:
-        return self._replies / f"{order.run_id}-{order.round_index}-{order.attempt}-{order.payload_sha256[:16]}"
+        return (
+            self._replies / f"{order.run_id}-{order.round_index}-{order.attempt}-{order.payload_sha256[:16]}"
+        )
 
     def _stored_reply(self, order: TrainOrder) -> TrainReply | None:
         path = self._reply_path(order)
@@ -174,7 +200,9 @@ class ClientWorker:
             _write_durably(path.with_suffix(".safetensors"), reply.payload)
             _write_durably(path.with_suffix(".json"), json.dumps(fields).encode())
         except OSError as e:
-            raise ClientError(f"the reply can not be stored: {e.strerror}", hint="check the client's disk") from e
+            raise ClientError(
+                f"the reply can not be stored: {e.strerror}", hint="check the client's disk"
+            ) from e
 
 
 def _write_durably(path: Path, data: bytes) -> None:

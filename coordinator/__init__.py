@@ -1,1 +1,1 @@
-
+"""The service: engine, storage, the way to clients, export."""

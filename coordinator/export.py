@@ -1,8 +1,9 @@
 """Write what a run learned in the formats that others load: a PEFT folder, or a whole merged model.
 
-The exported adapter is the product of all rounds, whatever the method: FLoRA's accumulated stack, Fed-SB's ``B R`` and ``A``,
-FedIT's pair. It is written at one rank for all layers (narrower layers are padded with zeros, which changes no
-product) and with ``lora_alpha = r``, so that PEFT's scale is 1 and no reader has to know ours.
+The exported adapter is the product of all rounds, whatever the method: FLoRA's accumulated stack, Fed-SB's
+``B R`` and ``A``, FedIT's pair. It is written at one rank for all layers (narrower layers are padded with
+zeros, which changes no product) and with ``lora_alpha = r``, so that PEFT's scale is 1 and no reader has to
+know ours.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from motet.errors import MotetError
 from motet.modeling import is_conv1d_model, load_base, load_tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aggregation.adapter import FactorPair
     from motet.recipe import Recipe
 
@@ -78,7 +80,9 @@ def adapter_config(recipe: Recipe, layers: list[str], lora_rank: int, heads: lis
     }
 
 
-def peft_tensors(product: Mapping[str, FactorPair], dense: Mapping[str, torch.Tensor], lora_rank: int) -> dict[str, torch.Tensor]:
+def peft_tensors(
+    product: Mapping[str, FactorPair], dense: Mapping[str, torch.Tensor], lora_rank: int
+) -> dict[str, torch.Tensor]:
     """The tensors of ``adapter_model.safetensors`` under peft's names."""
     tensors: dict[str, torch.Tensor] = {}
     for layer, pair in sorted(product.items()):
@@ -105,9 +109,11 @@ def model_card(recipe: Recipe, facts: CardFacts, lora_rank: int) -> str:
         "---\nlibrary_name: peft\ntags: [lora, federated-learning, motet]\n---\n"
         f"# {recipe.name}\n\nA low-rank adapter that {facts.clients} data owners trained together with Motet; "
         "no example left its owner.\n\n"
-        f"| | |\n|---|---|\n| run | `{facts.run_id}` |\n| base model | `{base.hub or base.path or base.material or base.tiny}` |\n"
+        f"| | |\n|---|---|\n| run | `{facts.run_id}` |\n"
+        f"| base model | `{base.hub or base.path or base.material or base.tiny}` |\n"
         f"| task | {recipe.task.kind} |\n| method | {recipe.method.name} |\n| rounds | {facts.rounds} |\n"
-        f"| clients | {facts.clients} |\n| rank of this export | {lora_rank} |\n| adapter sha256 | `{facts.adapter_sha256}` |\n\n"
+        f"| clients | {facts.clients} |\n| rank of this export | {lora_rank} |\n"
+        f"| adapter sha256 | `{facts.adapter_sha256}` |\n\n"
         f"## Privacy\n{privacy}\n\n## Use\n```python\nfrom peft import PeftModel\n"
         "from motet.modeling import load_base_for\n"
         'model = PeftModel.from_pretrained(load_base_for("THIS_FOLDER"), "THIS_FOLDER")\n```\n'
@@ -141,13 +147,18 @@ def export_peft(
     heads = sorted({name.rsplit(".", 1)[0] for name in dense})
 
     def fill(folder: Path) -> None:
-        save_file(peft_tensors(product, dense, lora_rank), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(
+            peft_tensors(product, dense, lora_rank),
+            folder / "adapter_model.safetensors",
+            metadata={"format": "pt"},
+        )
         config = adapter_config(recipe, layers, lora_rank, heads)
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         load_tokenizer(recipe).save_pretrained(folder)
         (folder / "README.md").write_text(model_card(recipe, facts, lora_rank), encoding="utf-8")
         (folder / "motet.json").write_text(
-            json.dumps({"recipe": json.loads(recipe.model_dump_json()), "facts": asdict(facts)}, indent=2) + "\n",
+            json.dumps({"recipe": json.loads(recipe.model_dump_json()), "facts": asdict(facts)}, indent=2)
+            + "\n",
             encoding="utf-8",
         )
 
@@ -181,14 +192,15 @@ def export_merged(
             parameters[name].copy_(value)
 
     def fill(folder: Path) -> None:
-        backbone = getattr(model, "backbone", model)
+        backbone: Any = getattr(model, "backbone", model)
         backbone.save_pretrained(folder)
         if backbone is not model:
             save_file({k: v.float().contiguous() for k, v in dense.items()}, folder / "head.safetensors")
         load_tokenizer(recipe).save_pretrained(folder)
         (folder / "README.md").write_text(model_card(recipe, facts, 0), encoding="utf-8")
         (folder / "motet.json").write_text(
-            json.dumps({"recipe": json.loads(recipe.model_dump_json()), "facts": asdict(facts)}, indent=2) + "\n",
+            json.dumps({"recipe": json.loads(recipe.model_dump_json()), "facts": asdict(facts)}, indent=2)
+            + "\n",
             encoding="utf-8",
         )
 
@@ -197,7 +209,9 @@ def export_merged(
 
 def _write_folder(out_dir: Path, marker: str, fill: Any) -> Path:  # noqa: ANN401 - a local callback
     if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / marker).exists():
-        raise ExportError(f"{out_dir} exists and is not an earlier export", hint="choose another --out folder")
+        raise ExportError(
+            f"{out_dir} exists and is not an earlier export", hint="choose another --out folder"
+        )
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
@@ -211,5 +225,7 @@ def _write_folder(out_dir: Path, marker: str, fill: Any) -> Path:  # noqa: ANN40
             shutil.rmtree(staging, ignore_errors=True)
             raise
     except OSError as e:
-        raise ExportError(f"cannot write {out_dir}: {e.strerror or e}", hint="check the disk and the folder's rights") from e
+        raise ExportError(
+            f"cannot write {out_dir}: {e.strerror or e}", hint="check the disk and the folder's rights"
+        ) from e
     return out_dir

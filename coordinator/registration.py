@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -12,6 +12,9 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from coordinator.storage.store import Store
 from motet.errors import MotetError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 
@@ -26,22 +29,33 @@ def register(home: Path, client_id: str, public_key_path: Path, capacity_class: 
     """Add a client to the store, or change its key.
 
     Raises:
-      RegistrationError: a bad name, or no P-384 public key in the file; a private key is refused without a look at it.
+      RegistrationError: a bad name, or no P-384 public key in the file; a private key is refused without a
+        look at it.
     """
     if not _NAME.match(client_id):
-        raise RegistrationError(f"{client_id!r} is no name", hint="use letters, digits, dot, dash and underscore, at most 63")
+        raise RegistrationError(
+            f"{client_id!r} is no name", hint="use letters, digits, dot, dash and underscore, at most 63"
+        )
     try:
         text = public_key_path.read_bytes()
     except OSError as e:
-        raise RegistrationError(f"{public_key_path}: {e.strerror}", hint="the client makes it: motet client init") from e
+        raise RegistrationError(
+            f"{public_key_path}: {e.strerror}", hint="the client makes it: motet client init"
+        ) from e
     if b"PRIVATE KEY" in text:
-        raise RegistrationError(f"{public_key_path} is a private key, which stays with the client", hint="ask for client.pub")
+        raise RegistrationError(
+            f"{public_key_path} is a private key, which stays with the client", hint="ask for client.pub"
+        )
     try:
         key = load_pem_public_key(text)
     except (ValueError, UnsupportedAlgorithm) as e:
-        raise RegistrationError(f"{public_key_path} is no public key in PEM", hint="the client makes it: motet client init") from e
+        raise RegistrationError(
+            f"{public_key_path} is no public key in PEM", hint="the client makes it: motet client init"
+        ) from e
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
-        raise RegistrationError(f"{public_key_path} is no P-384 key", hint="the client makes it: motet client init")
+        raise RegistrationError(
+            f"{public_key_path} is no P-384 key", hint="the client makes it: motet client init"
+        )
     store = Store.open(home / "motet.db")
     try:
         store.register_client(client_id, public_key_to_bytes(key), capacity_class=capacity_class)

@@ -1,6 +1,7 @@
 """The coordinator as a service: keeps SuperLink and gateway up, takes runs from the store one after the other.
 
-Its home folder holds all state: ``motet.db``, ``artifacts/``, ``tls/``, ``superlink/``, ``join.json`` (what clients need), logs.
+Its home folder holds all state: ``motet.db``, ``artifacts/``, ``tls/``, ``superlink/``, logs, and
+``join.json``, which is what clients need.
 Killed at any moment and started again it resumes each run in the round it was in.
 """
 
@@ -13,10 +14,9 @@ import logging
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coordinator.engine.flower_grid import FlowerGrid
 from coordinator.engine.flower_link import FlowerLink, LinkError, marker_sha256
@@ -28,7 +28,12 @@ from coordinator.storage.store import Store
 from coordinator.tls import ensure_certificates, write_private
 from motet.clock import SystemClock
 from motet.errors import MotetError
-from motet.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from motet.recipe import Recipe
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.5
@@ -43,7 +48,10 @@ class AlreadyRunningError(MotetError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceConfig:
-    """Where the service listens and lives. ``listen`` is ``host:port`` of the gateway; ``names`` go into its certificate."""
+    """Where the service listens and lives.
+
+    ``listen`` is ``host:port`` of the gateway; ``names`` go into its certificate.
+    """
 
     home: Path
     listen: str = "127.0.0.1:8443"
@@ -53,12 +61,16 @@ class ServiceConfig:
 
 def model_shape(recipe: Recipe) -> ModelShape:
     """Shapes from the model's configuration; torch and transformers load when the first run starts."""
-    from motet.modeling import initial_dense, layer_shapes  # noqa: PLC0415
+    from motet.modeling import initial_dense, layer_shapes
 
-    return ModelShape(layer_shapes=layer_shapes(recipe) if recipe.method.train_adapter else {}, dense=initial_dense(recipe))
+    return ModelShape(
+        layer_shapes=layer_shapes(recipe) if recipe.method.train_adapter else {}, dense=initial_dense(recipe)
+    )
 
 
-def serve(config: ServiceConfig, *, on_ready: Callable[[], None] = lambda: None, until_idle: bool = False) -> None:
+def serve(
+    config: ServiceConfig, *, on_ready: Callable[[], None] = lambda: None, until_idle: bool = False
+) -> None:
     """Run the service until SIGTERM or SIGINT; with ``until_idle`` until no run is left.
 
     Raises:
@@ -71,13 +83,17 @@ def serve(config: ServiceConfig, *, on_ready: Callable[[], None] = lambda: None,
         check_port_is_free(config.listen)
         store = Store.open(config.home / "motet.db")
         tls = config.home / "tls"
-        ensure_certificates(tls, [*config.names, config.listen.rsplit(":", 1)[0]], datetime.datetime.now(datetime.UTC))
+        ensure_certificates(
+            tls, [*config.names, config.listen.rsplit(":", 1)[0]], datetime.datetime.now(datetime.UTC)
+        )
         secret = _secret(config.home)
         children: list[Child] = []
         link: FlowerLink | None = None
         try:
             upstream = f"127.0.0.1:{free_port()}"
-            children.append(start_superlink(upstream, config.home, tls=tls, in_memory=config.in_memory_link_state))
+            children.append(
+                start_superlink(upstream, config.home, tls=tls, in_memory=config.in_memory_link_state)
+            )
             children.append(start_gateway(config.listen, upstream, config.home, tls=tls))
             link = FlowerLink(upstream, secret, (tls / "ca.crt").read_bytes())
             link.open()
@@ -95,16 +111,30 @@ def serve(config: ServiceConfig, *, on_ready: Callable[[], None] = lambda: None,
 
 
 def _work(
-    config: ServiceConfig, grid: FlowerGrid, store: Store, stopping: threading.Event, children: list[Child], *, until_idle: bool
+    config: ServiceConfig,
+    grid: FlowerGrid,
+    store: Store,
+    stopping: threading.Event,
+    children: list[Child],
+    *,
+    until_idle: bool,
 ) -> None:
     engine = RoundEngine(
-        grid, store, ArtifactStore(config.home / "artifacts"), SystemClock(), shape=model_shape, poll_s=POLL_S,
+        grid,
+        store,
+        ArtifactStore(config.home / "artifacts"),
+        SystemClock(),
+        shape=model_shape,
+        poll_s=POLL_S,
         is_stopping=lambda: stopping.is_set() or any(c.process.poll() is not None for c in children),
-    )  # fmt: skip
+    )
     while not stopping.is_set():
         for child in children:
             if child.process.poll() is not None:
-                raise LinkError(f"{child.name} ended by itself", hint=f"see {child.log_path}, then start the coordinator again")
+                raise LinkError(
+                    f"{child.name} ended by itself",
+                    hint=f"see {child.log_path}, then start the coordinator again",
+                )
         run = store.next_run()
         if run is None:
             if until_idle:
@@ -128,7 +158,9 @@ def write_join_file(config: ServiceConfig) -> Path:
     """``join.json``: address, authority and pinned bundle. It holds no secret; give it to every client."""
     path = config.home / "join.json"
     ca = (config.home / "tls" / "ca.crt").read_text(encoding="ascii")
-    path.write_text(json.dumps({"address": config.listen, "ca": ca, "bundle_sha256": marker_sha256()}, indent=2) + "\n")
+    path.write_text(
+        json.dumps({"address": config.listen, "ca": ca, "bundle_sha256": marker_sha256()}, indent=2) + "\n"
+    )
     return path
 
 
@@ -146,10 +178,14 @@ def _exclusive(home: Path) -> Iterator[None]:
         home.mkdir(parents=True, exist_ok=True)
         file = (home / "coordinator.lock").open("w")
     except OSError as e:
-        raise AlreadyRunningError(f"{home} can not be used: {e.strerror}", hint="choose another --home") from e
+        raise AlreadyRunningError(
+            f"{home} can not be used: {e.strerror}", hint="choose another --home"
+        ) from e
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
-            raise AlreadyRunningError(f"another coordinator works in {home}", hint="stop it, or choose another --home") from e
+            raise AlreadyRunningError(
+                f"another coordinator works in {home}", hint="stop it, or choose another --home"
+            ) from e
         yield

@@ -1,6 +1,7 @@
 """A small certificate authority of the coordinator's own: made once, never silently again.
 
-P-256 certificates for the gateway and the SuperLink. The authority's key stays in the home folder (mode 0600).
+P-256 certificates for the gateway and the SuperLink. The authority's key stays in the home folder (mode
+0600).
 """
 
 from __future__ import annotations
@@ -8,8 +9,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -17,6 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from motet.errors import MotetError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 CA_DAYS = 3650
 SERVER_DAYS = 397
@@ -60,13 +64,19 @@ def ensure_certificates(folder: Path, names: Sequence[str], now: datetime.dateti
     )
     alternatives = [_general_name(n) for n in dict.fromkeys([*names, "localhost", "127.0.0.1", "::1"])]
     server = (
-        _builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "motet coordinator")]), authority, server_key.public_key(), now, SERVER_DAYS)
+        _builder(
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "motet coordinator")]),
+            authority,
+            server_key.public_key(),
+            now,
+            SERVER_DAYS,
+        )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(_usage(sign_certificates=False), critical=True)
         .sign(ca_key, hashes.SHA256())
-    )  # fmt: skip
+    )
     write_private(folder / "ca.key", _pem(ca_key))
     write_private(folder / "server.key", _pem(server_key))
     (folder / "server.pem").write_bytes(server.public_bytes(serialization.Encoding.PEM))
@@ -95,10 +105,16 @@ def _builder(
 
 def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=not sign_certificates, key_cert_sign=sign_certificates, crl_sign=sign_certificates,
-        content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
-        encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+        digital_signature=not sign_certificates,
+        key_cert_sign=sign_certificates,
+        crl_sign=sign_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _general_name(name: str) -> x509.GeneralName:

@@ -1,1 +1,1 @@
-
+"""Motet: federated, privacy-preserving fine-tuning with low-rank adapters."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aggregation.adapter import AdapterState, FactorPair
 from aggregation.methods import get_method
 from client.adapters import fed_sb_bases
 from coordinator.export import CardFacts, export_merged, export_peft
@@ -16,6 +14,11 @@ from motet.modeling import load_base
 from motet.recipe import Recipe, from_canonical_json, resolve_noise_multiplier
 from privacy.accounting import epsilon_pld
 from privacy.events import PoissonGaussianEvent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aggregation.adapter import AdapterState, FactorPair
 
 
 class NothingToExportError(MotetError):
@@ -73,7 +76,8 @@ def export_run(home: Path, run_id: str, out_dir: Path, *, merged: bool = False) 
         store.close()
     if not closed:
         raise NothingToExportError(
-            f"run {run_id} has no closed round yet (state {run.state})", hint=f"motet run watch {run_id} --home {home}"
+            f"run {run_id} has no closed round yet (state {run.state})",
+            hint=f"motet run watch {run_id} --home {home}",
         )
     recipe = from_canonical_json(run.recipe_json)
     state: AdapterState = ArtifactStore(home / "artifacts").load_state(closed[-1].adapter_sha256)

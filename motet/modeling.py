@@ -1,4 +1,4 @@
-"""Models and tokenizers of a recipe: real weights, or tiny random ones for tests. Shapes come without weights.
+"""Models and tokenizers of a recipe: real weights, or tiny random ones for tests; shapes need no weights.
 
 Layer names are those of ``named_modules`` of what ``load_base`` returns; every side of Motet uses them.
 """
@@ -6,7 +6,6 @@ Layer names are those of ``named_modules`` of what ``load_base`` returns; every 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +31,20 @@ from motet.materials import model_path
 from motet.recipe import Recipe, from_canonical_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 TINY_SEED = 20_240_101
 HEAD_STD = 0.02
+_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "attention_dropout",
+    "embd_pdrop",
+    "attn_pdrop",
+    "resid_pdrop",
+)
 
 
 class ModelError(MotetError):
@@ -47,15 +56,17 @@ class ModelError(MotetError):
 class SequenceClassifier(nn.Module):
     """A backbone, the mean of its last hidden states over real tokens, and one linear head.
 
-    Encoders that were trained with mean pooling (all-MiniLM) lose most of their worth through the stock tanh pooler.
+    Encoders that were trained with mean pooling (all-MiniLM) lose much of their worth through the stock tanh
+    pooler.
     Forward: input_ids (B, T), attention_mask (B, T) -> logits (B, num_labels).
     """
 
     def __init__(self, backbone: nn.Module, num_labels: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.config = backbone.config
-        self.head = nn.Linear(backbone.config.hidden_size, num_labels)
+        config: Any = backbone.config
+        self.config = config
+        self.head = nn.Linear(config.hidden_size, num_labels)
 
     def forward(
         self,
@@ -77,18 +88,39 @@ def _tiny_config(name: str) -> PretrainedConfig:
     common = {"vocab_size": 261, "max_position_embeddings": 256}
     if name == "tiny-bert":
         return BertConfig(
-            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **common,
-        )  # fmt: skip
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            **common,
+        )
     if name == "tiny-gpt2":
         return GPT2Config(
-            vocab_size=261, n_positions=256, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0,
-            attn_pdrop=0.0, bos_token_id=257, eos_token_id=258,
-        )  # fmt: skip
+            vocab_size=261,
+            n_positions=256,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=257,
+            eos_token_id=258,
+            pad_token_id=256,
+        )
     return LlamaConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        bos_token_id=257, eos_token_id=258, pad_token_id=256, **common,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        bos_token_id=257,
+        eos_token_id=258,
+        pad_token_id=256,
+        **common,
+    )
 
 
 def _source(recipe: Recipe) -> str:
@@ -99,23 +131,36 @@ def _source(recipe: Recipe) -> str:
 
 
 def load_config(recipe: Recipe) -> PretrainedConfig:
-    """The base model's configuration.
+    """The base model's configuration; its own dropout is off, ``adapter.dropout`` of the recipe is the only one.
 
     Raises:
-      ModelError: no such model, or its folder has no readable configuration.
+      ModelError: no such model, its folder has no readable configuration, or it reads fewer tokens than
+        ``task.max_length``.
     """
     if recipe.base_model.tiny is not None:
-        return _tiny_config(recipe.base_model.tiny)
-    source = _source(recipe)
-    try:
-        config = AutoConfig.from_pretrained(source, local_files_only=recipe.base_model.hub is None, trust_remote_code=False)
-    except (OSError, ValueError) as e:
+        config = _tiny_config(recipe.base_model.tiny)
+    else:
+        source = _source(recipe)
+        try:
+            config = AutoConfig.from_pretrained(
+                source, local_files_only=recipe.base_model.hub is None, trust_remote_code=False
+            )
+        except (OSError, ValueError) as e:
+            raise ModelError(
+                f"base_model: no usable model at {source}",
+                hint="check base_model, or list what there is: motet materials list",
+            ) from e
+        for name in _DROPOUTS:
+            if hasattr(config, name):
+                setattr(config, name, 0.0)
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = config.eos_token_id  # as load_tokenizer pads
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and recipe.task.max_length > positions:
         raise ModelError(
-            f"base_model: no usable model at {source}", hint="check base_model, or list what there is: motet materials list"
-        ) from e
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop"):
-        if hasattr(config, name):
-            setattr(config, name, 0.0)  # adapter.dropout is the one dropout; it is part of the recipe
+            f"task.max_length: {recipe.task.max_length} tokens are asked, this model reads at most {positions}",
+            hint=f"set task.max_length to {positions} or less",
+        )
     return config
 
 
@@ -128,25 +173,34 @@ def _build(recipe: Recipe, config: PretrainedConfig, *, weights: bool) -> nn.Mod
     own_head = _has_own_head(recipe)
     if not causal and not own_head:
         config.num_labels = recipe.task.num_labels
-    kind = AutoModelForCausalLM if causal else AutoModel if own_head else AutoModelForSequenceClassification
+    kind: Any = AutoModelForSequenceClassification
+    if causal or own_head:
+        kind = AutoModelForCausalLM if causal else AutoModel
     extra = {"add_pooling_layer": False} if own_head and config.model_type == "bert" else {}
     try:
         if not weights or recipe.base_model.tiny is not None:
-            model = kind.from_config(config, **extra)
+            model: nn.Module = kind.from_config(config, **extra)
         else:
             model = kind.from_pretrained(
-                _source(recipe), config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
-                local_files_only=recipe.base_model.hub is None, **extra,
-            )  # fmt: skip
+                _source(recipe),
+                config=config,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=recipe.base_model.hub is None,
+                **extra,
+            )
     except (OSError, ValueError) as e:
-        raise ModelError(f"base_model: {type(e).__name__} while building {config.model_type}: {str(e)[:200]}") from e
+        raise ModelError(
+            f"base_model: {type(e).__name__} while building {config.model_type}: {str(e)[:200]}"
+        ) from e
     if own_head:
         model = SequenceClassifier(model, int(recipe.task.num_labels or 2))
     return model
 
 
 def load_base(recipe: Recipe) -> nn.Module:
-    """The base model with its weights (float32, CPU), frozen, in evaluation mode; heads as ``initial_dense``.
+    """The base model with its weights: float32, CPU, frozen, in evaluation mode; heads as ``initial_dense``.
 
     Raises:
       ModelError: it can not be found, or is not of a kind that fits the task.
@@ -170,7 +224,7 @@ def skeleton(recipe: Recipe) -> nn.Module:
 
 
 def target_layers(model: nn.Module, recipe: Recipe) -> dict[str, nn.Module]:
-    """Layers that get an adapter: linear, ending in one of ``adapter.targets``, in ``adapter.layers`` when given.
+    """Layers that get an adapter: linear, ending in one of ``adapter.targets``, within ``adapter.layers``.
 
     Raises:
       ModelError: a target matches no layer; the message lists endings that exist.
@@ -181,7 +235,7 @@ def target_layers(model: nn.Module, recipe: Recipe) -> dict[str, nn.Module]:
     for target in recipe.adapter.targets:
         hits = {n: m for n, m in linear.items() if n == target or n.endswith("." + target)}
         if wanted is not None:
-            hits = {n: m for n, m in hits.items() if any(p.isdigit() and int(p) in wanted for p in n.split("."))}
+            hits = {n: m for n, m in hits.items() if _layer_indices(n) & set(wanted)}
         if not hits:
             endings = sorted({n.rsplit(".", 1)[-1] for n in linear if "." in n})
             raise ModelError(
@@ -193,9 +247,19 @@ def target_layers(model: nn.Module, recipe: Recipe) -> dict[str, nn.Module]:
     return dict(sorted(found.items()))
 
 
+def _layer_indices(name: str) -> set[int]:
+    return {int(part) for part in name.split(".") if part.isdigit()}
+
+
 def shape_of(layer: nn.Module) -> tuple[int, int]:
-    """(out_features, in_features), also for GPT-2's transposed Conv1D."""
-    weight: torch.Tensor = layer.weight
+    """(out_features, in_features), also for GPT-2's transposed Conv1D.
+
+    Raises:
+      ValueError: the layer has no weight matrix.
+    """
+    weight = layer.weight
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 2:
+        raise ValueError(f"{type(layer).__name__} has no weight matrix")
     rows, columns = weight.shape
     return (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
 
@@ -211,7 +275,10 @@ def layer_shapes(recipe: Recipe) -> dict[str, tuple[int, int]]:
         rank = recipe.lora_rank_of("default")
         small = min(min(s) for s in shapes.values())
         if rank > small:
-            raise ModelError(f"adapter.lora_rank: fed-sb's core of {rank} exceeds a layer's smaller side, {small}")
+            raise ModelError(
+                f"adapter.lora_rank: fed-sb's core of {rank} exceeds a layer's smaller side, {small}",
+                hint=f"set adapter.lora_rank to {small} or less",
+            )
     return shapes
 
 
@@ -250,7 +317,9 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
         return byte_tokenizer()
     source = _source(recipe)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=recipe.base_model.hub is None, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, local_files_only=recipe.base_model.hub is None, trust_remote_code=False
+        )
     except (OSError, ValueError) as e:
         raise ModelError(f"base_model: no usable tokenizer at {source}") from e
     if tokenizer.pad_token is None:
@@ -260,20 +329,19 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte (ids 0 to 255), and padding, begin, end: 256, 257, 258. Needs no files."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: i for i, letter in enumerate(alphabet)} | {"<pad>": 256, "<s>": 257, "</s>": 258}
     core = Tokenizer(models.BPE(vocabulary, []))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=256
-    )
+    specials = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=256, **specials)
 
 
 def load_base_for(folder: str | Path) -> nn.Module:
-    """The base model that an exported adapter folder belongs to, ready for ``peft.PeftModel.from_pretrained``.
+    """The base model that an exported adapter folder belongs to, for ``peft.PeftModel.from_pretrained``.
 
     Raises:
       ModelError: the folder was not written by ``motet export``.
@@ -288,11 +356,12 @@ def load_merged(folder: str | Path) -> nn.Module:
       ModelError: the folder was not written by ``motet export --merged``.
     """
     recipe = _exported_recipe(folder)
-    base = recipe.base_model.model_copy(update={"material": None, "hub": None, "tiny": None, "path": str(folder)})
+    elsewhere = {"material": None, "hub": None, "tiny": None, "path": str(folder)}
+    base = recipe.base_model.model_copy(update=elsewhere)
     model = load_base(recipe.model_copy(update={"base_model": base}))
     head = Path(folder) / "head.safetensors"
     if head.exists():
-        from safetensors.torch import load_file  # noqa: PLC0415
+        from safetensors.torch import load_file
 
         model.load_state_dict(load_file(head), strict=False)
     return model

@@ -1,8 +1,9 @@
 """Run one recipe in this process group, without servers: the embedded way.
 
-The same ``RoundEngine`` as in a deployment drives an in-process grid; each simulated client reads its own file
-and keeps its own state folder. Beside the federated run stand the runs that it has to beat: nobody trained, the head
-alone, each client alone. All of them are the same engine with another cohort or another recipe.
+The same ``RoundEngine`` as in a deployment drives an in-process grid; each simulated client reads its own
+file and keeps its own state folder. Beside the federated run stand the runs that it has to beat: nobody
+trained, the head alone, each client alone. All of them are the same engine with another cohort or another
+recipe.
 """
 
 from __future__ import annotations
@@ -11,10 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aggregation.adapter import AdapterState
 from aggregation.methods import get_method
 from client.evaluation import evaluate
 from coordinator.engine.local_grid import LocalGrid, WorkerSpec
@@ -27,9 +26,17 @@ from motet.clock import SystemClock
 from motet.data import Example, partition, write_shards
 from motet.exporting import epsilon_of, learned_product
 from motet.modeling import initial_dense, layer_shapes
-from motet.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aggregation.adapter import AdapterState
+    from motet.recipe import Recipe
 
 Metric = dict[str, float]
+CURVE_EXAMPLES = 300
+"""Held-out examples behind a point of the learning curve before the last; the last, and every table, uses all."""
+
 OnStep = Callable[[str, int, int], None]
 """Called as ``on_step(stage, done, total)``: stage is a name for people, done and total count rounds."""
 
@@ -90,7 +97,7 @@ def run_engine(
       processes: worker processes; 0 runs the clients in this process.
       on_step: progress.
       run_id: of the run; made from the recipe when absent.
-      with_curve: evaluate after every round, not only at the end.
+      with_curve: evaluate after every round, not only at the end; on ``CURVE_EXAMPLES`` before the end.
 
     Raises:
       motet.errors.MotetError: the run failed; the message says why.
@@ -99,7 +106,9 @@ def run_engine(
     shape = model_shape(recipe)
     clients = recipe.cohort.clients or sorted(shards.train)
     specs = {
-        client: WorkerSpec(client_id=client, data_path=shards.train[client], state_dir=folder / "clients" / client)
+        client: WorkerSpec(
+            client_id=client, data_path=shards.train[client], state_dir=folder / "clients" / client
+        )
         for client in clients
     }
     store = Store.open(folder / "motet.db")
@@ -109,8 +118,10 @@ def run_engine(
     curve: list[Metric] = []
 
     def on_round(round_index: int, state: AdapterState) -> None:
-        if with_curve or round_index + 1 == total:
+        if round_index + 1 == total:
             curve.append(evaluate(recipe, state, shards.test))
+        elif with_curve:
+            curve.append(evaluate(recipe, state, shards.test[:CURVE_EXAMPLES]))
         if on_step is not None:
             on_step(stage, round_index + 1, total)
 
@@ -173,9 +184,9 @@ def simulate(
       on_step: progress.
 
     Returns:
-      ``run_id``, ``adapter_dir``, ``adapter_sha256``, ``method``, ``rounds``, ``metrics`` (start, local_only, federated,
-      and head_only, federated_no_privacy where run), ``clients`` (client_id, lora_rank, num_examples, bytes_up,
-      bytes_down, epsilon or None), ``curves``, ``seconds``, ``recipe_name``.
+      ``run_id``, ``adapter_dir``, ``adapter_sha256``, ``method``, ``rounds``, ``metrics`` (start, local_only,
+      federated, and head_only, federated_no_privacy where run), ``clients`` (client_id, lora_rank,
+      num_examples, bytes_up, bytes_down, epsilon or None), ``curves``, ``seconds``, ``recipe_name``.
 
     Raises:
       motet.errors.MotetError: bad data, a failed run, or an export that can not be written.
@@ -187,7 +198,9 @@ def simulate(
             update={"cohort": recipe.cohort.model_copy(update={"clients": sorted(shards.train)})}
         )
     runs = out_dir / "runs"
-    main = run_engine(recipe, shards, runs / "federated", stage="federated", processes=processes, on_step=on_step)
+    main = run_engine(
+        recipe, shards, runs / "federated", stage="federated", processes=processes, on_step=on_step
+    )
     metrics: dict[str, Any] = {"start": main.curve[0]}
     curves: dict[str, Any] = {"federated": list(main.curve)}
     if baselines:
@@ -234,22 +247,36 @@ def _run_baselines(
 
     def one_alone(client: str) -> Metric:
         outcome = run_engine(
-            without_privacy(alone(recipe, client)), shards, runs / "alone" / client,
-            stage=f"{client} alone", processes=min(processes, 1), on_step=on_step, with_curve=False,
-        )  # fmt: skip
+            without_privacy(alone(recipe, client)),
+            shards,
+            runs / "alone" / client,
+            stage=f"{client} alone",
+            processes=min(processes, 1),
+            on_step=on_step,
+            with_curve=False,
+        )
         return outcome.curve[-1]
 
     with ThreadPoolExecutor(max(1, processes)) as pool:
         metrics["local_only"] = dict(zip(clients, pool.map(one_alone, clients), strict=True))
     if recipe.privacy is not None:
         plain = run_engine(
-            without_privacy(recipe), shards, runs / "no-privacy",
-            stage="federated, no privacy", processes=processes, on_step=on_step,
-        )  # fmt: skip
+            without_privacy(recipe),
+            shards,
+            runs / "no-privacy",
+            stage="federated, no privacy",
+            processes=processes,
+            on_step=on_step,
+        )
         metrics["federated_no_privacy"], curves["federated_no_privacy"] = plain.curve[-1], list(plain.curve)
     if recipe.task.kind == "sequence-classification":
         head = run_engine(
-            head_only(recipe), shards, runs / "head-only", stage="head alone", processes=processes, on_step=on_step
+            head_only(recipe),
+            shards,
+            runs / "head-only",
+            stage="head alone",
+            processes=processes,
+            on_step=on_step,
         )
         metrics["head_only"], curves["head_only"] = head.curve[-1], list(head.curve)
 

@@ -18,7 +18,13 @@ def generate(out: Path) -> None:
     for source in sorted((ROOT / "proto/motet/v1").glob("*.proto")):
         target = out / "motet/wire/v1"
         target.mkdir(parents=True, exist_ok=True)
-        arguments = ["protoc", f"-I{ROOT / 'proto/motet/v1'}", f"--python_out={target}", f"--pyi_out={target}", str(source)]
+        arguments = [
+            "protoc",
+            f"-I{ROOT / 'proto/motet/v1'}",
+            f"--python_out={target}",
+            f"--pyi_out={target}",
+            str(source),
+        ]
         if protoc.main(arguments) != 0:
             sys.exit(f"{source}: protoc failed")
 
@@ -33,7 +39,9 @@ def main() -> None:
         for made in sorted(Path(folder).rglob("*_pb2.py*")):
             committed = ROOT / made.relative_to(folder)
             if not committed.exists() or committed.read_text() != made.read_text():
-                sys.exit(f"{committed.relative_to(ROOT)} is not what proto/ says; run python scripts/gen_proto.py")
+                sys.exit(
+                    f"{committed.relative_to(ROOT)} is not what proto/ says; run python scripts/gen_proto.py"
+                )
     print("stubs are current")
 
 

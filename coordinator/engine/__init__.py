@@ -1,1 +1,1 @@
-
+"""The round engine and the two grids that it drives."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from coordinator.engine.grid import GridClient, GridFailure
 from motet.errors import MotetError
 from motet.wire.codec import WireError, decode_reply, encode_order
-from motet.wire.messages import TrainOrder, TrainReply
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from coordinator.engine.flower_link import FlowerLink
     from coordinator.storage.store import Store
+    from motet.wire.messages import TrainOrder, TrainReply
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 class FlowerGrid:
     """Registers the store's clients with the SuperLink and speaks to those that are online.
 
-    After a restart no earlier message counts as known: the engine sends its orders again, and a client that had
-    finished answers from its own disk with the same bytes.
+    After a restart no earlier message counts as known: the engine sends its orders again, and a client that
+    had finished answers from its own disk with the same bytes.
     """
 
     def __init__(self, link: FlowerLink, store: Store) -> None:
@@ -50,7 +51,10 @@ class FlowerGrid:
         if order.client_id not in self._nodes:
             self.online()
         message_id = self._link.push(
-            self._nodes[order.client_id], encode_order(order), group=f"{order.run_id}/{order.round_index}", ttl_s=deadline_s
+            self._nodes[order.client_id],
+            encode_order(order),
+            group=f"{order.run_id}/{order.round_index}",
+            ttl_s=deadline_s,
         )
         self._sent.add(message_id)
         return message_id

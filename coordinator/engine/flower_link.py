@@ -1,8 +1,9 @@
 """The coordinator's side of Flower 1.41: the only module here that names Flower's private parts.
 
-The SuperLink runs in process isolation. The coordinator itself claims the task of one carrier run, keeps its lease alive, and pushes
-and pulls messages through Flower's grid from its own threads; several Motet runs may share the carrier. No
-flower-superexec, no flwr-serverapp, no code on the wire: the bundle is an inert marker whose hash clients pin.
+The SuperLink runs in process isolation. The coordinator itself claims the task of one carrier run, keeps its
+lease alive, and pushes and pulls messages through Flower's grid from its own threads; several Motet runs may
+share the carrier. No flower-superexec, no flwr-serverapp, no code on the wire: the bundle is an inert marker
+whose hash clients pin.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from flwr.app import ConfigRecord, Message, MessageType, Metadata, RecordDict
@@ -23,7 +23,12 @@ from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullTaskInputRequest,
+    PushTaskOutputRequest,
+    SendTaskHeartbeatRequest,
+)
 from flwr.supercore.constant import TaskType
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
@@ -34,6 +39,9 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import HttpGrid
 
 from motet.errors import MotetError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 log = logging.getLogger(__name__)
 HEARTBEAT_S = 10.0  # a lease lasts 60 s after a heartbeat
@@ -50,7 +58,9 @@ class LinkError(MotetError):
 def marker_app_dir() -> Path:
     """The inert bundle: ``fab/`` of the repository, or its copy beside the installed packages."""
     here = Path(__file__).resolve()
-    return next(p for p in (here.parents[2] / "fab", here.parent / "marker_app") if (p / "pyproject.toml").exists())
+    return next(
+        p for p in (here.parents[2] / "fab", here.parent / "marker_app") if (p / "pyproject.toml").exists()
+    )
 
 
 def marker_sha256() -> str:
@@ -71,9 +81,10 @@ def join(content: RecordDict) -> bytes:
       ValueError: the records are not parts.
     """
     parts = [content[name]["data"] for name in sorted(content)]
-    if not all(isinstance(p, bytes) for p in parts):
+    data = [p for p in parts if isinstance(p, bytes)]
+    if len(data) != len(parts):
         raise ValueError("records are not parts of one message")
-    return b"".join(parts)
+    return b"".join(data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +126,9 @@ class FlowerLink:
         fab = build_fab_from_disk(marker_app_dir())
         bundle = fab_to_proto(Fab(hashlib.sha256(fab).hexdigest(), fab, {}))
         with self._control() as control:
-            self._run_id = control.StartRun(StartRunRequest(fab=bundle, override_config=user_config_to_proto({}))).run_id
+            self._run_id = control.StartRun(
+                StartRunRequest(fab=bundle, override_config=user_config_to_proto({}))
+            ).run_id
         token = self._claim(self._run_id, timeout_s)
         grid = HttpGrid(self._address, self._ca is None, self._ca, token=token)
         grid._retry_invoker = patient_retry()  # noqa: SLF001 - flwr's own sends SIGINT to us on a 401
@@ -129,7 +142,9 @@ class FlowerLink:
         self._stop.set()
         if self._grid is not None:
             try:
-                self._grid._runtime_client.PushTaskOutput(PushTaskOutputRequest(sub_status="completed", details=""))  # noqa: SLF001
+                self._grid._runtime_client.PushTaskOutput(  # noqa: SLF001
+                    PushTaskOutputRequest(sub_status="completed", details="")
+                )
                 self._grid.close()
             except (httpx.HTTPError, RuntimeError):
                 log.info("the carrier run was not closed; it ends by itself")
@@ -145,13 +160,23 @@ class FlowerLink:
           LinkError: the SuperLink did not take it.
         """
         metadata = Metadata(
-            run_id=self._run_id, message_id="", src_node_id=SUPERLINK_NODE_ID, dst_node_id=node_id, reply_to_message_id="",
-            group_id=group, created_at=time.time(), ttl=ttl_s, message_type=MessageType.TRAIN,
-        )  # fmt: skip
+            run_id=self._run_id,
+            message_id="",
+            src_node_id=SUPERLINK_NODE_ID,
+            dst_node_id=node_id,
+            reply_to_message_id="",
+            group_id=group,
+            created_at=time.time(),
+            ttl=ttl_s,
+            message_type=MessageType.TRAIN,
+        )
         with self._lock:
             pushed = list(self._open_grid().push_messages([make_message(metadata, split(data))]))
         if not pushed or not pushed[0]:
-            raise LinkError(f"the SuperLink did not take a message of {len(data)} bytes", hint="see superlink.log in the home folder")
+            raise LinkError(
+                f"the SuperLink did not take a message of {len(data)} bytes",
+                hint="see superlink.log in the home folder",
+            )
         return str(pushed[0])
 
     def pull(self, message_ids: Sequence[str]) -> list[Arrived]:
@@ -161,7 +186,9 @@ class FlowerLink:
           LinkError: the lease of the carrier run is lost.
         """
         if self.lost.is_set():
-            raise LinkError("the SuperLink no longer honours this coordinator's lease", hint="restart the coordinator")
+            raise LinkError(
+                "the SuperLink no longer honours this coordinator's lease", hint="restart the coordinator"
+            )
         with self._lock:
             return [self._arrived(m) for m in self._open_grid().pull_messages(list(message_ids))]
 
@@ -169,7 +196,11 @@ class FlowerLink:
     def _arrived(message: Message) -> Arrived:
         message_id = message.metadata.reply_to_message_id
         if message.has_error():
-            return Arrived(message_id=message_id, data=None, reason=f"Flower error {message.error.code}: {message.error.reason}")
+            return Arrived(
+                message_id=message_id,
+                data=None,
+                reason=f"Flower error {message.error.code}: {message.error.reason}",
+            )
         try:
             return Arrived(message_id=message_id, data=join(message.content))
         except (KeyError, ValueError) as e:
@@ -194,12 +225,18 @@ class FlowerLink:
                 time.sleep(CLAIM_POLL_S)
         finally:
             client.close()
-        raise LinkError("the SuperLink offered no task for the carrier run", hint="see superlink.log in the home folder")
+        raise LinkError(
+            "the SuperLink offered no task for the carrier run", hint="see superlink.log in the home folder"
+        )
 
     def _keep_lease(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
-                if not self._open_grid()._runtime_client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success:  # noqa: SLF001
+                if (
+                    not self._open_grid()  # noqa: SLF001
+                    ._runtime_client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+                    .success
+                ):
                     self.lost.set()
                     return
             except httpx.HTTPStatusError:
@@ -209,14 +246,17 @@ class FlowerLink:
                 log.warning("the SuperLink does not answer the heartbeat")
 
     def _control(self) -> ControlHttpClient:
-        return self._client(ControlHttpClient, "flwr CLI", retry=False)
+        client: ControlHttpClient = self._client(ControlHttpClient, "flwr CLI", retry=False)
+        return client
 
     def _client(self, kind: Any, name: str, *extra: Any, retry: bool = True) -> Any:  # noqa: ANN401 - Flower's classes
         return kind.from_server_address(
-            self._address, self._ca is None, self._ca,
+            self._address,
+            self._ca is None,
+            self._ca,
             interceptors=[RuntimeVersionHttpInterceptor(component_name=name), *extra],
             **({"retry_invoker": patient_retry()} if retry else {}),
-        )  # fmt: skip
+        )
 
 
 def patient_retry(max_time_s: float = 120.0) -> RetryInvoker:
@@ -226,6 +266,9 @@ def patient_retry(max_time_s: float = 120.0) -> RetryInvoker:
         return isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in (502, 503, 504)
 
     return RetryInvoker(
-        lambda: exponential(max_delay=2), (httpx.TransportError, httpx.HTTPStatusError), max_tries=None,
-        max_time=max_time_s, should_giveup=give_up,
-    )  # fmt: skip
+        lambda: exponential(max_delay=2),
+        (httpx.TransportError, httpx.HTTPStatusError),
+        max_tries=None,
+        max_time=max_time_s,
+        should_giveup=give_up,
+    )

@@ -1,29 +1,48 @@
 """Show clients the fleet routes of the SuperLink, and nothing else of it. A process of its own, TLS in front.
 
-The SuperLink serves control, runtime and fleet on one port; control has no authentication in open-source Flower. Exact paths,
-POST only, a limit on the body; no registration (the operator does that) and no bundles (no code to clients).
+The SuperLink serves control, runtime and fleet on one port; control has no authentication in open-source
+Flower. Exact paths, POST only, a limit on the body; no registration (the operator does that) and no bundles
+(no code to clients).
 """
 
 from __future__ import annotations
 
 import argparse
 import ssl
-from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import uvicorn
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
 FLEET = frozenset(
     f"/v1/fleet/{name}"
     for name in (
-        "activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages", "push-messages",
-        "get-run", "pull-object", "push-object", "confirm-message-received",
-    )  # fmt: skip
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "get-run",
+        "pull-object",
+        "push-object",
+        "confirm-message-received",
+    )
 )
 MAX_BODY_BYTES = 16 << 20
 _HOP = frozenset(
-    {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"host", b"proxy-authorization"}
+    {
+        b"connection",
+        b"keep-alive",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"host",
+        b"proxy-authorization",
+    }
 )
 Asgi = Any
 
@@ -81,7 +100,9 @@ class ReverseProxy:
             await send({"type": "lifespan.shutdown.complete"})
             return
         headers = [(k, v) for k, v in scope["headers"] if k not in _HOP]
-        request = self._client.build_request("POST", self._upstream + scope["path"], headers=headers, content=_body(receive))
+        request = self._client.build_request(
+            "POST", self._upstream + scope["path"], headers=headers, content=_body(receive)
+        )
         try:
             response = await self._client.send(request, stream=True)
         except httpx.TransportError:
@@ -118,9 +139,15 @@ def main() -> None:
     a = parser.parse_args()
     host, port = a.listen.rsplit(":", 1)
     uvicorn.run(
-        FleetOnly(ReverseProxy(a.upstream, a.upstream_ca)), host=host, port=int(port), ssl_certfile=a.certificate,
-        ssl_keyfile=a.key, log_level="warning", server_header=False, timeout_keep_alive=75,
-    )  # fmt: skip
+        FleetOnly(ReverseProxy(a.upstream, a.upstream_ca)),
+        host=host,
+        port=int(port),
+        ssl_certfile=a.certificate,
+        ssl_keyfile=a.key,
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=75,
+    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from motet.wire.messages import TrainOrder, TrainReply
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from motet.wire.messages import TrainOrder, TrainReply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +28,10 @@ class GridFailure:
 
 
 class Grid(Protocol):
-    """A way to clients. Messages are answered at most once each; ``collect`` never blocks."""
+    """A way to clients. ``collect`` never blocks on the network.
+
+    ``tests/contract/test_grid.py`` holds every implementation to this.
+    """
 
     def online(self) -> Mapping[str, GridClient]:
         """Clients that can be reached now, by id."""
@@ -39,7 +44,10 @@ class Grid(Protocol):
         """
 
     def collect(self, message_ids: Sequence[str]) -> list[tuple[str, TrainReply | GridFailure]]:
-        """What has arrived of these messages since the last call; each is returned once."""
+        """What has arrived of these messages since the last call.
+
+        Each reply is returned once; ids that are not known are passed over. In any order.
+        """
 
     def is_known(self, message_id: str) -> bool:
         """Whether a reply to this message may still come; if not, the engine sends the order again."""

@@ -1,4 +1,4 @@
-"""A grid in this process group: clients are handlers, in worker processes that keep the base model loaded, or inline."""
+"""A grid in this process group: clients are handlers, in worker processes with the base model loaded, or inline."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordinator.engine.grid import GridClient, GridFailure
 from motet.wire.messages import TrainOrder, TrainReply
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Handler = Callable[[TrainOrder], TrainReply]
 Factory = Callable[[Mapping[str, Any]], Handler]
@@ -50,7 +53,9 @@ def _start_worker() -> None:
 
 
 class LocalGrid:
-    """Clients as handlers made by ``factory`` (``module:function``), in ``processes`` workers; 0 works inline, at ``collect``.
+    """Clients as handlers made by ``factory`` (``module:function``), in ``processes`` workers.
+
+    With 0 processes a handler runs inline, at ``collect``.
 
     A handler that raises becomes a ``GridFailure``, as a crash would over a network. Nothing survives this process.
     """
@@ -61,13 +66,12 @@ class LocalGrid:
         self._numbers = itertools.count()
         self._futures: dict[str, Future[TrainReply]] = {}
         self._waiting: deque[tuple[str, TrainOrder]] = deque()
-        self._pool = (
-            ProcessPoolExecutor(
-                min(processes, len(self._specs)), mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-            )
-            if processes
-            else None
-        )
+        self._processes = min(processes, len(self._specs))
+        self._pool = self._new_pool() if self._processes else None
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        spawn = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self._processes, mp_context=spawn, initializer=_start_worker)
 
     def online(self) -> Mapping[str, GridClient]:
         """All of them."""
@@ -79,14 +83,22 @@ class LocalGrid:
         if self._pool is None:
             self._waiting.append((message_id, order))
         else:
-            self._futures[message_id] = self._pool.submit(_handle, self._factory, self._plain(order.client_id), order)
+            spec = self._plain(order.client_id)
+            try:
+                self._futures[message_id] = self._pool.submit(_handle, self._factory, spec, order)
+            except BrokenProcessPool:  # a worker died; its orders became failures, later ones get a new pool
+                self._pool.shutdown(wait=False)
+                self._pool = self._new_pool()
+                self._futures[message_id] = self._pool.submit(_handle, self._factory, spec, order)
         return message_id
 
     def collect(self, message_ids: Sequence[str]) -> list[tuple[str, TrainReply | GridFailure]]:
         """Finished replies."""
         wanted = set(message_ids)
-        if self._pool is None and self._waiting and self._waiting[0][0] in wanted:
-            message_id, order = self._waiting.popleft()
+        place = next((i for i, (m, _) in enumerate(self._waiting) if m in wanted), None)
+        if place is not None:
+            message_id, order = self._waiting[place]
+            del self._waiting[place]
             future: Future[TrainReply] = Future()
             try:
                 future.set_result(_handle(self._factory, self._plain(order.client_id), order))
@@ -110,6 +122,8 @@ class LocalGrid:
 
 
 def _outcome(future: Future[TrainReply]) -> TrainReply | GridFailure:
+    if future.cancelled():
+        return GridFailure(code="client_crashed", message="the worker processes were ended")
     error = future.exception()
     if error is None:
         return future.result()

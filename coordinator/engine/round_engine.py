@@ -7,14 +7,17 @@ their record where they cost budget (reserve, then order) and precede it where t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aggregation.adapter import AdapterState, ClientUpdate
 from aggregation.errors import MalformedUpdateError
 from aggregation.methods import get_method
-from aggregation.serialize import to_bytes
+from aggregation.serialize import sha256_hex, to_bytes
 from coordinator.engine.admission import admit
 from coordinator.engine.grid import Grid, GridFailure
 from coordinator.errors import BudgetRefusedError, RunFailedError
@@ -29,16 +32,20 @@ if TYPE_CHECKING:
     from coordinator.storage.models import ContributionRow, RoundRow
     from coordinator.storage.store import Store
     from motet.clock import Clock
-    from privacy.events import PoissonGaussianEvent
+    from privacy.events import Event
 
 log = logging.getLogger(__name__)
 
 MOST_ATTEMPTS = 3
 CANCEL_CHECK_S = 0.5
+COHORT_GRACE_S = 10.0  # how long named clients that are not online are waited for, when enough others are
 # Failures that another attempt would only repeat, at another charge.
-FINAL_CODES = frozenset({"policy_refused", "client_failed", "did_not_move", "not_finite", "ledger_failed", "bad_order"})
+FINAL_CODES = frozenset(
+    {"policy_refused", "client_failed", "did_not_move", "not_finite", "ledger_failed", "bad_order"}
+)
 
 OnRound = Callable[[int, AdapterState], None]
+OnReply = Callable[[int, str, bool], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +77,7 @@ class RoundEngine:
       clock: time; deadlines use its monotonic side.
       shape: names and shapes of the model of the recipe, or a function that makes them.
       on_round: called after each closed round, also for rounds that were closed before a restart.
+      on_reply: called with round_index, client_id and whether the update was admitted.
       poll_s: seconds between looks for replies.
       is_stopping: asked between looks; True ends ``run`` by ``EngineStoppedError``.
     """
@@ -83,12 +91,14 @@ class RoundEngine:
         *,
         shape: ModelShape | Callable[[Recipe], ModelShape],
         on_round: OnRound | None = None,
+        on_reply: OnReply | None = None,
         poll_s: float = 0.02,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._grid, self._store, self._artifacts, self._clock = grid, store, artifacts, clock
         self._shape_or_factory = shape
         self._on_round = on_round or (lambda _round_index, _state: None)
+        self._on_reply = on_reply or (lambda _round_index, _client_id, _admitted: None)
         self._poll_s = poll_s
         self._is_stopping = is_stopping
 
@@ -130,19 +140,28 @@ class RoundEngine:
             contributions = self._store.contributions(run_id, closed.round_index, closed.attempt)
             clients = {
                 c.client_id: {
-                    "state": c.state, "lora_rank": c.lora_rank, "bytes_up": c.bytes_up, "bytes_down": c.bytes_down,
+                    "state": c.state,
+                    "lora_rank": c.lora_rank,
+                    "bytes_up": c.bytes_up,
+                    "bytes_down": c.bytes_down,
                     "num_examples": c.num_examples,
                 }
                 for c in contributions
-            }  # fmt: skip
+            }
             rounds.append(
                 {
-                    "round_index": closed.round_index, "relative_error": closed.relative_error,
-                    "seconds": (closed.closed_at or closed.started_at) - closed.started_at, "clients": clients,
+                    "round_index": closed.round_index,
+                    "relative_error": closed.relative_error,
+                    "seconds": (closed.closed_at or closed.started_at) - closed.started_at,
+                    "clients": clients,
                 }
-            )  # fmt: skip
+            )
         return RunResult(
-            run_id=run_id, state=row.state, reason=row.reason, adapter_sha256=row.adapter_sha256, rounds=tuple(rounds)
+            run_id=run_id,
+            state=row.state,
+            reason=row.reason,
+            adapter_sha256=row.adapter_sha256,
+            rounds=tuple(rounds),
         )
 
 
@@ -152,12 +171,18 @@ class _OneRun:
     def __init__(self, engine: RoundEngine, run_id: str, recipe: Recipe) -> None:
         self._grid, self._store, self._artifacts = engine._grid, engine._store, engine._artifacts  # noqa: SLF001 - one unit
         self._clock, self._on_round, self._poll_s = engine._clock, engine._on_round, engine._poll_s  # noqa: SLF001
-        self._is_stopping = engine._is_stopping  # noqa: SLF001
+        self._is_stopping, self._on_reply = engine._is_stopping, engine._on_reply  # noqa: SLF001
         self._run_id, self._recipe = run_id, recipe
         self._method = get_method(recipe.method.name, ridge=recipe.method.ridge)
         self._shape = engine.shape_of(recipe)
         self._event = round_event(recipe)
-        self._next_cancel_check = 0.0
+        self._next_cancel_check = -math.inf
+        self._answered: set[str] = set()  # messages whose reply was taken; a second one is a duplicate
+        self._overdue = {  # messages that missed their deadline; an answer is counted, never used
+            c.message_id: c
+            for c in self._store.contributions(run_id)
+            if c.error_code == "deadline" and c.state == "FAILED" and self._grid.is_known(c.message_id)
+        }
 
     def go(self) -> str:
         """All rounds that are not closed yet; returns the final adapter's sha256."""
@@ -174,7 +199,7 @@ class _OneRun:
     # -- one round -----------------------------------------------------------------------------------------------
 
     def _round(self, round_index: int, state_sha256: str) -> str:
-        """Step 1 plan and reserve, 2 order, 3 admit, 4 reduce, 5 commit; again with a new charge where too few answered."""
+        """Step 1 plan and reserve, 2 order, 3 admit, 4 reduce, 5 commit; with too few answers, again."""
         while True:
             row = self._planned(round_index, state_sha256)
             self._order_and_admit(row)
@@ -188,79 +213,116 @@ class _OneRun:
         attempts = [r for r in self._store.rounds(self._run_id) if r.round_index == round_index]
         if attempts and attempts[-1].state == "PLANNED":
             return attempts[-1]
+        if attempts:
+            self._check_another_attempt_may_help(attempts[-1])
         attempt = attempts[-1].attempt + 1 if attempts else 0
+        self._obey()
         cohort = self._cohort()
-        self._check_budget(round_index, cohort)
+        for client_id in cohort:  # before anything is written; the store asks again within its transaction
+            self._check_budget(round_index, client_id, self._store.spent_events(client_id))
         if not state_sha256:
             state_sha256 = self._artifacts.put(to_bytes(self._initial_state(cohort)))
         self._store.plan_round(
-            self._run_id, round_index, attempt, start_sha256=state_sha256, deadline_s=self._recipe.cohort.deadline_s,
-            ranks=cohort, event=self._event,
-        )  # fmt: skip
-        return next(r for r in self._store.rounds(self._run_id) if (r.round_index, r.attempt) == (round_index, attempt))
+            self._run_id,
+            round_index,
+            attempt,
+            start_sha256=state_sha256,
+            deadline_s=self._recipe.cohort.deadline_s,
+            ranks=cohort,
+            event=self._event,
+            may_spend=partial(self._check_budget, round_index),
+        )
+        return next(
+            r
+            for r in self._store.rounds(self._run_id)
+            if (r.round_index, r.attempt) == (round_index, attempt)
+        )
 
     def _initial_state(self, cohort: dict[str, int]) -> AdapterState:
         lora_rank = max(cohort.values())
         try:
             return self._method.initial_state(
-                self._shape.layer_shapes, lora_rank=lora_rank, scale=self._recipe.scale_of(lora_rank), dense=self._shape.dense,
+                self._shape.layer_shapes,
+                lora_rank=lora_rank,
+                scale=self._recipe.scale_of(lora_rank),
+                dense=self._shape.dense,
                 seed=self._recipe.seed,
-            )  # fmt: skip
+            )
         except ValueError as e:
-            raise RunFailedError(f"run {self._run_id}: {e}", hint="mend adapter.lora_rank in the recipe") from e
+            raise RunFailedError(
+                f"run {self._run_id}: {e}", hint="mend adapter.lora_rank in the recipe"
+            ) from e
 
     def _cohort(self) -> dict[str, int]:
         """Who is asked, with ranks. Waits, saying why, until the minimum can be reached."""
         named, minimum = self._recipe.cohort.clients, self._recipe.cohort.minimum
         said = ""
+        patience_ends = self._clock.monotonic() + min(COHORT_GRACE_S, self._recipe.cohort.deadline_s)
         while True:
             online = self._grid.online()
             able = [c for c in (named or sorted(online)) if c in online]
-            if len(able) >= max(minimum, 1) and (named is None or len(able) == len(named) or said):
+            is_whole = named is None or len(able) == len(named) or self._clock.monotonic() >= patience_ends
+            if len(able) >= minimum and is_whole:
                 ranks = {c: self._recipe.lora_rank_of(c, online[c].capacity_class or None) for c in able}
                 if said:
                     self._store.wait_reason(self._run_id, "")
                 return ranks
             missing = sorted(set(named or ()) - set(online))
-            reason = f"waits for {max(minimum, 1) - len(able)} more client(s)" if len(able) < minimum else "waits for clients"
+            reason = (
+                f"waits for {minimum - len(able)} more client(s)"
+                if len(able) < minimum
+                else "waits for clients"
+            )
             reason += f": {', '.join(missing)} not online" if missing else ""
             if reason != said:
                 self._store.wait_reason(self._run_id, reason)
                 log.info("run %s %s", self._run_id, reason)
                 said = reason
-                self._pause(min(2.0, self._recipe.cohort.deadline_s))
-            else:
-                self._pause(0.5)
+            self._pause(0.5)
 
-    def _check_budget(self, round_index: int, cohort: dict[str, int]) -> None:
+    def _check_budget(self, round_index: int, client_id: str, spent: Sequence[Event]) -> None:
+        """Refuse a charge that takes a client over the recipe's limit; ``spent`` is of all runs, finished or not."""
         privacy = self._recipe.privacy
         if self._event is None or privacy is None or privacy.epsilon_limit is None:
             return
-        for client_id in cohort:
-            spent: list[PoissonGaussianEvent] = self._store.spent_events(client_id, self._run_id)
-            if would_exceed(spent, self._event, privacy.epsilon_limit, privacy.target_delta):
-                raise BudgetRefusedError(
-                    f"run {self._run_id}, round {round_index}: client {client_id} would pass epsilon_limit {privacy.epsilon_limit:g}; "
-                    f"nobody was asked",
-                    hint="the adapter of the last closed round can be exported; a new recipe can raise the limit",
-                )
+        if would_exceed(spent, self._event, privacy.epsilon_limit, privacy.target_delta):
+            raise BudgetRefusedError(
+                f"run {self._run_id}, round {round_index}: client {client_id} would pass epsilon_limit "
+                f"{privacy.epsilon_limit:g}, counting its earlier runs; nobody was asked",
+                hint="the adapter of the last closed round can be exported; a new recipe can raise the limit",
+            )
 
-    def _order(self, row: RoundRow, contribution: ContributionRow, payload: bytes, payload_sha256: str) -> TrainOrder:
+    def _order(
+        self, row: RoundRow, contribution: ContributionRow, payload: bytes, payload_sha256: str
+    ) -> TrainOrder:
         recipe = self._recipe
-        reserved = reservation_id(self._run_id, row.round_index, row.attempt, contribution.client_id) if self._event else ""
+        reserved = (
+            reservation_id(self._run_id, row.round_index, row.attempt, contribution.client_id)
+            if self._event
+            else ""
+        )
         return TrainOrder(
-            run_id=self._run_id, round_index=row.round_index, attempt=row.attempt, client_id=contribution.client_id,
-            recipe_json=canonical_json(recipe), recipe_sha256=recipe_sha256(recipe), lora_rank=contribution.lora_rank,
-            reservation_id=reserved, payload=payload, payload_sha256=payload_sha256,
-        )  # fmt: skip
+            run_id=self._run_id,
+            round_index=row.round_index,
+            attempt=row.attempt,
+            client_id=contribution.client_id,
+            recipe_json=canonical_json(recipe),
+            recipe_sha256=recipe_sha256(recipe),
+            lora_rank=contribution.lora_rank,
+            reservation_id=reserved,
+            payload=payload,
+            payload_sha256=payload_sha256,
+        )
 
     def _order_and_admit(self, row: RoundRow) -> None:
         """Send what was not sent (or is lost), then take replies until all have answered or the deadline has passed."""
         start = self._method.starting_point(self._artifacts.load_state(row.start_sha256))
         payload = to_bytes(start)
-        start_sha256 = self._artifacts.put(payload)
+        start_sha256 = sha256_hex(payload)
         deadline_s = self._recipe.cohort.deadline_s
-        left_s = max(row.deadline_at - self._clock.now(), min(deadline_s, 30.0))  # after a long stop clients get a fair wait
+        left_s = max(
+            row.deadline_at - self._clock.now(), min(deadline_s, 30.0)
+        )  # after a long stop clients get a fair wait
         until = self._clock.monotonic() + left_s
         waiting: dict[str, TrainOrder] = {}
         for contribution in self._store.contributions(self._run_id, row.round_index, row.attempt):
@@ -271,52 +333,98 @@ class _OneRun:
             if not message_id or not self._grid.is_known(message_id):
                 message_id = self._grid.send(order, deadline_s=left_s)
                 self._store.order_sent(
-                    self._run_id, row.round_index, row.attempt, order.client_id, message_id=message_id, bytes_down=len(payload)
+                    self._run_id,
+                    row.round_index,
+                    row.attempt,
+                    order.client_id,
+                    message_id=message_id,
+                    bytes_down=len(payload),
                 )
             waiting[message_id] = order
-        while waiting and self._clock.monotonic() < until:
-            arrived = self._grid.collect(list(waiting))
+        while waiting:
+            arrived = self._grid.collect([*waiting, *self._overdue])
             for message_id, reply in arrived:
-                order = waiting.pop(message_id)
-                self._take(row, order, reply)
-            if not arrived:
-                self._pause(self._poll_s)
+                if message_id in waiting:
+                    self._answered.add(message_id)
+                    self._take(row, waiting.pop(message_id), reply)
+                else:
+                    self._count_useless(row, message_id, reply)
+            self._obey()
+            if waiting and not arrived:
+                if (
+                    self._clock.monotonic() >= until
+                ):  # after the look, so that what lay ready at the deadline counts
+                    break
+                self._clock.sleep(self._poll_s)
+        self._leave_behind(row, waiting, deadline_s)
+
+    def _leave_behind(self, row: RoundRow, waiting: Mapping[str, TrainOrder], deadline_s: float) -> None:
         for order in waiting.values():
             self._store.reply_failed(
-                self._run_id, row.round_index, row.attempt, order.client_id, code="deadline",
+                self._run_id,
+                row.round_index,
+                row.attempt,
+                order.client_id,
+                code="deadline",
                 message=f"no answer within {deadline_s:g} s",
-            )  # fmt: skip
+            )
+        for contribution in self._store.contributions(self._run_id, row.round_index, row.attempt):
+            if contribution.message_id in waiting:
+                self._overdue[contribution.message_id] = contribution
+
+    def _count_useless(self, row: RoundRow, message_id: str, reply: TrainReply | GridFailure) -> None:
+        """A late or second reply: it changes nothing but a counter."""
+        late = self._overdue.pop(message_id, None)
+        if late is not None and isinstance(reply, TrainReply):
+            self._store.reply_late(
+                late.run_id, late.round_index, late.attempt, late.client_id, bytes_up=len(reply.payload)
+            )
+        elif message_id in self._answered:
+            self._store.count(self._run_id, row.round_index, "duplicate_replies")
 
     def _take(self, row: RoundRow, order: TrainOrder, reply: TrainReply | GridFailure) -> None:
         keys = (self._run_id, row.round_index, row.attempt, order.client_id)
-        if isinstance(reply, GridFailure):
-            self._store.reply_failed(*keys, code=reply.code, message=reply.message)
-            return
-        if reply.error_code:
-            self._store.reply_failed(*keys, code=reply.error_code[:64], message=reply.error_message)
-            return
-        try:
-            admit(reply, order, self._method, self._shape, self._recipe.scale_of(order.lora_rank))
-        except MalformedUpdateError as e:
-            log.warning("round %s: update of %s refused: %s", row.round_index, order.client_id, e.code)
-            self._store.reply_failed(*keys, code=e.code, message=f"the update was not admitted: {e.reason}")
+        code, message = _complaint(reply)
+        if not code and isinstance(reply, TrainReply):
+            try:
+                admit(reply, order, self._recipe, self._method, self._shape)
+            except MalformedUpdateError as e:
+                log.warning("round %s: update of %s refused: %s", row.round_index, order.client_id, e.code)
+                code, message = e.code, f"the update was not admitted: {e.reason}"
+        if code or isinstance(reply, GridFailure):
+            self._store.reply_failed(*keys, code=code, message=message)
+            self._on_reply(row.round_index, order.client_id, False)
             return
         sha256 = self._artifacts.put(reply.payload)
         uniform = self._recipe.cohort.weights == "uniform"
         self._store.reply_received(
-            *keys, payload_sha256=sha256, bytes_up=len(reply.payload), weight=1.0 if uniform else reply.aggregation_weight,
+            *keys,
+            payload_sha256=sha256,
+            bytes_up=len(reply.payload),
+            weight=1.0 if uniform else reply.aggregation_weight,
             num_examples=reply.num_examples,
-        )  # fmt: skip
+        )
+        self._on_reply(row.round_index, order.client_id, True)
 
     def _reduce_and_commit(self, row: RoundRow, received: Sequence[ContributionRow]) -> str:
         before = self._artifacts.load_state(row.start_sha256)
-        reduction = self._method.reduce(before, self._updates(received))
-        data = to_bytes(reduction.state)
+        try:
+            reduction = self._method.reduce(before, self._updates(received))
+            data = to_bytes(reduction.state)
+        except ValueError as e:  # every update was admitted by itself; together they have no sum
+            raise RunFailedError(
+                f"run {self._run_id}, round {row.round_index}: the updates can not be reduced: {e}",
+                hint="lower training.learning_rate if values overflow; updates are in the artifacts folder",
+            ) from e
         sha256 = self._artifacts.put(data)
         self._store.close_round(
-            self._run_id, row.round_index, row.attempt, adapter_sha256=sha256, num_bytes=len(data),
+            self._run_id,
+            row.round_index,
+            row.attempt,
+            adapter_sha256=sha256,
+            num_bytes=len(data),
             relative_error=reduction.relative_error,
-        )  # fmt: skip
+        )
         log.info("run %s round %s closed with %s clients", self._run_id, row.round_index, len(received))
         return sha256
 
@@ -325,23 +433,49 @@ class _OneRun:
             state = self._artifacts.load_state(contribution.payload_sha256)
             yield ClientUpdate(client_id=contribution.client_id, weight=contribution.weight, state=state)
 
-    def _give_up_attempt(self, row: RoundRow, contributions: Sequence[ContributionRow], received: int) -> None:
+    def _give_up_attempt(
+        self, row: RoundRow, contributions: Sequence[ContributionRow], received: int
+    ) -> None:
         minimum = self._recipe.cohort.minimum
         failed = [c for c in contributions if c.state == "FAILED"]
         told = "; ".join(f"{c.client_id}: {c.error_message or c.error_code}" for c in failed)
-        reason = f"round {row.round_index}: {received} of {len(contributions)} clients answered, {minimum} are needed ({told})"
+        reason = f"round {row.round_index}: {received} of {len(contributions)} clients answered, "
+        reason += f"{minimum} are needed ({told})"
         self._store.abort_round(self._run_id, row.round_index, row.attempt, reason)
-        hopeless = len(contributions) - sum(c.error_code in FINAL_CODES for c in failed) < minimum
-        if hopeless or row.attempt + 1 >= MOST_ATTEMPTS:
-            raise RunFailedError(f"run {self._run_id}, {reason}", hint="mend what the clients report, then submit the run again")
+
+    def _check_another_attempt_may_help(self, last: RoundRow) -> None:
+        """Decided from the store alone, so that a crash after an aborted attempt does not buy a further charge."""
+        contributions = self._store.contributions(self._run_id, last.round_index, last.attempt)
+        final = sum(c.state == "FAILED" and c.error_code in FINAL_CODES for c in contributions)
+        hopeless = len(contributions) - final < self._recipe.cohort.minimum
+        if hopeless or last.attempt + 1 >= MOST_ATTEMPTS:
+            raise RunFailedError(
+                f"run {self._run_id}, {last.reason}",
+                hint="mend what the clients report, then submit the run again",
+            )
 
     def _pause(self, seconds: float) -> None:
-        """Wait a little; obey a shutdown and a request to cancel."""
+        self._obey()
+        self._clock.sleep(seconds)
+
+    def _obey(self) -> None:
+        """Leave for a shutdown; end the run on a request to cancel. Asked between replies, never within one."""
         if self._is_stopping():
             raise EngineStoppedError
         if self._clock.monotonic() >= self._next_cancel_check:
             self._next_cancel_check = self._clock.monotonic() + CANCEL_CHECK_S
             if self._store.get_run(self._run_id).cancel_requested:
                 raise RunCancelledError
-        self._clock.sleep(seconds)
 
+
+def _complaint(reply: TrainReply | GridFailure) -> tuple[str, str]:
+    """Code and message of a failure, both empty for a success; a client's words are kept to printable ones."""
+    code, message = (
+        (reply.code, reply.message)
+        if isinstance(reply, GridFailure)
+        else (reply.error_code, reply.error_message)
+    )
+    if not code and isinstance(reply, TrainReply):
+        return "", ""
+    printable = "".join(c if c.isprintable() else " " for c in message)
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", code)[:64] or "unnamed", printable

@@ -9,11 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from motet.errors import MotetError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 START_TIMEOUT_S = 60.0
 _PR_SET_PDEATHSIG = 1
@@ -65,9 +68,14 @@ def start(name: str, arguments: Sequence[str], log_path: Path, environment: dict
 
     with log_path.open("ab") as log_file:
         process = subprocess.Popen(
-            list(arguments), stdout=log_file, stderr=log_file, stdin=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, **QUIET, **environment}, preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl call
-        )  # fmt: skip
+            list(arguments),
+            stdout=log_file,
+            stderr=log_file,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, **QUIET, **environment},
+            preexec_fn=die_with_parent,
+        )
     return Child(name=name, process=process, log_path=log_path)
 
 
@@ -81,12 +89,26 @@ def start_superlink(address: str, home: Path, *, tls: Path, in_memory: bool) -> 
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     host, port = address.rsplit(":", 1)
     arguments = [
-        str(Path(sys.executable).parent / "flower-superlink"), "--host", host, "--port", port, "--isolation", "process",
-        "--superexec-auth-secret-file", str(home / "superlink" / "secret"), "--disable-runtime-dependency-installation",
-        "--database", ":flwr-in-memory:" if in_memory else str(state / "state.db"),
-        "--ssl-ca-certfile", str(tls / "ca.crt"), "--ssl-certfile", str(tls / "server.pem"),
-        "--ssl-keyfile", str(tls / "server.key"), "--enable-supernode-auth",
-    ]  # fmt: skip
+        str(Path(sys.executable).parent / "flower-superlink"),
+        "--host",
+        host,
+        "--port",
+        port,
+        "--isolation",
+        "process",
+        "--superexec-auth-secret-file",
+        str(home / "superlink" / "secret"),
+        "--disable-runtime-dependency-installation",
+        "--database",
+        ":flwr-in-memory:" if in_memory else str(state / "state.db"),
+        "--ssl-ca-certfile",
+        str(tls / "ca.crt"),
+        "--ssl-certfile",
+        str(tls / "server.pem"),
+        "--ssl-keyfile",
+        str(tls / "server.key"),
+        "--enable-supernode-auth",
+    ]
     child = start("SuperLink", arguments, home / "superlink.log", {"FLWR_HOME": str(state / "flwr")})
     wait_for_port(child, host, int(port))
     return child
@@ -99,9 +121,20 @@ def start_gateway(listen: str, upstream: str, home: Path, *, tls: Path) -> Child
       ChildError: it did not answer in time, or ended.
     """
     arguments = [
-        sys.executable, "-m", "coordinator.engine.gateway", "--listen", listen, "--upstream", f"https://{upstream}",
-        "--upstream-ca", str(tls / "ca.crt"), "--certificate", str(tls / "server.pem"), "--key", str(tls / "server.key"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "coordinator.engine.gateway",
+        "--listen",
+        listen,
+        "--upstream",
+        f"https://{upstream}",
+        "--upstream-ca",
+        str(tls / "ca.crt"),
+        "--certificate",
+        str(tls / "server.pem"),
+        "--key",
+        str(tls / "server.key"),
+    ]
     child = start("gateway", arguments, home / "gateway.log", {})
     host, port = listen.rsplit(":", 1)
     wait_for_port(child, "127.0.0.1" if host in {"0.0.0.0", ""} else host, int(port))  # noqa: S104 - compared, not bound
@@ -125,7 +158,9 @@ def wait_for_port(child: Child, host: str, port: int) -> None:
             time.sleep(0.1)
     child.stop()
     tail = child.log_path.read_text(encoding="utf-8", errors="replace")[-600:]
-    raise ChildError(f"{child.name} did not start on {host}:{port}: {tail.strip()}", hint=f"see {child.log_path}")
+    raise ChildError(
+        f"{child.name} did not start on {host}:{port}: {tail.strip()}", hint=f"see {child.log_path}"
+    )
 
 
 def check_port_is_free(address: str) -> None:
@@ -140,7 +175,9 @@ def check_port_is_free(address: str) -> None:
         try:
             probe.bind((host, int(port)))
         except (OSError, OverflowError) as e:
-            raise ChildError(f"{address} can not be used: {e}", hint="choose another --listen, or stop who holds it") from e
+            raise ChildError(
+                f"{address} can not be used: {e}", hint="choose another --listen, or stop who holds it"
+            ) from e
 
 
 def free_port() -> int:

@@ -1,1 +1,1 @@
-
+"""Run state in SQL and adapter states in files."""

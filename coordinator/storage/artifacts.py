@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aggregation.errors import MalformedUpdateError
@@ -11,6 +10,8 @@ from aggregation.serialize import from_bytes, sha256_hex
 from coordinator.errors import StorageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aggregation.adapter import AdapterState
 
 
@@ -52,7 +53,10 @@ class ArtifactStore:
                 os.close(folder)
         except OSError as e:
             staging.unlink(missing_ok=True)
-            raise StorageError(f"{path.parent} can not be written: {e.strerror}", hint="free space or mend the folder's rights") from e
+            raise StorageError(
+                f"{path.parent} can not be written: {e.strerror}",
+                hint="free space or mend the folder's rights",
+            ) from e
         return sha256
 
     def get(self, sha256: str) -> bytes:
@@ -64,9 +68,13 @@ class ArtifactStore:
         try:
             data = self.path_of(sha256).read_bytes()
         except OSError as e:
-            raise StorageError(f"artifact {sha256[:12]} is missing: {e.strerror}", hint="restore the artifacts folder") from e
+            raise StorageError(
+                f"artifact {sha256[:12]} is missing: {e.strerror}", hint="restore the artifacts folder"
+            ) from e
         if sha256_hex(data) != sha256:
-            raise StorageError(f"artifact {sha256[:12]} is damaged on disk", hint="restore the artifacts folder")
+            raise StorageError(
+                f"artifact {sha256[:12]} is damaged on disk", hint="restore the artifacts folder"
+            )
         return data
 
     def load_state(self, sha256: str) -> AdapterState:

@@ -1,6 +1,7 @@
 """Run state in SQL: one method a transition, each ONE transaction. SQLite file by default; any SQLAlchemy URL will do.
 
-Writers take the write lock first (BEGIN IMMEDIATE on SQLite), so what a method reads is what it changes.
+Writers take the write lock first (BEGIN IMMEDIATE on SQLite), so what a method reads is what it changes. Readers take
+none: they see the last commit and hold nobody up.
 """
 
 from __future__ import annotations
@@ -8,28 +9,38 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Engine, create_engine, event, func, select, update
-from sqlalchemy.exc import DatabaseError, IntegrityError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator.errors import RunNotFoundError, StorageError
 from coordinator.storage.models import (
-    ArtifactRow, ClientRow, ContributionRow, MetricRow, PrivacyEventRow, RoundRow, RunRow,
-)  # fmt: skip
+    ArtifactRow,
+    ClientRow,
+    ContributionRow,
+    MetricRow,
+    PrivacyEventRow,
+    RoundRow,
+    RunRow,
+)
 from motet.clock import Clock, SystemClock
 from motet.recipe import Recipe, canonical_json, recipe_sha256
-from privacy.events import PoissonGaussianEvent
+from privacy.events import Event, PoissonGaussianEvent, event_from_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _one_migration_at_a_time = threading.Lock()  # alembic's environment is global to the process
 ENDED = ("FINISHED", "FAILED", "CANCELLED")
+_READS = "motet_reads"  # execution option of connections that change nothing
 
 
 class Store:
@@ -38,6 +49,7 @@ class Store:
     def __init__(self, engine: Engine, clock: Clock | None = None) -> None:
         self._engine = engine
         self._sessions = sessionmaker(engine, expire_on_commit=False)
+        self._reads = sessionmaker(engine.execution_options(**{_READS: True}), expire_on_commit=False)
         self._clock = clock or SystemClock()
 
     @classmethod
@@ -55,19 +67,25 @@ class Store:
         url = where if isinstance(where, str) else f"sqlite:///{where}"
         if isinstance(where, Path):
             if not create and not where.exists():
-                raise StorageError(f"{where}: no such database", hint="check --home, or start a coordinator there first")
+                raise StorageError(
+                    f"{where}: no such database", hint="check --home, or start a coordinator there first"
+                )
             try:
                 where.parent.mkdir(parents=True, exist_ok=True)
             except OSError as e:
                 raise StorageError(f"{where.parent} can not be made: {e.strerror}") from e
-        engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False} if url.startswith("sqlite") else {})
+        engine = create_engine(
+            url, connect_args={"timeout": 30, "check_same_thread": False} if url.startswith("sqlite") else {}
+        )
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _configure_sqlite)
             event.listen(engine, "begin", _begin_immediate)
         store = cls(engine, clock)
         with _one_migration_at_a_time, store._translated(), engine.begin() as connection:
             config = Config()
-            config.set_main_option("script_location", str(resources.files("coordinator.storage") / "migrations"))
+            config.set_main_option(
+                "script_location", str(resources.files("coordinator.storage") / "migrations")
+            )
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
         return store
@@ -80,8 +98,11 @@ class Store:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except IntegrityError:
-            raise
+        except CommandError as e:
+            raise StorageError(
+                f"database {self._engine.url.database}: {e}",
+                hint="it was made by another version of Motet; install that version, or choose another --home",
+            ) from e
         except DatabaseError as e:
             text = str(e.orig)
             hint = "check the disk and the file's rights"
@@ -91,13 +112,20 @@ class Store:
                 hint = "free disk space; nothing was lost"
             elif "locked" in text:
                 hint = "another process holds the database; stop it or wait"
-            elif "not a database" in text:
-                hint = "this is no SQLite file; choose another --home"
+            elif "unable to open" in text:
+                hint = "check that the folder exists and belongs to this user"
+            elif "not a database" in text or "malformed" in text:
+                hint = "this is no whole SQLite file; restore it, or choose another --home"
             raise StorageError(f"database {self._engine.url.database}: {text}", hint=hint) from e
 
     @contextmanager
     def _transaction(self) -> Iterator[Session]:
         with self._translated(), self._sessions.begin() as session:
+            yield session
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        with self._translated(), self._reads.begin() as session:
             yield session
 
     # -- runs ----------------------------------------------------------------------------------------------------
@@ -113,14 +141,20 @@ class Store:
             known = session.get(RunRow, run_id)
             if known is not None:
                 if known.recipe_sha256 != recipe_sha256(recipe):
-                    raise StorageError(f"run {run_id} exists with another recipe", hint="choose another folder or run id")
+                    raise StorageError(
+                        f"run {run_id} exists with another recipe", hint="choose another folder or run id"
+                    )
                 return run_id
             session.add(
                 RunRow(
-                    run_id=run_id, name=recipe.name, recipe_json=canonical_json(recipe), recipe_sha256=recipe_sha256(recipe),
-                    state="QUEUED", created_at=self._clock.now(),
+                    run_id=run_id,
+                    name=recipe.name,
+                    recipe_json=canonical_json(recipe),
+                    recipe_sha256=recipe_sha256(recipe),
+                    state="QUEUED",
+                    created_at=self._clock.now(),
                 )
-            )  # fmt: skip
+            )
         return run_id
 
     def get_run(self, run_id: str) -> RunRow:
@@ -129,24 +163,31 @@ class Store:
         Raises:
           RunNotFoundError: there is none of that id.
         """
-        with self._transaction() as session:
+        with self._reading() as session:
             run = session.get(RunRow, run_id)
             if run is None:
-                known = session.scalars(select(RunRow.run_id).order_by(RunRow.created_at.desc()).limit(3)).all()
+                known = session.scalars(
+                    select(RunRow.run_id).order_by(RunRow.created_at.desc()).limit(3)
+                ).all()
                 raise RunNotFoundError(
-                    f"there is no run {run_id!r}", hint=f"newest runs: {', '.join(known)}" if known else "submit one: motet run submit"
+                    f"there is no run {run_id!r}",
+                    hint=f"newest runs: {', '.join(known)}" if known else "submit one: motet run submit",
                 )
             return run
 
     def list_runs(self) -> Sequence[RunRow]:
         """All runs, oldest first."""
-        with self._transaction() as session:
+        with self._reading() as session:
             return session.scalars(select(RunRow).order_by(RunRow.created_at, RunRow.run_id)).all()
 
     def next_run(self) -> RunRow | None:
         """The run to work on: one that is RUNNING, else the oldest QUEUED."""
-        with self._transaction() as session:
-            order = select(RunRow).where(RunRow.state.in_(("RUNNING", "QUEUED"))).order_by(RunRow.state.desc(), RunRow.created_at)
+        with self._reading() as session:
+            order = (
+                select(RunRow)
+                .where(RunRow.state.in_(("RUNNING", "QUEUED")))
+                .order_by(RunRow.state.desc(), RunRow.created_at)
+            )
             return session.scalars(order.limit(1)).first()
 
     def start_run(self, run_id: str) -> None:
@@ -160,12 +201,21 @@ class Store:
 
     def end_run(self, run_id: str, state: str, reason: str = "", adapter_sha256: str = "") -> None:
         """To FINISHED, FAILED or CANCELLED; an ended run stays as it is."""
-        self._move_run(run_id, ("QUEUED", "RUNNING"), state, reason=reason, adapter_sha256=adapter_sha256, finished_at=self._clock.now())
+        self._move_run(
+            run_id,
+            ("QUEUED", "RUNNING"),
+            state,
+            reason=reason,
+            adapter_sha256=adapter_sha256,
+            finished_at=self._clock.now(),
+        )
 
     def _move_run(self, run_id: str, allowed: Sequence[str], state: str, **values: Any) -> None:  # noqa: ANN401 - column values
         with self._transaction() as session:
             session.execute(
-                update(RunRow).where(RunRow.run_id == run_id, RunRow.state.in_(allowed)).values(state=state, **values)
+                update(RunRow)
+                .where(RunRow.run_id == run_id, RunRow.state.in_(allowed))
+                .values(state=state, **values)
             )
 
     def request_cancel(self, run_id: str) -> None:
@@ -182,15 +232,21 @@ class Store:
 
     def rounds(self, run_id: str) -> Sequence[RoundRow]:
         """All attempts at all rounds, in order."""
-        with self._transaction() as session:
-            query = select(RoundRow).where(RoundRow.run_id == run_id).order_by(RoundRow.round_index, RoundRow.attempt)
+        with self._reading() as session:
+            query = (
+                select(RoundRow)
+                .where(RoundRow.run_id == run_id)
+                .order_by(RoundRow.round_index, RoundRow.attempt)
+            )
             return session.scalars(query).all()
 
     def closed_rounds(self, run_id: str) -> list[RoundRow]:
         """The attempt that closed, of each closed round, in order."""
         return [r for r in self.rounds(run_id) if r.state == "CLOSED"]
 
-    def contributions(self, run_id: str, round_index: int | None = None, attempt: int | None = None) -> Sequence[ContributionRow]:
+    def contributions(
+        self, run_id: str, round_index: int | None = None, attempt: int | None = None
+    ) -> Sequence[ContributionRow]:
         """Contributions of a run, a round or an attempt, sorted by round, attempt, client."""
         query = select(ContributionRow).where(ContributionRow.run_id == run_id)
         if round_index is not None:
@@ -198,7 +254,7 @@ class Store:
         if attempt is not None:
             query = query.where(ContributionRow.attempt == attempt)
         keys = (ContributionRow.round_index, ContributionRow.attempt, ContributionRow.client_id)
-        with self._transaction() as session:
+        with self._reading() as session:
             return session.scalars(query.order_by(*keys)).all()
 
     def plan_round(
@@ -211,37 +267,71 @@ class Store:
         deadline_s: float,
         ranks: Mapping[str, int],
         event: PoissonGaussianEvent | None,
+        may_spend: Callable[[str, Sequence[Event]], None] | None = None,
     ) -> None:
-        """Plan an attempt and reserve its budget, together, before any order leaves. Planned twice is planned once."""
+        """Plan an attempt and reserve its budget, together, before any order leaves. Planned twice is planned once.
+
+        Args:
+          run_id: the run.
+          round_index: the round.
+          attempt: the attempt at it.
+          start_sha256: artifact of the state that the round starts from.
+          deadline_s: seconds from now.
+          ranks: client id -> lora_rank; the cohort.
+          event: what each client is charged; None when the run is not private.
+          may_spend: called with each client and all that was reserved for it before, within the transaction; what it
+            raises rolls everything back, so that two runs can not both take the last of a budget.
+        """
         now = self._clock.now()
         with self._transaction() as session:
             if session.get(RoundRow, (run_id, round_index, attempt)) is not None:
                 return
             session.add(
                 RoundRow(
-                    run_id=run_id, round_index=round_index, attempt=attempt, state="PLANNED", start_sha256=start_sha256,
-                    deadline_at=now + deadline_s, started_at=now,
+                    run_id=run_id,
+                    round_index=round_index,
+                    attempt=attempt,
+                    state="PLANNED",
+                    start_sha256=start_sha256,
+                    deadline_at=now + deadline_s,
+                    started_at=now,
                 )
-            )  # fmt: skip
+            )
             session.flush()
             for client_id, rank in sorted(ranks.items()):
+                if event is not None and may_spend is not None:
+                    may_spend(client_id, _events(session, client_id))
                 session.add(
                     ContributionRow(
-                        run_id=run_id, round_index=round_index, attempt=attempt, client_id=client_id, state="ORDERED", lora_rank=rank
+                        run_id=run_id,
+                        round_index=round_index,
+                        attempt=attempt,
+                        client_id=client_id,
+                        state="ORDERED",
+                        lora_rank=rank,
                     )
                 )
                 if event is not None:
                     session.add(
                         PrivacyEventRow(
-                            reservation_id=reservation_id(run_id, round_index, attempt, client_id), run_id=run_id,
-                            round_index=round_index, attempt=attempt, client_id=client_id, event_json=event.to_json(),
-                            state="RESERVED", reserved_at=now,
+                            reservation_id=reservation_id(run_id, round_index, attempt, client_id),
+                            run_id=run_id,
+                            round_index=round_index,
+                            attempt=attempt,
+                            client_id=client_id,
+                            event_json=event.to_json(),
+                            state="RESERVED",
+                            reserved_at=now,
                         )
-                    )  # fmt: skip
+                    )
 
-    def order_sent(self, run_id: str, round_index: int, attempt: int, client_id: str, *, message_id: str, bytes_down: int) -> None:
+    def order_sent(
+        self, run_id: str, round_index: int, attempt: int, client_id: str, *, message_id: str, bytes_down: int
+    ) -> None:
         """Remember the message that carries an order."""
-        self._contribution(run_id, round_index, attempt, client_id, message_id=message_id, bytes_down=bytes_down)
+        self._contribution(
+            run_id, round_index, attempt, client_id, message_id=message_id, bytes_down=bytes_down
+        )
 
     def reply_received(
         self,
@@ -257,25 +347,82 @@ class Store:
     ) -> None:
         """An update is stored and admitted; its charge is settled."""
         self._contribution(
-            run_id, round_index, attempt, client_id, state="RECEIVED", payload_sha256=payload_sha256, bytes_up=bytes_up,
-            weight=weight, num_examples=num_examples,
-        )  # fmt: skip
+            run_id,
+            round_index,
+            attempt,
+            client_id,
+            state="RECEIVED",
+            payload_sha256=payload_sha256,
+            bytes_up=bytes_up,
+            weight=weight,
+            num_examples=num_examples,
+        )
 
-    def reply_failed(self, run_id: str, round_index: int, attempt: int, client_id: str, *, code: str, message: str) -> None:
+    def reply_failed(
+        self, run_id: str, round_index: int, attempt: int, client_id: str, *, code: str, message: str
+    ) -> None:
         """A client refused, failed, or sent what is not admitted. Its charge stays reserved: it counts in full."""
-        self._contribution(run_id, round_index, attempt, client_id, state="FAILED", error_code=code, error_message=message[:2000])
+        self._contribution(
+            run_id,
+            round_index,
+            attempt,
+            client_id,
+            state="FAILED",
+            error_code=code,
+            error_message=message[:2000],
+        )
 
-    def _contribution(self, run_id: str, round_index: int, attempt: int, client_id: str, **values: Any) -> None:  # noqa: ANN401
-        keys = (
-            ContributionRow.run_id == run_id, ContributionRow.round_index == round_index,
-            ContributionRow.attempt == attempt, ContributionRow.client_id == client_id,
-        )  # fmt: skip
+    def reply_late(
+        self, run_id: str, round_index: int, attempt: int, client_id: str, *, bytes_up: int
+    ) -> None:
+        """An answer came after its deadline: FAILED -> LATE. It is counted, never used; its charge counts in full."""
         with self._transaction() as session:
-            session.execute(update(ContributionRow).where(*keys, ContributionRow.state == "ORDERED").values(**values))
+            row = session.get(ContributionRow, (run_id, round_index, attempt, client_id))
+            if row is None or row.state != "FAILED":
+                return
+            row.state, row.bytes_up = "LATE", bytes_up
+            _count(session, run_id, round_index, "late_replies")
+
+    def count(self, run_id: str, round_index: int, name: str) -> None:
+        """Add one to a counter of a round."""
+        with self._transaction() as session:
+            _count(session, run_id, round_index, name)
+
+    def metrics(self, run_id: str) -> Sequence[MetricRow]:
+        """The figures of a run's rounds: ``relative_error``, ``seconds``, ``late_replies``, ``duplicate_replies``."""
+        query = (
+            select(MetricRow)
+            .where(MetricRow.run_id == run_id)
+            .order_by(MetricRow.round_index, MetricRow.name)
+        )
+        with self._reading() as session:
+            return session.scalars(query).all()
+
+    def _contribution(
+        self,
+        run_id: str,
+        round_index: int,
+        attempt: int,
+        client_id: str,
+        **values: Any,  # noqa: ANN401
+    ) -> None:
+        keys = (
+            ContributionRow.run_id == run_id,
+            ContributionRow.round_index == round_index,
+            ContributionRow.attempt == attempt,
+            ContributionRow.client_id == client_id,
+        )
+        with self._transaction() as session:
+            session.execute(
+                update(ContributionRow).where(*keys, ContributionRow.state == "ORDERED").values(**values)
+            )
             if values.get("state") == "RECEIVED":
                 session.execute(
                     update(PrivacyEventRow)
-                    .where(PrivacyEventRow.reservation_id == reservation_id(run_id, round_index, attempt, client_id))
+                    .where(
+                        PrivacyEventRow.reservation_id
+                        == reservation_id(run_id, round_index, attempt, client_id)
+                    )
                     .values(state="SETTLED")
                 )
 
@@ -284,36 +431,63 @@ class Store:
         with self._transaction() as session:
             session.execute(
                 update(RoundRow)
-                .where(RoundRow.run_id == run_id, RoundRow.round_index == round_index, RoundRow.attempt == attempt, RoundRow.state == "PLANNED")
+                .where(
+                    RoundRow.run_id == run_id,
+                    RoundRow.round_index == round_index,
+                    RoundRow.attempt == attempt,
+                    RoundRow.state == "PLANNED",
+                )
                 .values(state="ABORTED", reason=reason, closed_at=self._clock.now())
-            )  # fmt: skip
+            )
 
     def close_round(
-        self, run_id: str, round_index: int, attempt: int, *, adapter_sha256: str, num_bytes: int, relative_error: float
+        self,
+        run_id: str,
+        round_index: int,
+        attempt: int,
+        *,
+        adapter_sha256: str,
+        num_bytes: int,
+        relative_error: float,
     ) -> None:
-        """PLANNED -> CLOSED with its adapter, artifact and metrics, in one transaction."""
+        """PLANNED -> CLOSED with its adapter, artifact and metrics, in one transaction. Closed twice is closed once.
+
+        Raises:
+          StorageError: the attempt is not open, or was closed with another adapter.
+        """
         now = self._clock.now()
         with self._transaction() as session:
             row = session.get(RoundRow, (run_id, round_index, attempt))
-            if row is None or row.state != "PLANNED":
+            if row is not None and (row.state, row.adapter_sha256) == ("CLOSED", adapter_sha256):
                 return
-            row.state, row.adapter_sha256, row.relative_error, row.closed_at = "CLOSED", adapter_sha256, relative_error, now
+            if row is None or row.state != "PLANNED":
+                raise StorageError(
+                    f"run {run_id}, round {round_index}, attempt {attempt} is not open",
+                    hint="two coordinators work on one database; stop one of them",
+                )
+            row.state, row.adapter_sha256, row.relative_error, row.closed_at = (
+                "CLOSED",
+                adapter_sha256,
+                relative_error,
+                now,
+            )
             if session.get(ArtifactRow, adapter_sha256) is None:
-                session.add(ArtifactRow(sha256=adapter_sha256, kind="adapter", num_bytes=num_bytes, created_at=now))
+                session.add(
+                    ArtifactRow(sha256=adapter_sha256, kind="adapter", num_bytes=num_bytes, created_at=now)
+                )
             for name, value in (("relative_error", relative_error), ("seconds", now - row.started_at)):
                 session.add(MetricRow(run_id=run_id, round_index=round_index, name=name, value=value))
 
     # -- budget and clients --------------------------------------------------------------------------------------
 
-    def spent_events(self, client_id: str, run_id: str | None = None) -> list[PoissonGaussianEvent]:
-        """Everything reserved for a client, settled or not; over all runs, or of one."""
-        query = select(PrivacyEventRow.event_json).where(PrivacyEventRow.client_id == client_id)
-        if run_id is not None:
-            query = query.where(PrivacyEventRow.run_id == run_id)
-        with self._transaction() as session:
-            return [PoissonGaussianEvent.from_json(text) for text in session.scalars(query)]
+    def spent_events(self, client_id: str, run_id: str | None = None) -> list[Event]:
+        """Everything reserved for a client, settled or not, in the order of reservation; over all runs, or of one."""
+        with self._reading() as session:
+            return _events(session, client_id, run_id)
 
-    def register_client(self, client_id: str, public_key: bytes, *, node_id: str = "", capacity_class: str = "") -> None:
+    def register_client(
+        self, client_id: str, public_key: bytes, *, node_id: str = "", capacity_class: str = ""
+    ) -> None:
         """Add a data owner, or change its key, node and class."""
         with self._transaction() as session:
             row = session.get(ClientRow, client_id)
@@ -324,13 +498,13 @@ class Store:
 
     def clients(self) -> Sequence[ClientRow]:
         """All registered data owners, by name."""
-        with self._transaction() as session:
+        with self._reading() as session:
             return session.scalars(select(ClientRow).order_by(ClientRow.client_id)).all()
 
     def count_rows(self) -> dict[str, int]:
         """Rows a table: for tests of crashes and for people who look after a database."""
         tables = (RunRow, RoundRow, ContributionRow, PrivacyEventRow, ArtifactRow, MetricRow, ClientRow)
-        with self._transaction() as session:
+        with self._reading() as session:
             return {t.__tablename__: session.scalar(select(func.count()).select_from(t)) or 0 for t in tables}
 
 
@@ -340,6 +514,22 @@ def reservation_id(run_id: str, round_index: int, attempt: int, client_id: str) 
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def _events(session: Session, client_id: str, run_id: str | None = None) -> list[Event]:
+    query = select(PrivacyEventRow.event_json).where(PrivacyEventRow.client_id == client_id)
+    if run_id is not None:
+        query = query.where(PrivacyEventRow.run_id == run_id)
+    order = (PrivacyEventRow.reserved_at, PrivacyEventRow.reservation_id)
+    return [event_from_json(text) for text in session.scalars(query.order_by(*order))]
+
+
+def _count(session: Session, run_id: str, round_index: int, name: str) -> None:
+    row = session.get(MetricRow, (run_id, round_index, name))
+    if row is None:
+        row = MetricRow(run_id=run_id, round_index=round_index, name=name, value=0.0)
+        session.add(row)
+    row.value += 1.0
+
+
 def _configure_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own
     connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
@@ -347,4 +537,5 @@ def _configure_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401
 
 
 def _begin_immediate(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's connection
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reads = connection.get_execution_options().get(_READS, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -10,19 +10,22 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(no_args_is_help=True, help="Make a key and answer a coordinator's orders.")
-Home = Annotated[Path, typer.Option("--home", help="This client's own folder: key, ledger, finished replies.")]
+Home = Annotated[
+    Path, typer.Option("--home", help="This client's own folder: key, ledger, finished replies.")
+]
 DEFAULT_HOME = Path("client-home")
 
 
 @app.command("init")
 def init_command(
-    home: Home = DEFAULT_HOME, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+    home: Home = DEFAULT_HOME,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Make this client's key. The private half never leaves --home; give client.pub to the operator.
 
     Example: motet client init --home ward-a
     """
-    from client.service import init_key  # noqa: PLC0415
+    from client.service import init_key
 
     public = init_key(home)
     print(json.dumps({"public_key": str(public)}) if as_json else f"give this file to the operator: {public}")
@@ -31,28 +34,39 @@ def init_command(
 @app.command("start")
 def start_command(
     name: Annotated[str, typer.Option("--name", help="This client's name in recipes.")],
-    data: Annotated[Path, typer.Option("--data", help="JSONL or CSV file of examples; it never leaves this machine.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="JSONL or CSV file of examples; it never leaves this machine.")
+    ],
     join: Annotated[Path, typer.Option("--join", help="join.json from the coordinator.")],
     home: Home = DEFAULT_HOME,
-    policy: Annotated[Path | None, typer.Option("--policy", help="TOML file: what this data owner allows.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="TOML file: what this data owner allows.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every order.")] = False,
 ) -> None:
     """Answer the coordinator's orders with one process that keeps the model loaded. Stop it with Ctrl-C.
 
     Example: motet client start --name ward-a --data ward-a.jsonl --join join.json --home ward-a
     """
-    from client.service import SetupError, load_join_file, serve  # noqa: PLC0415
+    from client.service import SetupError, load_join_file, serve
 
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s %(message)s"
+    )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     joined = load_join_file(join)
     if not data.is_file():
         raise SetupError(f"{data}: no such file", hint="give --data a JSONL or CSV file")
-    import torch  # noqa: PLC0415
+    import torch
 
-    from client.policy import load_policy  # noqa: PLC0415
-    from client.worker import ClientWorker  # noqa: PLC0415
+    from client.policy import load_policy
+    from client.worker import ClientWorker
 
     torch.set_num_threads(1)
     worker = ClientWorker(name, data, home, load_policy(policy) if policy else None)
-    serve(home, joined, worker.handle, on_ready=lambda: print(f"client {name} is connected to {joined.address}", flush=True))
+    serve(
+        home,
+        joined,
+        worker.handle,
+        on_ready=lambda: print(f"client {name} is connected to {joined.address}", flush=True),
+    )

@@ -17,9 +17,16 @@ DEFAULT_HOME = Path("coordinator-home")
 @app.command("start")
 def start_command(
     home: Home = DEFAULT_HOME,
-    listen: Annotated[str, typer.Option("--listen", help="Where clients connect, HOST:PORT.")] = "127.0.0.1:8443",
-    name: Annotated[list[str] | None, typer.Option("--name", help="Host name or IP that clients use; goes into the certificate.")] = None,
-    link_state: Annotated[str, typer.Option("--link-state", help="disk: messages survive a crash; memory: faster rounds.")] = "disk",
+    listen: Annotated[
+        str, typer.Option("--listen", help="Where clients connect, HOST:PORT.")
+    ] = "127.0.0.1:8443",
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="Host name or IP that clients use; goes into the certificate."),
+    ] = None,
+    link_state: Annotated[
+        str, typer.Option("--link-state", help="disk: messages survive a crash; memory: faster rounds.")
+    ] = "disk",
     until_idle: Annotated[bool, typer.Option("--until-idle", help="End when no run is left.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every round.")] = False,
 ) -> None:
@@ -27,14 +34,18 @@ def start_command(
 
     Example: motet coordinator start --home coordinator-home --listen 0.0.0.0:8443 --name fed.example.org
     """
-    from coordinator.service import ServiceConfig, serve  # noqa: PLC0415
-    from motet.cli.words import check_address, check_choice  # noqa: PLC0415
+    from coordinator.service import ServiceConfig, serve
+    from motet.cli.words import check_address, check_choice
 
     check_address(listen)
     check_choice("--link-state", link_state, ("disk", "memory"))
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s %(message)s"
+    )
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    config = ServiceConfig(home=home, listen=listen, names=tuple(name or ()), in_memory_link_state=link_state == "memory")
+    config = ServiceConfig(
+        home=home, listen=listen, names=tuple(name or ()), in_memory_link_state=link_state == "memory"
+    )
 
     def ready() -> None:
         print(f"coordinator ready on {listen}; give {home / 'join.json'} to every client", flush=True)
@@ -54,7 +65,9 @@ def register_command(
 
     Example: motet coordinator register ward-a --public-key ward-a/client.pub
     """
-    from coordinator.registration import register  # noqa: PLC0415
+    from coordinator.registration import register
 
     register(home, client_id, public_key, capacity_class)
-    print(json.dumps({"client_id": client_id, "registered": True}) if as_json else f"{client_id} is registered")
+    print(
+        json.dumps({"client_id": client_id, "registered": True}) if as_json else f"{client_id} is registered"
+    )

@@ -31,7 +31,9 @@ def demo_recipe_path(task: DemoTask) -> Path:
 
 def demo_command(
     task: Annotated[DemoTask, typer.Option(help="What is learned.")] = DemoTask.classification,
-    out: Annotated[Path, typer.Option("--out", help="Folder for everything that the demo writes.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything that the demo writes.")] = Path(
+        "demo-out"
+    ),
     deployed: Annotated[
         bool, typer.Option("--deployed", help="A real coordinator and one process a client, on loopback.")
     ] = False,
@@ -41,8 +43,8 @@ def demo_command(
 
     Example: motet demo --task causal-lm --out demo-out/tales
     """
-    from motet.cli.materials import fetch_with_progress  # noqa: PLC0415
-    from motet.recipe import load_recipe  # noqa: PLC0415
+    from motet.cli.materials import fetch_with_progress
+    from motet.recipe import load_recipe
 
     console = Console(stderr=True, highlight=False)
     path = demo_recipe_path(task)
@@ -51,11 +53,11 @@ def demo_command(
     fetch_with_progress(MATERIALS_OF[task], console)
     console.print(f"recipe: {path}")
     if deployed:
-        from motet.cli.deployed_demo import run_deployed  # noqa: PLC0415
+        from motet.cli.deployed_demo import run_deployed
 
         run_deployed(recipe, path, out, console=console, as_json=as_json)
         return
-    from motet.simulate import simulate  # noqa: PLC0415
+    from motet.simulate import simulate
 
     with RoundProgress(console) as bars:
         result = simulate(recipe, out, on_step=bars.on_step)

@@ -11,16 +11,22 @@ import typer
 
 def export_command(
     run_id: Annotated[str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; made, or an earlier export that is replaced.")],
-    home: Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")] = Path("coordinator-home"),
-    merged: Annotated[bool, typer.Option("--merged", help="Write a whole merged model instead of an adapter.")] = False,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to write; made, or an earlier export that is replaced.")
+    ],
+    home: Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")] = Path(
+        "coordinator-home"
+    ),
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Write a whole merged model instead of an adapter.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write the adapter of RUN so that peft loads it unchanged, heads included.
 
     Example: motet export r-3f9a1c --home coordinator-home --out exported
     """
-    from motet.exporting import export_run  # noqa: PLC0415 - imports torch
+    from motet.exporting import export_run
 
     facts = export_run(home, run_id, out, merged=merged)
     if as_json:

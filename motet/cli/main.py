@@ -46,10 +46,14 @@ def _load(target: str) -> object:
 
 def build_app(argv: list[str]) -> object:
     """The typer application. Only the command that ``argv`` names is imported, so that ``--help`` stays quick."""
-    import typer  # noqa: PLC0415
+    import typer
 
     app = typer.Typer(
-        help=HELP, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode="rich"
+        help=HELP,
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
     )
     named = next((a for a in argv if not a.startswith("-")), None)
     wanted = {named} if named in COMMANDS or named in GROUPS else {*COMMANDS, *GROUPS}
@@ -62,14 +66,16 @@ def build_app(argv: list[str]) -> object:
 
     def version(value: bool) -> None:
         if value:
-            from importlib.metadata import version as installed  # noqa: PLC0415
+            from importlib.metadata import version as installed
 
             typer.echo(f"motet {installed('motet')}")
             raise typer.Exit
 
     @app.callback()
     def root(
-        _version: bool = typer.Option(False, "--version", callback=version, is_eager=True, help="Print the version."),
+        _version: bool = typer.Option(
+            False, "--version", callback=version, is_eager=True, help="Print the version."
+        ),
     ) -> None:
         """Fine-tune one transformer together, with no example leaving its owner."""
 
@@ -81,9 +87,9 @@ def main(argv: list[str] | None = None) -> None:
     for key, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     arguments = sys.argv[1:] if argv is None else argv
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from motet.errors import MotetError  # noqa: PLC0415
+    from motet.errors import MotetError
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     try:

@@ -81,8 +81,11 @@ def fetch_with_progress(
     chosen = list(dict.fromkeys(find_material(name).name for name in names))
     rows: list[dict[str, Any]] = []
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn()
-    )  # fmt: skip
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         for name in chosen:
             material = MATERIALS[name]

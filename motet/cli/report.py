@@ -1,7 +1,7 @@
 """Tables for the terminal and a picture of the learning curve, from a simulation's result.
 
-A result is the JSON object that ``motet simulate --json`` prints; nothing here computes a figure of its own beyond
-standard errors of the accuracies in it.
+A result is the JSON object that ``motet simulate --json`` prints; nothing here computes a figure of its own
+beyond standard errors of the accuracies in it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ ROWS = (
 def standard_error(metric: dict[str, float], name: str) -> float:
     """Standard error of a metric over the held-out examples.
 
-    Binomial for ``accuracy``; for ``loss`` the evaluation's own ``loss_standard_error``. NaN when it is not known.
+    Binomial for ``accuracy``; for ``loss`` the evaluation's own ``loss_standard_error``. NaN when it is not
+    known.
     """
     count = metric.get("num_examples", 0)
     if name == "accuracy" and count:
@@ -60,7 +61,9 @@ def metrics_table(result: Result) -> Table:
     table.add_column(name, justify="right")
     table.add_column("federated is better by", justify="right")
     entries = [(label, metrics[key]) for key, label in ROWS[:2] if metrics.get(key)]
-    entries += [(f"{client} alone", metric) for client, metric in sorted(metrics.get("local_only", {}).items())]
+    entries += [
+        (f"{client} alone", metric) for client, metric in sorted(metrics.get("local_only", {}).items())
+    ]
     entries += [(ROWS[2][1], metrics["federated_no_privacy"])] if metrics.get("federated_no_privacy") else []
     private = " with privacy" if any(c["epsilon"] is not None for c in result["clients"]) else ""
     for label, metric in entries:
@@ -103,10 +106,10 @@ def format_bytes(count: float) -> str:
 
 def plot_learning_curve(result: Result, path: Path) -> Path:
     """PNG of the headline metric on held-out data after each round, with the other ways of training as lines."""
-    import matplotlib as mpl  # noqa: PLC0415 - slow to import, only for the picture
+    import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt
 
     name = headline(result)
     factor = 100.0 if name == "accuracy" else 1.0
@@ -118,12 +121,27 @@ def plot_learning_curve(result: Result, path: Path) -> Path:
     ):
         curve = result["curves"].get(key)
         if curve:
-            axes.plot(range(len(curve)), [factor * m[name] for m in curve], marker="o", ms=4, color=colour, label=label)
+            axes.plot(
+                range(len(curve)),
+                [factor * m[name] for m in curve],
+                marker="o",
+                ms=4,
+                color=colour,
+                label=label,
+            )
     local = result["metrics"].get("local_only", {})
     for index, metric in enumerate(local.values()):
-        axes.axhline(factor * metric[name], color="#b0b0b0", lw=0.9, ls=":", label="each client alone" if index == 0 else None)
+        axes.axhline(
+            factor * metric[name],
+            color="#b0b0b0",
+            lw=0.9,
+            ls=":",
+            label="each client alone" if index == 0 else None,
+        )
     axes.set_xlabel("round")
-    axes.set_ylabel("accuracy on held-out data, %" if name == "accuracy" else "loss on held-out data, nats a token")
+    axes.set_ylabel(
+        "accuracy on held-out data, %" if name == "accuracy" else "loss on held-out data, nats a token"
+    )
     axes.set_title(f"{result['recipe_name']} ({result['method']})", loc="left", fontsize=11)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)

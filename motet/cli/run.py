@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from coordinator.storage.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="Submit runs to a coordinator and follow them.")
@@ -26,7 +27,7 @@ ENDED = ("FINISHED", "FAILED", "CANCELLED")
 
 @contextmanager
 def _store(home: Path, *, create: bool = False) -> Iterator[Store]:
-    from coordinator.storage.store import Store  # noqa: PLC0415
+    from coordinator.storage.store import Store
 
     store = Store.open(home / "motet.db", create=create)
     try:
@@ -41,23 +42,37 @@ def describe(store: Store, run_id: str) -> dict[str, Any]:
     total = json.loads(run.recipe_json)["training"]["rounds"]
     rounds = [
         {
-            "round_index": r.round_index, "attempt": r.attempt, "state": r.state, "relative_error": r.relative_error,
-            "seconds": round(r.closed_at - r.started_at, 2) if r.closed_at else None, "reason": r.reason,
+            "round_index": r.round_index,
+            "attempt": r.attempt,
+            "state": r.state,
+            "relative_error": r.relative_error,
+            "seconds": round(r.closed_at - r.started_at, 2) if r.closed_at else None,
+            "reason": r.reason,
             "clients": [
                 {
-                    "client_id": c.client_id, "state": c.state, "lora_rank": c.lora_rank, "bytes_up": c.bytes_up,
-                    "bytes_down": c.bytes_down, "error": c.error_message,
+                    "client_id": c.client_id,
+                    "state": c.state,
+                    "lora_rank": c.lora_rank,
+                    "bytes_up": c.bytes_up,
+                    "bytes_down": c.bytes_down,
+                    "error": c.error_message,
                 }
                 for c in store.contributions(run_id, r.round_index, r.attempt)
             ],
         }
         for r in store.rounds(run_id)
-    ]  # fmt: skip
+    ]
     return {
-        "run_id": run.run_id, "name": run.name, "state": run.state, "reason": run.reason, "rounds_total": total,
-        "rounds_closed": sum(r["state"] == "CLOSED" for r in rounds), "adapter_sha256": run.adapter_sha256,
-        "recipe_sha256": run.recipe_sha256, "rounds": rounds,
-    }  # fmt: skip
+        "run_id": run.run_id,
+        "name": run.name,
+        "state": run.state,
+        "reason": run.reason,
+        "rounds_total": total,
+        "rounds_closed": sum(r["state"] == "CLOSED" for r in rounds),
+        "adapter_sha256": run.adapter_sha256,
+        "recipe_sha256": run.recipe_sha256,
+        "rounds": rounds,
+    }
 
 
 @app.command("submit")
@@ -70,12 +85,16 @@ def submit_command(
 
     Example: motet run submit examples/recipes/vader-flora.yaml
     """
-    from motet.recipe import load_recipe  # noqa: PLC0415
+    from motet.recipe import load_recipe
 
     parsed = load_recipe(recipe)
     with _store(home, create=True) as store:
         run_id = store.submit_run(parsed)
-    print(json.dumps({"run_id": run_id}) if as_json else f"{run_id} is queued\nnext: motet run watch {run_id} --home {home}")
+    print(
+        json.dumps({"run_id": run_id})
+        if as_json
+        else f"{run_id} is queued\nnext: motet run watch {run_id} --home {home}"
+    )
 
 
 @app.command("list")
@@ -91,7 +110,13 @@ def list_command(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
         return
     table = Table("run", "name", "state", "rounds", "reason")
     for row in rows:
-        table.add_row(row["run_id"], row["name"], row["state"], f"{row['rounds_closed']}/{row['rounds_total']}", row["reason"][:60])
+        table.add_row(
+            row["run_id"],
+            row["name"],
+            row["state"],
+            f"{row['rounds_closed']}/{row['rounds_total']}",
+            row["reason"][:60],
+        )
     Console().print(table if rows else "no runs yet; submit one: motet run submit RECIPE")
 
 
@@ -107,15 +132,22 @@ def show_command(run_id: Run, home: Home = DEFAULT_HOME, as_json: Json = False) 
         print(json.dumps(row))
         return
     console = Console(highlight=False)
-    console.print(f"{row['run_id']} {row['name']}: {row['state']}, {row['rounds_closed']} of {row['rounds_total']} rounds closed")
+    console.print(
+        f"{row['run_id']} {row['name']}: {row['state']}, {row['rounds_closed']} of {row['rounds_total']} rounds closed"
+    )
     if row["reason"]:
         console.print(row["reason"], markup=False)
     table = Table("round", "state", "seconds", "error", "clients")
     for r in row["rounds"]:
-        clients = ", ".join(c["client_id"] + ("" if c["state"] == "RECEIVED" else f" ({c['state'].lower()})") for c in r["clients"])
+        clients = ", ".join(
+            c["client_id"] + ("" if c["state"] == "RECEIVED" else f" ({c['state'].lower()})")
+            for c in r["clients"]
+        )
         label = str(r["round_index"]) + (f" (attempt {r['attempt'] + 1})" if r["attempt"] else "")
         error = "" if r["relative_error"] is None else f"{r['relative_error']:.1e}"
-        table.add_row(label, r["state"], "" if r["seconds"] is None else f"{r['seconds']:.1f}", error, clients)
+        table.add_row(
+            label, r["state"], "" if r["seconds"] is None else f"{r['seconds']:.1f}", error, clients
+        )
     console.print(table)
 
 
@@ -123,7 +155,9 @@ def show_command(run_id: Run, home: Home = DEFAULT_HOME, as_json: Json = False) 
 def watch_command(
     run_id: Run,
     home: Home = DEFAULT_HOME,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Give up after so many seconds; 0 waits for ever.")] = 0,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", help="Give up after so many seconds; 0 waits for ever.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
     """Follow a run until it ends; exit code 0 only if it finished.
@@ -137,7 +171,8 @@ def watch_command(
             row = describe(store, run_id)
             now = (row["state"], row["rounds_closed"], row["reason"])
             if now != said and not as_json:
-                print(f"{row['state']}: {row['rounds_closed']} of {row['rounds_total']} rounds closed {row['reason']}".rstrip(), flush=True)
+                progress = f"{row['rounds_closed']} of {row['rounds_total']} rounds closed"
+                print(f"{row['state']}: {progress} {row['reason']}".rstrip(), flush=True)
             said = now
             if row["state"] in ENDED or (until is not None and time.monotonic() > until):
                 break

@@ -26,7 +26,9 @@ def print_result(result: dict[str, Any], out_dir: Path, *, as_json: bool) -> Non
     console.print()
     console.print(clients_table(result))
     if any(c["epsilon"] is not None for c in result["clients"]):
-        console.print("The noise of a private run is fresh every time: a second run gives another adapter, seed or no seed.")
+        console.print(
+            "The noise of a private run is fresh every time: a second run gives another adapter, seed or no seed."
+        )
     console.print(f"\nadapter          {result['adapter_dir']}", highlight=False)
     console.print(f"learning curve   {picture}", highlight=False)
     console.print(f"took             {result['seconds']:.0f} s", highlight=False)
@@ -34,21 +36,27 @@ def print_result(result: dict[str, Any], out_dir: Path, *, as_json: bool) -> Non
 
 def simulate_command(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the adapter, databases and pictures.")] = Path("runs/simulation"),
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the adapter, databases and pictures.")
+    ] = Path("runs/simulation"),
     baselines: Annotated[bool, typer.Option(help="Also run each client alone, and the head alone.")] = True,
     merged: Annotated[bool, typer.Option("--merged", help="Write a whole merged model as well.")] = False,
-    processes: Annotated[int, typer.Option(min=0, help="Worker processes; 0 runs the clients in this one.")] = 2,
+    processes: Annotated[
+        int, typer.Option(min=0, help="Worker processes; 0 runs the clients in this one.")
+    ] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, last.")] = False,
 ) -> None:
     """Run RECIPE in this process group: every client simulated, no servers.
 
     Example: motet simulate examples/recipes/newsgroups-flora.yaml --out runs/first
     """
-    from motet.recipe import load_recipe  # noqa: PLC0415
+    from motet.recipe import load_recipe
 
     parsed = load_recipe(recipe)
-    from motet.simulate import simulate  # noqa: PLC0415 - after validation: it imports torch
+    from motet.simulate import simulate
 
     with RoundProgress() as bars:
-        result = simulate(parsed, out, baselines=baselines, merged=merged, processes=processes, on_step=bars.on_step)
+        result = simulate(
+            parsed, out, baselines=baselines, merged=merged, processes=processes, on_step=bars.on_step
+        )
     print_result(result, out, as_json=as_json)

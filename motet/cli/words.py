@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from motet.errors import MotetError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class UsageError(MotetError):
@@ -18,7 +21,10 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
     """Raise unless ``value`` is one of ``choices``; the nearest is named."""
     if value not in choices:
         near = difflib.get_close_matches(value, choices, n=1)
-        raise UsageError(f"{option}: {value!r} is none of {', '.join(choices)}", hint=f"did you mean {near[0]}?" if near else "")
+        raise UsageError(
+            f"{option}: {value!r} is none of {', '.join(choices)}",
+            hint=f"did you mean {near[0]}?" if near else "",
+        )
 
 
 def check_address(value: str) -> None:

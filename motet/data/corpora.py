@@ -42,12 +42,27 @@ _VADER_FILES = {
 _BY_DOCUMENT = frozenset({"amazon", "nyt"})  # sentence ids there are document_sentence
 
 NEWSGROUPS = (
-    "alt.atheism", "comp.graphics", "comp.os.ms-windows.misc", "comp.sys.ibm.pc.hardware",
-    "comp.sys.mac.hardware", "comp.windows.x", "misc.forsale", "rec.autos", "rec.motorcycles",
-    "rec.sport.baseball", "rec.sport.hockey", "sci.crypt", "sci.electronics", "sci.med", "sci.space",
-    "soc.religion.christian", "talk.politics.guns", "talk.politics.mideast", "talk.politics.misc",
+    "alt.atheism",
+    "comp.graphics",
+    "comp.os.ms-windows.misc",
+    "comp.sys.ibm.pc.hardware",
+    "comp.sys.mac.hardware",
+    "comp.windows.x",
+    "misc.forsale",
+    "rec.autos",
+    "rec.motorcycles",
+    "rec.sport.baseball",
+    "rec.sport.hockey",
+    "sci.crypt",
+    "sci.electronics",
+    "sci.med",
+    "sci.space",
+    "soc.religion.christian",
+    "talk.politics.guns",
+    "talk.politics.mideast",
+    "talk.politics.misc",
     "talk.religion.misc",
-)  # fmt: skip
+)
 """Class names of ``newsgroups``, in label order."""
 
 _SUPER_TOPICS = {
@@ -79,10 +94,28 @@ _TALES = {
     "Tales of the Stupid Ogre": "anecdotes",  # one tale, a comic one
 }
 _FORTUNES = (
-    "art", "computers", "debian", "education", "food", "goedel", "law", "linux", "literature", "magic",
-    "medicine", "news", "perl", "pets", "science", "songs-poems", "sports", "startrek", "translate-me",
-    "wisdom", "work",
-)  # fmt: skip
+    "art",
+    "computers",
+    "debian",
+    "education",
+    "food",
+    "goedel",
+    "law",
+    "linux",
+    "literature",
+    "magic",
+    "medicine",
+    "news",
+    "perl",
+    "pets",
+    "science",
+    "songs-poems",
+    "sports",
+    "startrek",
+    "translate-me",
+    "wisdom",
+    "work",
+)
 
 
 def load_material(name: str, *, passage_words: int = PASSAGE_WORDS) -> list[Example]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from motet.data.corpora import HELD_OUT, load_material
+from motet.data.corpora import HELD_OUT, NEWSGROUPS, load_material
 from motet.data.errors import DataError
 from motet.data.examples import Example, read_examples, write_jsonl
 
@@ -222,6 +223,8 @@ def _load(recipe: Recipe, path: Path | None) -> list[Example]:
         )
     name = str(data.material)
     examples = load_material(name, passage_words=max(8, int(task.max_length * _WORDS_PER_TOKEN)))
+    if data.classes is not None:
+        examples = _only_classes(examples, data.classes)
     if task.num_labels is not None:
         classes = 1 + max(e.label for e in examples)
         if classes == 1:
@@ -231,6 +234,21 @@ def _load(recipe: Recipe, path: Path | None) -> list[Example]:
         if classes != task.num_labels:
             raise DataError(f"task.num_labels: {task.num_labels}, but {name!r} has {classes} classes")
     return examples
+
+
+def _only_classes(examples: list[Example], classes: Sequence[str]) -> list[Example]:
+    """Examples of these classes of ``newsgroups``, numbered in the order given; their groups become the classes."""
+    unknown = [name for name in classes if name not in NEWSGROUPS]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], NEWSGROUPS, n=1)
+        raise DataError(
+            f"data.classes: newsgroups has no class {unknown[0]!r}",
+            hint=f"did you mean {near[0]}?" if near else f"it has: {', '.join(NEWSGROUPS)}",
+        )
+    number = {NEWSGROUPS.index(name): i for i, name in enumerate(classes)}
+    return [
+        replace(e, label=number[e.label], group=NEWSGROUPS[e.label]) for e in examples if e.label in number
+    ]
 
 
 def _wanted_groups(recipe: Recipe, examples: list[Example]) -> list[Example]:

@@ -246,11 +246,22 @@ def _task_and_data(recipe: Recipe) -> Iterator[Finding]:
             problem=f"{material} has texts without classes",
             remedy="use causal-lm with it, or data.material: vader or newsgroups",
         )
-    elif material is not None and num_labels is not None and _CLASSES.get(material, num_labels) != num_labels:
+        return
+    classes = recipe.data.classes
+    if classes is not None and material != "newsgroups":
+        yield Finding(
+            path=("data", "classes"),
+            problem="only newsgroups has classes with names",
+            remedy="remove it, or use data.material: newsgroups",
+        )
+    elif classes is not None and len(set(classes)) != len(classes):
+        yield Finding(path=("data", "classes"), problem="a class is written twice", remedy="keep one")
+    count = len(classes) if classes is not None else _CLASSES.get(material or "", num_labels)
+    if num_labels is not None and count != num_labels:
         yield Finding(
             path=("task", "num_labels"),
-            problem=f"{material} has {_CLASSES[material]} classes, not {num_labels}",
-            remedy=f"set it to {_CLASSES[material]}",
+            problem=f"{material} has {count} classes here, not {num_labels}",
+            remedy=f"set it to {count}",
         )
 
 

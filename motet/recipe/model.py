@@ -23,9 +23,9 @@ class Section(BaseModel):
 class BaseModelSection(Section):
     """Which frozen transformer everyone starts from.
 
-    Exactly one of ``material`` (see ``motet materials list``), ``path`` (a local Hugging Face folder) and ``hub``
-    (a hub id, fetched once by transformers) is set. ``tiny`` names a randomly initialised model for tests:
-    ``tiny-bert``, ``tiny-llama``, ``tiny-gpt2``.
+    Exactly one of ``material`` (see ``motet materials list``), ``path`` (a local Hugging Face folder) and
+    ``hub`` (a hub id, fetched once by transformers) is set. ``tiny`` names a randomly initialised model for
+    tests: ``tiny-bert``, ``tiny-llama``, ``tiny-gpt2``.
     """
 
     material: Literal["minilm", "smollm2"] | None = None
@@ -60,8 +60,8 @@ class TaskSection(Section):
 class PartitionSection(Section):
     """How one data set is dealt to simulated clients. Deployed clients bring their own files instead.
 
-    by = natural: one client a group of the material (VADER domain, topic file); source documents are never split.
-    by = dirichlet: label proportions drawn from Dirichlet(alpha), one draw a label.
+    by = natural: one client a group of the material (VADER domain, topic file); source documents are never
+    split. by = dirichlet: label proportions drawn from Dirichlet(alpha), one draw a label.
     by = iid: a shuffled deal.
     """
 
@@ -72,11 +72,16 @@ class PartitionSection(Section):
 
 
 class DataSection(Section):
-    """Where examples come from. ``path`` is a JSONL or CSV file, or a folder with one file a client
-    (``<client_id>.jsonl``) and ``test.jsonl``."""
+    """Where examples come from.
+
+    ``path`` is a JSONL or CSV file, or a folder with one file a client
+    (``<client_id>.jsonl``) and ``test.jsonl``. ``classes`` keeps these classes of ``newsgroups`` only,
+    numbered in the order written here.
+    """
 
     material: Literal["vader", "newsgroups", "topics", "tales"] | None = None
     path: str | None = None
+    classes: Annotated[list[str], Field(min_length=2)] | None = None
     text_column: str = "text"
     label_column: str = "label"
     partition: PartitionSection = PartitionSection()
@@ -91,9 +96,12 @@ class DataSection(Section):
 
 
 class AdapterSection(Section):
-    """The adapter. ``lora_rank`` is one rank for all, or a map from client id or capacity class to rank
-    (``default`` is the fallback). ``alpha`` is a number, or ``"2r"``: that multiple of each client's own rank, so that
-    the scale is the same for all. ``targets`` are endings of layer names."""
+    """The adapter.
+
+    ``lora_rank`` is one rank for all, or a map from client id or capacity class to rank
+    (``default`` is the fallback). ``alpha`` is a number, or ``"2r"``: that multiple of each client's own
+    rank, so that the scale is the same for all. ``targets`` are endings of layer names.
+    """
 
     lora_rank: PositiveInt | dict[Name, PositiveInt] = 8
     alpha: PositiveFloat | Annotated[str, Field(pattern=r"^\d+(\.\d+)?r$")] = "2r"
@@ -103,8 +111,11 @@ class AdapterSection(Section):
 
 
 class MethodSection(Section):
-    """How updates become one. ``ridge`` is read by lora-fair, ``basis`` by fed-sb, ``train_adapter: false`` trains
-    the head alone (a baseline)."""
+    """How updates become one.
+
+    ``ridge`` is read by lora-fair, ``basis`` by fed-sb, ``train_adapter: false`` trains
+    the head alone (a baseline).
+    """
 
     name: Literal["fedit", "flora", "fed-sb", "lora-fair"]
     ridge: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
@@ -113,8 +124,11 @@ class MethodSection(Section):
 
 
 class TrainingSection(Section):
-    """Local work of one client in one round. ``expected_batch_size`` is a public constant: the sum of gradients
-    is divided by it, also when a Poisson batch is larger or smaller."""
+    """Local work of one client in one round.
+
+    ``expected_batch_size`` is a public constant: the sum of gradients
+    is divided by it, also when a Poisson batch is larger or smaller.
+    """
 
     rounds: PositiveInt = 3
     local_steps: PositiveInt = 10
@@ -157,8 +171,11 @@ class PrivacySection(Section):
 
 
 class Recipe(Section):
-    """One run, whole. ``seed`` drives everything but privacy noise and private sampling, which come from the
-    operating system and can not be seeded."""
+    """One run, whole.
+
+    ``seed`` drives everything but privacy noise and private sampling, which come from the
+    operating system and can not be seeded.
+    """
 
     name: Name
     base_model: BaseModelSection

@@ -27,6 +27,7 @@ MEANINGS: Mapping[str, str] = {
     "data": "where examples come from; set exactly one of material, path",
     "data.material": "real texts by name; `motet materials fetch` brings them",
     "data.path": "a JSONL or CSV file, or a folder with `<client_id>.jsonl` files and `test.jsonl`",
+    "data.classes": "keep these classes of `newsgroups` only, numbered in the order written",
     "data.text_column": "column of the text",
     "data.label_column": "column of the label, a whole number from 0",
     "data.test_examples": "held-out examples; their source documents are never trained on",

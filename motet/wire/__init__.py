@@ -1,1 +1,1 @@
-
+"""What travels between coordinator and clients."""

@@ -55,7 +55,9 @@ def _encode(record: TrainOrder | TrainReply, message: round_pb2.TrainOrder | rou
     return message.SerializeToString(deterministic=True)
 
 
-def _decode(data: bytes, message: round_pb2.TrainOrder | round_pb2.TrainReply, kind: type[_Record]) -> _Record:
+def _decode(
+    data: bytes, message: round_pb2.TrainOrder | round_pb2.TrainReply, kind: type[_Record]
+) -> _Record:
     if len(data) > MAX_MESSAGE_BYTES:
         raise WireError(f"a message of {len(data)} bytes exceeds {MAX_MESSAGE_BYTES}")
     try:

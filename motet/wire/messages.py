@@ -40,15 +40,17 @@ class TrainOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainReply:
-    """All that leaves a client for one round. Released values: ``payload`` (noised when the run is
+    """All that leaves a client for one round.
+
+    Released values: ``payload`` (noised when the run is
     private) and ``num_steps``, which is a public constant of the recipe. Nothing else depends on data.
 
     Attributes:
       run_id, round_index, attempt, client_id: copied from the order.
       payload: canonical safetensors of the trained values.
       payload_sha256: hex digest of ``payload``.
-      aggregation_weight: a public constant: 1.0, or the weight that the recipe names. Never a count of examples
-        when the run is private.
+      aggregation_weight: a public constant: 1.0, or the weight that the recipe names. Never a count of
+        examples when the run is private.
       num_steps: optimiser steps taken (a constant of the recipe).
       num_examples: number of local examples when the recipe is not private, else 0.
       is_private: whether clipping and noise were applied in this round.

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,19 +14,41 @@ MOTET = [sys.executable, "-m", "motet.cli.main"]
 
 def motet(*arguments, cwd=None, **environment):
     return subprocess.run(
-        [*MOTET, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment}, check=False
+        [*MOTET, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        check=False,
     )
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        [], ["demo"], ["simulate"], ["plan"], ["export"], ["materials"], ["materials", "list"], ["materials", "fetch"],
-        ["coordinator"], ["coordinator", "start"], ["coordinator", "register"], ["client"], ["client", "init"], ["client", "start"],
-        ["run"], ["run", "submit"], ["run", "list"], ["run", "show"], ["run", "watch"], ["run", "cancel"],
+        [],
+        ["demo"],
+        ["simulate"],
+        ["plan"],
+        ["export"],
+        ["materials"],
+        ["materials", "list"],
+        ["materials", "fetch"],
+        ["coordinator"],
+        ["coordinator", "start"],
+        ["coordinator", "register"],
+        ["client"],
+        ["client", "init"],
+        ["client", "start"],
+        ["run"],
+        ["run", "submit"],
+        ["run", "list"],
+        ["run", "show"],
+        ["run", "watch"],
+        ["run", "cancel"],
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_every_command_has_help(command):
     done = motet(*command, "--help")
     assert done.returncode == 0
@@ -51,7 +74,12 @@ CASES = {
     "unknown key": ("method:", "methud:", 3, "method"),
     "rank 0": ("lora_rank: 4", "lora_rank: 0", 3, "lora_rank"),
     "no such method": ("name: flora", "name: floro", 3, "flora"),
-    "mixed ranks with fedit": ("lora_rank: 4, targets: [query]}\nmethod: {name: flora}", "lora_rank: {a: 2, b: 4}, targets: [query]}\nmethod: {name: fedit}", 3, "flora"),
+    "mixed ranks with fedit": (
+        "lora_rank: 4, targets: [query]}\nmethod: {name: flora}",
+        "lora_rank: {a: 2, b: 4}, targets: [query]}\nmethod: {name: fedit}",
+        3,
+        "flora",
+    ),
     "no such layer": ("[query]", "[qurey]", 3, "query"),
     "label count missing": (", num_labels: 2", "", 3, "num_labels"),
     "tab": ("name: x", "name:\tx\n\tfoo: 1", 3, "bad.yaml"),
@@ -60,9 +88,19 @@ CASES = {
     "no such model": ("{tiny: tiny-bert}", "{path: /nonexistent/model}", 10, "/nonexistent/model"),
     "missing column": ("path: DATA", "path: DATA, text_column: body", 4, "body"),
     "minimum above cohort": ("clients: [a, b, c]", "clients: [a, b, c], minimum: 9", 3, "minimum"),
-    "private with counts": ("clients: [a, b, c]}", "clients: [a, b, c], weights: num_examples}\nprivacy: {noise_multiplier: 1, sampling_rate: 0.1}", 3, "uniform"),
-    "both noise and target": ("cohort:", "privacy: {noise_multiplier: 1, target_epsilon: 1, sampling_rate: 0.1}\ncohort:", 3, "exactly one"),
-}  # fmt: skip
+    "private with counts": (
+        "clients: [a, b, c]}",
+        "clients: [a, b, c], weights: num_examples}\nprivacy: {noise_multiplier: 1, sampling_rate: 0.1}",
+        3,
+        "uniform",
+    ),
+    "both noise and target": (
+        "cohort:",
+        "privacy: {noise_multiplier: 1, target_epsilon: 1, sampling_rate: 0.1}\ncohort:",
+        3,
+        "exactly one",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -82,11 +120,17 @@ def test_nan_weights_stop_the_run_with_the_reason(tmp_path, data_folder):
 
     from motet.modeling import byte_tokenizer
 
-    model = BertModel(BertConfig(vocab_size=261, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32))
+    model = BertModel(
+        BertConfig(
+            vocab_size=261, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        )
+    )
     model.embeddings.word_embeddings.weight.data.fill_(float("nan"))
     model.save_pretrained(tmp_path / "model")
     byte_tokenizer().save_pretrained(tmp_path / "model")
-    text = GOOD.replace("DATA", str(data_folder)).replace("{tiny: tiny-bert}", f"{{path: {tmp_path / 'model'}}}")
+    text = GOOD.replace("DATA", str(data_folder)).replace(
+        "{tiny: tiny-bert}", f"{{path: {tmp_path / 'model'}}}"
+    )
     done = motet("simulate", bad(tmp_path, text), "--out", tmp_path / "out", "--no-baselines")
     assert done.returncode in (9, 10)
     assert "finite" in done.stderr
@@ -121,7 +165,7 @@ def test_a_wrong_argument_is_told_in_words(tmp_path, arguments, code, word):
     from coordinator.storage.store import Store
 
     Store.open(tmp_path / "coordinator-home/motet.db").close()
-    done = motet(*arguments, cwd=tmp_path, PYTHONPATH=os.getcwd())
+    done = motet(*arguments, cwd=tmp_path, PYTHONPATH=str(Path.cwd()))
     assert done.returncode == code, done.stderr[-800:]
     assert word in done.stderr
     assert "Traceback" not in done.stderr
@@ -142,7 +186,10 @@ def test_a_run_is_submitted_listed_shown_and_cancelled(tmp_path, recipe_text):
     path = bad(tmp_path, recipe_text())
     run_id = json.loads(motet("run", "submit", path, "--home", tmp_path / "h", "--json").stdout)["run_id"]
     assert json.loads(motet("run", "list", "--home", tmp_path / "h", "--json").stdout)[0]["state"] == "QUEUED"
-    assert json.loads(motet("run", "show", run_id, "--home", tmp_path / "h", "--json").stdout)["rounds_total"] == 2
+    assert (
+        json.loads(motet("run", "show", run_id, "--home", tmp_path / "h", "--json").stdout)["rounds_total"]
+        == 2
+    )
     assert motet("run", "cancel", run_id, "--home", tmp_path / "h").returncode == 0
     watched = motet("run", "watch", run_id, "--home", tmp_path / "h", "--json")
     assert watched.returncode == 9

@@ -35,7 +35,13 @@ def test_the_exported_folder_gives_the_engines_own_logits(recipe_text, tmp_path,
     state = ArtifactStore(tmp_path / "out/runs/federated/artifacts").load_state(result["adapter_sha256"])
     base = loaded_base(recipe)
     model = load_base(recipe)
-    attach(model, recipe, state, bases=base.bases_of(recipe, 4) if state.cores else None, scale=recipe.scale_of(4))
+    attach(
+        model,
+        recipe,
+        state,
+        bases=base.bases_of(recipe, 4) if state.cores else None,
+        scale=recipe.scale_of(4),
+    )
     ours = logits_of(model, ids)
     loaded = logits_of(PeftModel.from_pretrained(load_base_for(folder), folder).eval(), ids)
     merged = logits_of(load_merged(tmp_path / "out/merged").eval(), ids)
@@ -57,13 +63,34 @@ def test_simulate_prints_one_json_object_last_with_everything_promised(recipe_te
     path = tmp_path / "r.yaml"
     path.write_text(recipe_text(extra="privacy: {target_epsilon: 8, sampling_rate: 0.4}\n"))
     done = subprocess.run(
-        [sys.executable, "-m", "motet.cli.main", "simulate", str(path), "--out", str(tmp_path / "out"), "--json"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "motet.cli.main",
+            "simulate",
+            str(path),
+            "--out",
+            str(tmp_path / "out"),
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.strip().splitlines()[-1])
-    assert {"run_id", "adapter_dir", "adapter_sha256", "method", "rounds", "metrics", "clients"} <= result.keys()
-    assert {"start", "local_only", "federated", "federated_no_privacy", "head_only"} <= result["metrics"].keys()
+    assert {
+        "run_id",
+        "adapter_dir",
+        "adapter_sha256",
+        "method",
+        "rounds",
+        "metrics",
+        "clients",
+    } <= result.keys()
+    assert {"start", "local_only", "federated", "federated_no_privacy", "head_only"} <= result[
+        "metrics"
+    ].keys()
     assert set(result["metrics"]["local_only"]) == {"a", "b", "c"}
     for row, rank in zip(result["clients"], (1, 4, 7), strict=True):
         assert row["lora_rank"] == rank

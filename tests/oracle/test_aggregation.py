@@ -43,11 +43,12 @@ def peft_model():
     layer = wrapped.base_model.model[0]
     pairs = [
         FactorPair(
-            B=layer.lora_B[f"c{k}"].weight.detach(), A=layer.lora_A[f"c{k}"].weight.detach(),
+            B=layer.lora_B[f"c{k}"].weight.detach(),
+            A=layer.lora_A[f"c{k}"].weight.detach(),
             scale=layer.scaling[f"c{k}"],
         )
         for k in range(len(RANKS))
-    ]  # fmt: skip
+    ]
     return wrapped, layer, pairs
 
 

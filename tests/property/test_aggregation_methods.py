@@ -49,10 +49,13 @@ def exact(updates, layer):
     """The dense float64 sum: what all is measured against."""
     total = math.fsum(u.weight for u in updates)
     return sum(
-        u.weight / total * u.state.lora[layer].scale * u.state.lora[layer].B.double().numpy()
+        u.weight
+        / total
+        * u.state.lora[layer].scale
+        * u.state.lora[layer].B.double().numpy()
         @ u.state.lora[layer].A.double().numpy()
         for u in updates
-    )  # fmt: skip
+    )
 
 
 def dense(pair):
@@ -78,8 +81,10 @@ def test_flora_of_ranks_1_4_7_16_on_non_square_layers_is_the_dense_sum(num_round
 @QUICK
 @given(
     ranks=st.lists(st.integers(1, 16), min_size=1, max_size=6),
-    m=st.integers(1, 40), n=st.integers(1, 40), seed=st.integers(0, 2**31),
-)  # fmt: skip
+    m=st.integers(1, 40),
+    n=st.integers(1, 40),
+    seed=st.integers(0, 2**31),
+)
 def test_flora_is_exact_for_any_ranks_and_any_shape(ranks, m, n, seed):
     shapes = {"x": (m, n)}
     assert flora_miss([clients(ranks, seed=seed, shapes=shapes) for _ in range(2)], shapes) <= 1e-5
@@ -218,9 +223,13 @@ def products(method, state):
 
 
 def same(left, right, tolerance=1e-5):
-    return all(
-        np.linalg.norm(left[k] - right[k]) <= tolerance * max(np.linalg.norm(left[k]), 1e-12) for k in left
-    ) and left.keys() == right.keys()  # fmt: skip
+    return (
+        all(
+            np.linalg.norm(left[k] - right[k]) <= tolerance * max(np.linalg.norm(left[k]), 1e-12)
+            for k in left
+        )
+        and left.keys() == right.keys()
+    )
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -273,10 +282,13 @@ def test_fedit_error_is_the_covariance_of_the_factors(seed, count, rank):
     for layer in SHAPES:
         mean = reduction.state.lora[layer]
         spread = sum(
-            u.weight / total * 2.0
-            * (u.state.lora[layer].B - mean.B).double() @ (u.state.lora[layer].A - mean.A).double()
+            u.weight
+            / total
+            * 2.0
+            * (u.state.lora[layer].B - mean.B).double()
+            @ (u.state.lora[layer].A - mean.A).double()
             for u in updates
-        )  # fmt: skip
+        )
         miss += float(spread.square().sum())
         size += np.linalg.norm(exact(updates, layer)) ** 2
     assert reduction.relative_error == pytest.approx(math.sqrt(miss / size), rel=1e-4)

@@ -28,7 +28,7 @@ def states(draw):
                 scale=draw(SCALES),
             )
             for name, rank in draw(st.dictionaries(NAMES, SIZES, max_size=3)).items()
-        }  # fmt: skip
+        }
 
     cores = {
         k: torch.randn(r, r, generator=g) for k, r in draw(st.dictionaries(NAMES, SIZES, max_size=3)).items()
@@ -53,9 +53,11 @@ def test_a_state_survives_its_bytes_bit_for_bit_and_its_order_does_not_matter(st
     assert all(torch.equal(before[k], after[k]) for k in before)
     assert read_manifest(data)[0] == manifest(state)
     other = AdapterState(
-        lora=turned(state.lora), base_delta=turned(state.base_delta),
-        cores=turned(state.cores), dense=turned(state.dense),
-    )  # fmt: skip
+        lora=turned(state.lora),
+        base_delta=turned(state.base_delta),
+        cores=turned(state.cores),
+        dense=turned(state.dense),
+    )
     assert to_bytes(other) == data
 
 

@@ -16,13 +16,18 @@ def tracked(*patterns: str) -> list[Path]:
     """Files that git knows or would add."""
     out = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     return [ROOT / line for line in out.splitlines() if (ROOT / line).is_file()]
 
 
 def test_no_source_file_is_longer_than_600_lines():
-    long = {str(p.relative_to(ROOT)): n for p in tracked("*.py") if (n := len(p.read_text().splitlines())) > 600}
+    long = {
+        str(p.relative_to(ROOT)): n for p in tracked("*.py") if (n := len(p.read_text().splitlines())) > 600
+    }
     assert not {k: v for k, v in long.items() if "_pb2" not in k}
 
 
@@ -39,7 +44,10 @@ def test_every_relative_link_in_the_documents_resolves():
 
 def test_every_path_in_back_quotes_in_the_readme_exists():
     text = (ROOT / "README.md").read_text()
-    named = re.findall(r"`((?:docs|examples|benchmarks|scripts|proto|privacy|aggregation|client|coordinator|fab)/[\w./-]*)`", text)
+    named = re.findall(
+        r"`((?:docs|examples|benchmarks|scripts|proto|privacy|aggregation|client|coordinator|fab)/[\w./-]*)`",
+        text,
+    )
     assert not [p for p in named if not (ROOT / p).exists()]
 
 
@@ -52,21 +60,32 @@ def test_no_pickle_no_torch_load_no_eval_in_the_packages():
         for path in tracked(f"{package}/*.py"):
             for number, line in enumerate(path.read_text().splitlines(), 1):
                 code = line.split("#")[0]
-                if banned.search(code) and "model.eval(" not in code and '"""' not in code and "`" not in code:
+                if (
+                    banned.search(code)
+                    and "model.eval(" not in code
+                    and '"""' not in code
+                    and "`" not in code
+                ):
                     found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     assert not found
 
 
 def test_the_import_rules_hold():
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_constraints_pin_every_direct_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = {re.split(r"==", line)[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
+    pinned = {
+        re.split(r"==", line)[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().split()
+    }
     wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
     missing = [d for d in wanted if re.split(r"[<>=\[; ]", d)[0].lower().replace("_", "-") not in pinned]
     assert not missing

@@ -27,9 +27,14 @@ SETTINGS = [(1.0, 0.064, 200), (1.1, 256 / 60_000, 1_000), (4.0, 1.0, 1), (2.0, 
 def lora_llama() -> nn.Module:
     torch.manual_seed(4)
     config = LlamaConfig(
-        vocab_size=61, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=32,
-    )  # fmt: skip
+        vocab_size=61,
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+    )
     model = get_peft_model(
         LlamaForCausalLM(config), LoraConfig(r=3, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     )
@@ -53,9 +58,13 @@ def test_the_clipped_sum_equals_that_of_opacus_as_it_ships(clipping_norm):
     ours = lora_llama()
     params = [p for p in ours.parameters() if p.requires_grad]
     engine = DpSgd(
-        ours, torch.optim.SGD(params, lr=1.0), clipping_norm=clipping_norm, noise_multiplier=0.0,
-        expected_batch_size=1.0, noise=SeededNoise(0),
-    )  # fmt: skip
+        ours,
+        torch.optim.SGD(params, lr=1.0),
+        clipping_norm=clipping_norm,
+        noise_multiplier=0.0,
+        expected_batch_size=1.0,
+        noise=SeededNoise(0),
+    )
     engine.accumulate(losses(ours, tokens))
     got = torch.cat([p.summed_grad.flatten() for p in params])
     engine.close()
@@ -63,9 +72,12 @@ def test_the_clipped_sum_equals_that_of_opacus_as_it_ships(clipping_norm):
     wrapped = GradSampleModule(lora_llama(), loss_reduction="sum")
     theirs = [p for p in wrapped.parameters() if p.requires_grad]
     optimizer = DPOptimizer(
-        torch.optim.SGD(theirs, lr=1.0), noise_multiplier=0.0, max_grad_norm=clipping_norm,
-        expected_batch_size=None, loss_reduction="sum",
-    )  # fmt: skip
+        torch.optim.SGD(theirs, lr=1.0),
+        noise_multiplier=0.0,
+        max_grad_norm=clipping_norm,
+        expected_batch_size=None,
+        loss_reduction="sum",
+    )
     losses(wrapped, tokens).sum().backward()
     optimizer.pre_step()
     expected = torch.cat([p.grad.flatten() for p in theirs])

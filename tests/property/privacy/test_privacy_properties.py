@@ -35,9 +35,13 @@ def clipped_sum(
         (model(inputs).sum(1) * scales).sum().backward()
         return torch.cat([p.grad.flatten() for p in params])
     engine = DpSgd(
-        model, torch.optim.SGD(params, lr=1.0), clipping_norm=clipping_norm, noise_multiplier=0.0,
-        expected_batch_size=1.0, noise=SeededNoise(0),
-    )  # fmt: skip
+        model,
+        torch.optim.SGD(params, lr=1.0),
+        clipping_norm=clipping_norm,
+        noise_multiplier=0.0,
+        expected_batch_size=1.0,
+        noise=SeededNoise(0),
+    )
     engine.accumulate(model(inputs).sum(1) * scales)
     total = [torch.zeros_like(p) if p.summed_grad is None else p.summed_grad for p in params]
     engine.close()

@@ -18,7 +18,7 @@ from aggregation.serialize import (
     read_manifest,
     sha256_hex,
     to_bytes,
-)  # fmt: skip
+)
 
 STATE = AdapterState(
     lora={"q": FactorPair(B=torch.ones(4, 2), A=torch.ones(2, 3), scale=2.0)}, dense={"h": torch.ones(2)}
@@ -55,7 +55,8 @@ BAD = {
     "a length beyond the message": (message({"dense/a": entry()}, FOUR, length=4096), "truncated"),
     "a header over the limit": (message(b" " * (MAX_HEADER_BYTES + 8)), "header_too_large"),
     "500,000 empty tensors": (
-        message({f"dense/{i}": entry((0,), (0, 0)) for i in range(500_000)}), "header_too_large",
+        message({f"dense/{i}": entry((0,), (0, 0)) for i in range(500_000)}),
+        "header_too_large",
     ),
     "too many tensors below the limit": (message(b"[" * 1_000_000), "bad_header"),
     "deep nesting": (message(b"[" * 30_000), "bad_header"),
@@ -66,8 +67,12 @@ BAD = {
     "UTF-16": (message('{"dense/a":1}'.encode("utf-16")), "bad_header"),
     "a byte order mark": (message(b"\xef\xbb\xbf{}"), "bad_header"),
     "one key twice": (
-        message(b'{"dense/a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"dense/a":{"dtype":"F32","shape":[1],'
-                b'"data_offsets":[0,4]}}', FOUR), "bad_header",
+        message(
+            b'{"dense/a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"dense/a":{"dtype":"F32","shape":[1],'
+            b'"data_offsets":[0,4]}}',
+            FOUR,
+        ),
+        "bad_header",
     ),
     "a path for a name": (message({"dense/../../etc/passwd": entry()}, FOUR), "bad_key"),
     "a name with a line end": (message({"dense/a\n": entry()}, FOUR), "bad_key"),
@@ -88,7 +93,8 @@ BAD = {
     "an overlap": (message({"dense/a": entry(), "dense/b": entry()}, FOUR), "bad_offsets"),
     "one offset": (message({"dense/a": entry((1,), (0,))}, FOUR), "bad_offsets"),
     "keys out of order": (
-        message({"core/b": entry((1, 1)), "core/a": entry((1, 1), (4, 8))}, FOUR * 2), "not_canonical",
+        message({"core/b": entry((1, 1)), "core/a": entry((1, 1), (4, 8))}, FOUR * 2),
+        "not_canonical",
     ),
     "another spelling": (message(json.dumps({"dense/a": entry()}).encode(), FOUR), "not_canonical"),
     "a core that is not square": (message({"core/a": entry((1, 2), (0, 8))}, FOUR * 2), "bad_shape"),
@@ -97,7 +103,7 @@ BAD = {
     "NaN": (with_value(float("nan")), "not_finite"),
     "infinity": (with_value(float("inf")), "not_finite"),
     "minus infinity": (with_value(float("-inf")), "not_finite"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -169,7 +175,7 @@ def test_only_the_planned_keys_and_shapes_pass(state, code):
         (AdapterState(dense={"h": torch.ones(0)}), "bad_shape"),
         (AdapterState(cores={"q": torch.ones(2, 3)}), "bad_shape"),
     ],
-)  # fmt: skip
+)
 def test_what_could_not_be_read_is_not_written(state, code):
     with pytest.raises(MalformedUpdateError) as caught:
         to_bytes(state)

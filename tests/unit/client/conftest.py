@@ -37,7 +37,11 @@ def data_file(tmp_path):
     lines = []
     for i in range(40):
         label = i % 2
-        lines.append(json.dumps({"text": " ".join(rng.choice(words[label]) for _ in range(4)) + f" {i}", "label": label}))
+        lines.append(
+            json.dumps(
+                {"text": " ".join(rng.choice(words[label]) for _ in range(4)) + f" {i}", "label": label}
+            )
+        )
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -52,13 +56,24 @@ def order_of():
     def make(recipe, *, client_id="a", round_index=0, attempt=0, lora_rank=4, run_id="r-1", state=None):
         method = get_method(recipe.method.name)
         state = state or method.initial_state(
-            layer_shapes(recipe), lora_rank=lora_rank, scale=recipe.scale_of(lora_rank), dense=initial_dense(recipe), seed=recipe.seed
+            layer_shapes(recipe),
+            lora_rank=lora_rank,
+            scale=recipe.scale_of(lora_rank),
+            dense=initial_dense(recipe),
+            seed=recipe.seed,
         )
         payload = to_bytes(method.starting_point(state))
         return TrainOrder(
-            run_id=run_id, round_index=round_index, attempt=attempt, client_id=client_id, recipe_json=canonical_json(recipe),
-            recipe_sha256=recipe_sha256(recipe), lora_rank=lora_rank, reservation_id="", payload=payload,
+            run_id=run_id,
+            round_index=round_index,
+            attempt=attempt,
+            client_id=client_id,
+            recipe_json=canonical_json(recipe),
+            recipe_sha256=recipe_sha256(recipe),
+            lora_rank=lora_rank,
+            reservation_id="",
+            payload=payload,
             payload_sha256=sha256_hex(payload),
-        )  # fmt: skip
+        )
 
     return make

@@ -16,10 +16,16 @@ def random_state(recipe, seed=0):
     if recipe.method.name == "fed-sb":
         return AdapterState(cores={n: torch.randn(4, 4, generator=generator) for n in shapes}, dense=dense)
     lora = {
-        n: FactorPair(B=torch.randn(m, 4, generator=generator), A=torch.randn(4, k, generator=generator), scale=2.0)
+        n: FactorPair(
+            B=torch.randn(m, 4, generator=generator), A=torch.randn(4, k, generator=generator), scale=2.0
+        )
         for n, (m, k) in shapes.items()
     }
-    base = {n: FactorPair(B=p.B * 0.1, A=p.A * 0.1) for n, p in lora.items()} if recipe.method.name == "flora" else {}
+    base = (
+        {n: FactorPair(B=p.B * 0.1, A=p.A * 0.1) for n, p in lora.items()}
+        if recipe.method.name == "flora"
+        else {}
+    )
     return AdapterState(lora=lora, base_delta=base, dense=dense)
 
 
@@ -72,7 +78,9 @@ def test_what_was_attached_is_read_back(recipe_of):
     recipe = recipe_of("bert", "fedit")
     state = random_state(recipe)
     back = read_state(attach(load_base(recipe), recipe, state))
-    assert all(torch.equal(back.lora[k].A, p.A) and torch.equal(back.lora[k].B, p.B) for k, p in state.lora.items())
+    assert all(
+        torch.equal(back.lora[k].A, p.A) and torch.equal(back.lora[k].B, p.B) for k, p in state.lora.items()
+    )
     assert all(torch.equal(back.dense[k], v) for k, v in state.dense.items())
 
 
@@ -83,4 +91,6 @@ def test_only_the_adapter_and_the_head_train(recipe_of, method, trained):
     state = random_state(recipe)
     attached = attach(model, recipe, state, bases=fed_sb_bases(model, recipe, 4) if state.cores else None)
     assert all(trained in n or n.startswith("head.") for n in attached.trainable())
-    assert sum(trained in n for n in attached.trainable()) == len(layer_shapes(recipe)) * (2 if method == "fedit" else 1)
+    assert sum(trained in n for n in attached.trainable()) == len(layer_shapes(recipe)) * (
+        2 if method == "fedit" else 1
+    )

@@ -23,7 +23,9 @@ def worker_for(data_file, tmp_path, name="state", **options):
 
 @pytest.mark.parametrize("method", ["flora", "fedit", "fed-sb", "lora-fair"])
 @pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
-def test_the_same_order_gives_the_same_bytes_in_any_process_without_privacy(recipe_of, order_of, data_file, tmp_path, method, kind):
+def test_the_same_order_gives_the_same_bytes_in_any_process_without_privacy(
+    recipe_of, order_of, data_file, tmp_path, method, kind
+):
     order = order_of(recipe_of(kind, method))
     first = worker_for(data_file, tmp_path, "one").handle(order)
     second = worker_for(data_file, tmp_path, "two").handle(order)
@@ -33,14 +35,18 @@ def test_the_same_order_gives_the_same_bytes_in_any_process_without_privacy(reci
     assert other.payload != first.payload  # positive control: rounds draw other batches
 
 
-def test_two_private_runs_differ_in_noise_although_the_seed_is_the_same(recipe_of, order_of, data_file, tmp_path):
+def test_two_private_runs_differ_in_noise_although_the_seed_is_the_same(
+    recipe_of, order_of, data_file, tmp_path
+):
     order = order_of(recipe_of(extra=PRIVATE))
     replies = [worker_for(data_file, tmp_path, n).handle(order) for n in ("one", "two")]
     assert replies[0].payload != replies[1].payload
     assert all(r.is_private and not r.error_code for r in replies)
 
 
-def test_a_message_done_again_gets_the_same_bytes_and_no_second_charge(recipe_of, order_of, data_file, tmp_path):
+def test_a_message_done_again_gets_the_same_bytes_and_no_second_charge(
+    recipe_of, order_of, data_file, tmp_path
+):
     order = order_of(recipe_of(extra=PRIVATE))
     worker = worker_for(data_file, tmp_path)
     first = worker.handle(order)
@@ -50,7 +56,9 @@ def test_a_message_done_again_gets_the_same_bytes_and_no_second_charge(recipe_of
     assert [r["kind"] for r in rows] == ["reserve", "settle"]
 
 
-def test_the_charge_is_on_disk_before_the_first_gradient(recipe_of, order_of, data_file, tmp_path, monkeypatch):
+def test_the_charge_is_on_disk_before_the_first_gradient(
+    recipe_of, order_of, data_file, tmp_path, monkeypatch
+):
     seen = []
 
     def training(*_args, **_kwargs):
@@ -64,10 +72,16 @@ def test_the_charge_is_on_disk_before_the_first_gradient(recipe_of, order_of, da
     assert [r["kind"] for r in seen[0]] == ["reserve"]
     monkeypatch.undo()
     worker_for(data_file, tmp_path).handle(order)
-    assert [r["kind"] for r in ClientLedger(tmp_path / "state/ledger.jsonl").rows()] == ["reserve", "reserve", "settle"]
+    assert [r["kind"] for r in ClientLedger(tmp_path / "state/ledger.jsonl").rows()] == [
+        "reserve",
+        "reserve",
+        "settle",
+    ]
 
 
-def test_neighbouring_data_sets_give_messages_that_differ_in_noised_tensors_only(recipe_of, order_of, data_file, tmp_path):
+def test_neighbouring_data_sets_give_messages_that_differ_in_noised_tensors_only(
+    recipe_of, order_of, data_file, tmp_path
+):
     order = order_of(recipe_of(extra=PRIVATE))
     fewer = tmp_path / "fewer.jsonl"
     fewer.write_text("\n".join(data_file.read_text().splitlines()[:-1]) + "\n")
@@ -92,7 +106,9 @@ def test_neighbouring_data_sets_give_messages_that_differ_in_noised_tensors_only
         (Policy(min_cohort=5), "min_cohort"),
     ],
 )
-def test_the_owners_policy_refuses_and_names_the_clause(recipe_of, order_of, data_file, tmp_path, policy, clause):
+def test_the_owners_policy_refuses_and_names_the_clause(
+    recipe_of, order_of, data_file, tmp_path, policy, clause
+):
     reply = worker_for(data_file, tmp_path, policy=policy).handle(order_of(recipe_of()))
     assert reply.error_code == "policy_refused"
     assert clause in reply.error_message
@@ -107,7 +123,9 @@ def test_the_owners_policy_refuses_and_names_the_clause(recipe_of, order_of, dat
         (Policy(max_epsilon=0.01), "max_epsilon"),
     ],
 )
-def test_a_coordinator_that_asks_for_less_protection_is_refused(recipe_of, order_of, data_file, tmp_path, policy, clause):
+def test_a_coordinator_that_asks_for_less_protection_is_refused(
+    recipe_of, order_of, data_file, tmp_path, policy, clause
+):
     reply = worker_for(data_file, tmp_path, policy=policy).handle(order_of(recipe_of(extra=PRIVATE)))
     assert (reply.error_code, clause in reply.error_message) == ("policy_refused", True)
     assert ClientLedger(tmp_path / "state/ledger.jsonl").rows() == []
@@ -122,7 +140,15 @@ def test_a_second_run_on_the_same_data_starts_where_the_first_ended(recipe_of, o
     assert len(ledger.spent(ledger.rows()[0]["data_set"])) == 2
 
 
-@pytest.mark.parametrize("change", [{"client_id": "b"}, {"payload_sha256": "0" * 64}, {"recipe_sha256": "0" * 64}, {"payload": b"\x80\x04x"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"client_id": "b"},
+        {"payload_sha256": "0" * 64},
+        {"recipe_sha256": "0" * 64},
+        {"payload": b"\x80\x04x"},
+    ],
+)
 def test_a_damaged_or_misdirected_order_is_refused(recipe_of, order_of, data_file, tmp_path, change):
     reply = worker_for(data_file, tmp_path).handle(dataclasses.replace(order_of(recipe_of()), **change))
     assert reply.error_code == "bad_order"
@@ -163,7 +189,10 @@ def test_the_guard_lets_lora_a_wait_one_step_and_no_longer():
 
 def test_training_moves_every_trainable_tensor(recipe_of, order_of, data_file, tmp_path):
     order = order_of(recipe_of("bert", "fedit"))
-    start, end = flatten(from_bytes(order.payload)), flatten(from_bytes(worker_for(data_file, tmp_path).handle(order).payload))
+    start, end = (
+        flatten(from_bytes(order.payload)),
+        flatten(from_bytes(worker_for(data_file, tmp_path).handle(order).payload)),
+    )
     assert all(not torch.equal(start[k], end[k]) for k in start if not k.endswith("scale"))
 
 

@@ -16,7 +16,9 @@ from coordinator.storage.store import Store
 from motet.recipe import from_canonical_json, parse_recipe
 from motet.wire.messages import TrainReply
 
-SHAPE = ModelShape(layer_shapes={"x.query": (12, 8), "x.value": (8, 12)}, dense={"head.weight": torch.zeros(2, 8)})
+SHAPE = ModelShape(
+    layer_shapes={"x.query": (12, 8), "x.value": (8, 12)}, dense={"head.weight": torch.zeros(2, 8)}
+)
 RECIPE = """
 name: tiny
 base_model: {tiny: tiny-bert}
@@ -56,10 +58,18 @@ def honest_reply(order):
     generator = torch.Generator().manual_seed(seed)
     lora = {k: dataclasses.replace(p, B=torch.randn(p.B.shape, generator=generator)) for k, p in lora.items()}
     payload = to_bytes(AdapterState(lora=lora, dense={"head.weight": torch.randn(2, 8, generator=generator)}))
+    private = recipe.privacy is not None
     return TrainReply(
-        run_id=order.run_id, round_index=order.round_index, attempt=order.attempt, client_id=order.client_id,
-        payload=payload, payload_sha256=sha256_hex(payload), num_steps=2, num_examples=10,
-    )  # fmt: skip
+        run_id=order.run_id,
+        round_index=order.round_index,
+        attempt=order.attempt,
+        client_id=order.client_id,
+        payload=payload,
+        payload_sha256=sha256_hex(payload),
+        num_steps=2,
+        num_examples=0 if private else 10,
+        is_private=private,
+    )
 
 
 class FakeGrid:
@@ -124,7 +134,9 @@ class Federation:
 def federation(tmp_path):
     clock = FakeClock()
     store = Store.open(tmp_path / "motet.db", clock=clock)
-    yield Federation(store=store, artifacts=ArtifactStore(tmp_path / "artifacts"), clock=clock, grid=FakeGrid())
+    yield Federation(
+        store=store, artifacts=ArtifactStore(tmp_path / "artifacts"), clock=clock, grid=FakeGrid()
+    )
     store.close()
     assert threading.active_count() < 50
 

@@ -70,11 +70,17 @@ def test_killed_before_or_after_any_transition_the_run_ends_with_the_same_adapte
     assert [(r.round_index, r.attempt) for r in rounds] == [(0, 0), (1, 0), (2, 0)]
 
 
-def test_a_client_that_does_not_answer_is_left_behind_at_the_deadline_and_asked_again_next_round(federation, recipes):
+def test_a_client_that_does_not_answer_is_left_behind_at_the_deadline_and_asked_again_next_round(
+    federation, recipes
+):
     original = federation.grid.collect
 
     def collect(ids):
-        late = [m for m in ids if federation.grid.pending[m].client_id == "c" and federation.grid.pending[m].round_index == 0]
+        late = [
+            m
+            for m in ids
+            if federation.grid.pending[m].client_id == "c" and federation.grid.pending[m].round_index == 0
+        ]
         return original([m for m in ids if m not in late])
 
     federation.grid.collect = collect
@@ -106,7 +112,10 @@ def test_a_round_asked_again_is_charged_again(federation, recipes, failure, hone
     run = federation.submit(recipes["private"])
     federation.engine().run(run)
     assert len(federation.store.spent_events("a", run)) == 4  # three rounds, one of them twice
-    assert [(r.round_index, r.attempt, r.state) for r in federation.store.rounds(run)][:2] == [(0, 0, "ABORTED"), (0, 1, "CLOSED")]
+    assert [(r.round_index, r.attempt, r.state) for r in federation.store.rounds(run)][:2] == [
+        (0, 0, "ABORTED"),
+        (0, 1, "CLOSED"),
+    ]
 
 
 def test_the_run_stops_before_asking_anyone_when_the_limit_would_be_passed(federation, recipes):
@@ -125,9 +134,13 @@ def _reply(order):
     lora = fresh_factors(shapes, order.lora_rank, 2.0, 1)
     payload = to_bytes(AdapterState(lora=lora, dense={"head.weight": torch.zeros(2, 8)}))
     return TrainReply(
-        run_id=order.run_id, round_index=order.round_index, attempt=order.attempt, client_id=order.client_id,
-        payload=payload, payload_sha256=sha256_hex(payload),
-    )  # fmt: skip
+        run_id=order.run_id,
+        round_index=order.round_index,
+        attempt=order.attempt,
+        client_id=order.client_id,
+        payload=payload,
+        payload_sha256=sha256_hex(payload),
+    )
 
 
 def _with(reply, payload):
@@ -135,7 +148,10 @@ def _with(reply, payload):
 
 
 def _wrong_rank(reply):
-    lora = {"x.query": FactorPair(B=torch.zeros(12, 9), A=torch.zeros(9, 8), scale=2.0), "x.value": FactorPair(B=torch.zeros(8, 9), A=torch.zeros(9, 12), scale=2.0)}
+    lora = {
+        "x.query": FactorPair(B=torch.zeros(12, 9), A=torch.zeros(9, 8), scale=2.0),
+        "x.value": FactorPair(B=torch.zeros(8, 9), A=torch.zeros(9, 12), scale=2.0),
+    }
     return _with(reply, to_bytes(AdapterState(lora=lora, dense={"head.weight": torch.zeros(2, 8)})))
 
 
@@ -157,7 +173,10 @@ def _nan(reply):
         (lambda r: dataclasses.replace(r, run_id="r-other"), "wrong_envelope"),
         (lambda r: dataclasses.replace(r, round_index=7), "wrong_envelope"),
         (lambda r: dataclasses.replace(r, aggregation_weight=float("nan")), "bad_weight"),
-        (lambda r: dataclasses.replace(r, error_code="policy_refused", error_message="clause x"), "policy_refused"),
+        (
+            lambda r: dataclasses.replace(r, error_code="policy_refused", error_message="clause x"),
+            "policy_refused",
+        ),
     ],
 )
 def test_an_unsound_update_is_kept_out_and_named_and_the_round_goes_on(federation, recipes, change, code):
@@ -169,12 +188,18 @@ def test_an_unsound_update_is_kept_out_and_named_and_the_round_goes_on(federatio
     assert all(r.state == "FAILED" and r.error_code for r in rows)
     if code:
         assert rows[0].error_code == code
-    assert {p.shape for p in federation.artifacts.load_state(result.adapter_sha256).base_delta.values()} == {(12, 8), (8, 12)}
+    assert {p.shape for p in federation.artifacts.load_state(result.adapter_sha256).base_delta.values()} == {
+        (12, 8),
+        (8, 12),
+    }
 
 
 def test_a_refusal_by_all_ends_the_run_at_once_and_says_what_each_said(federation, recipes):
     federation.grid.handlers = {
-        c: lambda o: dataclasses.replace(_reply(o), error_code="policy_refused", error_message="clause max_lora_rank") for c in "abc"
+        c: lambda o: dataclasses.replace(
+            _reply(o), error_code="policy_refused", error_message="clause max_lora_rank"
+        )
+        for c in "abc"
     }
     run = federation.submit(recipes["plain"])
     with pytest.raises(RunFailedError, match="clause max_lora_rank"):

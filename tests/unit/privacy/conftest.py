@@ -51,10 +51,16 @@ def _causal_loss(model: nn.Module, tokens: torch.Tensor, rows: torch.Tensor) -> 
 
 def bert() -> Problem:
     config = BertConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=48, max_position_embeddings=32,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=3,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=32,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        num_labels=3,
+    )
     model = _with_lora(
         BertForSequenceClassification(config),
         ["query", "value"],
@@ -73,9 +79,17 @@ def bert() -> Problem:
 
 def gpt2() -> Problem:
     config = GPT2Config(
-        vocab_size=VOCABULARY, n_positions=32, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0.0,
-        embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        n_positions=32,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     model = _with_lora(GPT2LMHeadModel(config), ["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True)
     tokens = torch.randint(5, VOCABULARY, (6, 12))
     return Problem(model, lambda rows: _causal_loss(model, tokens, rows), 6)
@@ -83,9 +97,14 @@ def gpt2() -> Problem:
 
 def llama() -> Problem:
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=32,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+    )
     model = _with_lora(LlamaForCausalLM(config), ["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
     tokens = torch.randint(5, VOCABULARY, (6, 12))
     return Problem(model, lambda rows: _causal_loss(model, tokens, rows), 6)

@@ -270,9 +270,13 @@ def test_a_model_with_nothing_to_train_is_refused():
     model = nn.Linear(3, 3).requires_grad_(False)
     with pytest.raises(UnsupportedModelError, match="no trainable"):
         DpSgd(
-            model, torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0), clipping_norm=1.0,
-            noise_multiplier=1.0, expected_batch_size=1, noise=SystemNoise(),
-        )  # fmt: skip
+            model,
+            torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0),
+            clipping_norm=1.0,
+            noise_multiplier=1.0,
+            expected_batch_size=1,
+            noise=SystemNoise(),
+        )
 
 
 def test_an_optimizer_over_other_parameters_is_refused():

@@ -59,9 +59,11 @@ def test_before_the_first_round_nothing_is_learned(method):
 @ALL
 def test_a_client_never_sends_the_change_of_the_base(method):
     everything = AdapterState(
-        lora=update(FedIT()).state.lora, base_delta=update(FedIT()).state.lora,
-        cores={"q": torch.ones(3, 3)}, dense=DENSE,
-    )  # fmt: skip
+        lora=update(FedIT()).state.lora,
+        base_delta=update(FedIT()).state.lora,
+        cores={"q": torch.ones(3, 3)},
+        dense=DENSE,
+    )
     sent = method.trained_part(everything)
     assert not sent.base_delta
     assert bool(sent.lora) == (method.trains == "lora")

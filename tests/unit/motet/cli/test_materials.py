@@ -23,10 +23,17 @@ def shelf(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w") as bundle:
         bundle.writestr("data.txt", "hello")
     row = Material(
-        name="toy", client="pip", requirement="toy==1", filename="toy.whl", num_bytes=path.stat().st_size,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(), unpacked_bytes=99, payload=("data.txt",),
-        licence="none", what="a toy",
-    )  # fmt: skip
+        name="toy",
+        client="pip",
+        requirement="toy==1",
+        filename="toy.whl",
+        num_bytes=path.stat().st_size,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        unpacked_bytes=99,
+        payload=("data.txt",),
+        licence="none",
+        what="a toy",
+    )
     monkeypatch.setitem(MATERIALS, "toy", row)
     return folder
 

@@ -76,8 +76,10 @@ def test_newsgroups():
     assert {e.label for e in examples} == set(range(20))
     assert groups(examples) == ["computers", "forsale", "politics", "recreation", "religion", "science"]
     assert {NEWSGROUPS[e.label] for e in examples if e.group == "religion"} == {
-        "alt.atheism", "soc.religion.christian", "talk.religion.misc",
-    }  # fmt: skip
+        "alt.atheism",
+        "soc.religion.christian",
+        "talk.religion.misc",
+    }
     held_out = [e for e in examples if e.source.startswith(HELD_OUT)]
     assert 7000 < len(held_out) < 7600
 
@@ -106,11 +108,17 @@ def test_fortunes():
 def test_real_data_is_split_by_source(name, num_labels, test):
     load(name)
     kind = "causal-lm" if num_labels is None else "sequence-classification"
-    dealt = partition(Recipe.model_validate({
-        "name": "t", "base_model": {"tiny": "tiny-bert"}, "task": {"kind": kind, "num_labels": num_labels},
-        "data": {"material": name, "test_examples": test, "partition": {"examples_per_client": 100}},
-        "method": {"name": "fedit"},
-    }))  # fmt: skip
+    dealt = partition(
+        Recipe.model_validate(
+            {
+                "name": "t",
+                "base_model": {"tiny": "tiny-bert"},
+                "task": {"kind": kind, "num_labels": num_labels},
+                "data": {"material": name, "test_examples": test, "partition": {"examples_per_client": 100}},
+                "method": {"name": "fedit"},
+            }
+        )
+    )
     assert len(dealt.test) == test
     assert all(50 < len(part) <= 100 for part in dealt.train.values())
     assert not {e.source for e in dealt.test} & {e.source for part in dealt.train.values() for e in part}

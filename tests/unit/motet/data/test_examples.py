@@ -33,8 +33,18 @@ def test_csv_is_read_with_named_columns_and_a_byte_order_mark(tmp_path):
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 
 
-@given(st.lists(st.builds(Example, text=texts, label=st.integers(0, 10**9), group=st.text("ab", max_size=3),
-                          source=st.text("xyz", min_size=1)), min_size=1))  # fmt: skip
+@given(
+    st.lists(
+        st.builds(
+            Example,
+            text=texts,
+            label=st.integers(0, 10**9),
+            group=st.text("ab", max_size=3),
+            source=st.text("xyz", min_size=1),
+        ),
+        min_size=1,
+    )
+)
 def test_what_is_written_is_read_back(tmp_path_factory, examples):
     path = tmp_path_factory.mktemp("x") / "deep" / "a.jsonl"
     assert read_examples(write_jsonl(examples, path)) == examples

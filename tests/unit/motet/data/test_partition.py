@@ -17,11 +17,17 @@ from motet.recipe.model import Recipe
 
 def recipe(path, *, num_labels=2, test=10, seed=0, cohort=None, **partition):
     kind = "causal-lm" if num_labels is None else "sequence-classification"
-    return Recipe.model_validate({
-        "name": "t", "base_model": {"tiny": "tiny-bert"}, "task": {"kind": kind, "num_labels": num_labels},
-        "data": {"path": str(path), "partition": partition, "test_examples": test},
-        "method": {"name": "fedit"}, "cohort": cohort or {}, "seed": seed,
-    })  # fmt: skip
+    return Recipe.model_validate(
+        {
+            "name": "t",
+            "base_model": {"tiny": "tiny-bert"},
+            "task": {"kind": kind, "num_labels": num_labels},
+            "data": {"path": str(path), "partition": partition, "test_examples": test},
+            "method": {"name": "fedit"},
+            "cohort": cohort or {},
+            "seed": seed,
+        }
+    )
 
 
 @pytest.fixture

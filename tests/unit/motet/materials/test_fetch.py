@@ -23,10 +23,17 @@ def cache(tmp_path, monkeypatch):
 
 def toy(archive, *, client="pip", name="toy"):
     return Material(
-        name=name, client=client, requirement="toy-package==1.0", filename=archive.name,
-        sha256=hashlib.sha256(archive.read_bytes()).hexdigest(), num_bytes=archive.stat().st_size,
-        unpacked_bytes=10_000, payload=("*/data.txt", "data.txt"), licence="none", what="a toy",
-    )  # fmt: skip
+        name=name,
+        client=client,
+        requirement="toy-package==1.0",
+        filename=archive.name,
+        sha256=hashlib.sha256(archive.read_bytes()).hexdigest(),
+        num_bytes=archive.stat().st_size,
+        unpacked_bytes=10_000,
+        payload=("*/data.txt", "data.txt"),
+        licence="none",
+        what="a toy",
+    )
 
 
 @pytest.fixture

@@ -19,9 +19,11 @@ def recipe_text(**changed: str) -> str:
 
 PRIVATE = "{target_epsilon: 8, sampling_rate: 0.1}"
 LM = {
-    "base_model": "{material: smollm2}", "task": "{kind: causal-lm}", "data": "{material: tales}",
+    "base_model": "{material: smollm2}",
+    "task": "{kind: causal-lm}",
+    "data": "{material: tales}",
     "adapter": "{targets: [q_proj]}",
-}  # fmt: skip
+}
 
 # (what changes, every word of the refusal)
 UNSOUND = {
@@ -164,12 +166,13 @@ SOUND = {
     "mixed ranks with flora": {"adapter": "{lora_rank: {amazon: 4, default: 8}}"},
     "one rank written twice": {"method": "{name: fedit}", "adapter": "{lora_rank: {amazon: 4, default: 4}}"},
     "mixed ranks where no adapter is trained": {
-        "method": "{name: fedit, train_adapter: false}", "adapter": "{lora_rank: {amazon: 4, default: 8}}",
+        "method": "{name: fedit, train_adapter: false}",
+        "adapter": "{lora_rank: {amazon: 4, default: 8}}",
     },
     "counts without privacy": {"cohort": "{weights: num_examples}"},
     "limit at target": {"privacy": "{target_epsilon: 8, sampling_rate: 0.1, epsilon_limit: 8}"},
     "language model": LM,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SOUND)

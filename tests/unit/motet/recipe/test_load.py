@@ -216,8 +216,13 @@ def test_all_problems_are_reported_at_once_in_file_order():
     text = "name: a b\nbase_model: {material: minlm}\ntask: {kind: causal-lm, maxlength: 3}\nseed: x\n"
     lines = refusal(text).splitlines()
     assert [line.split(":")[2].strip() for line in lines] == [
-        "data", "method", "name", "base_model.material", "task.maxlength", "seed",
-    ]  # fmt: skip
+        "data",
+        "method",
+        "name",
+        "base_model.material",
+        "task.maxlength",
+        "seed",
+    ]
 
 
 def test_numbers_are_read_as_people_write_them():
