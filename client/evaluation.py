@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +14,7 @@ from client.base import loaded_base
 from client.tokens import per_example_loss, tokenise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from aggregation.adapter import AdapterState
     from motet.data import Example
@@ -21,10 +23,59 @@ if TYPE_CHECKING:
 BATCH = 64
 
 
-def evaluate(recipe: Recipe, state: AdapterState, examples: Sequence[Example]) -> dict[str, float]:
-    """Mean loss (nats), its standard error, number of examples, and for classification the accuracy.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """One entry an example, in the order given.
 
-    The model is the same whatever the number of threads or the order of examples, to rounding.
+    Attributes:
+      losses: float64 (N,), nats; of a causal language model the mean over the example's own tokens.
+      correct: bool (N,) for classification, else None.
+    """
+
+    losses: torch.Tensor
+    correct: torch.Tensor | None
+
+    def metric(self) -> dict[str, float]:
+        """Mean ``loss``, its standard error, ``num_examples`` and, for classification, ``accuracy``."""
+        count = len(self.losses)
+        spread = float(self.losses.std() / math.sqrt(count)) if count > 1 else math.nan
+        result = {"loss": float(self.losses.mean()), "loss_standard_error": spread, "num_examples": count}
+        if self.correct is not None:
+            result["accuracy"] = float(self.correct.double().mean())
+        return result
+
+
+def paired_gain(ours: Scores, theirs: Scores) -> dict[str, float]:
+    """How much better ``ours`` is than ``theirs`` on the same examples.
+
+    Returns:
+      ``gain`` (accuracy, or loss in nats where there is no accuracy; positive is better) and its
+      ``standard_error``, of the paired differences: examples that both get right or wrong do not count.
+
+    Raises:
+      ValueError: not the same examples.
+    """
+    if len(ours.losses) != len(theirs.losses):
+        raise ValueError("scores of different examples can not be paired")
+    if ours.correct is not None and theirs.correct is not None:
+        difference = ours.correct.double() - theirs.correct.double()
+    else:
+        difference = theirs.losses - ours.losses
+    count = len(difference)
+    spread = float(difference.std() / math.sqrt(count)) if count > 1 else math.nan
+    return {"gain": float(difference.mean()), "standard_error": spread}
+
+
+def score(
+    recipe: Recipe, state: AdapterState, examples: Sequence[Example], *, num_threads: int | None = None
+) -> Scores:
+    """Loss and correctness of each example under ``state``.
+
+    Args:
+      recipe: for the model, the task and the scale.
+      state: what to judge.
+      examples: held-out ones.
+      num_threads: torch threads for the time of the call; None leaves them.
 
     Raises:
       ValueError: no examples.
@@ -32,29 +83,42 @@ def evaluate(recipe: Recipe, state: AdapterState, examples: Sequence[Example]) -
     if not examples:
         raise ValueError("nothing to evaluate on")
     base = loaded_base(recipe)
-    with base.lock:
+    with base.lock, _threads(num_threads):
         tokens = tokenise(recipe, base.tokenizer, examples)
         rank = next(iter(state.cores.values())).shape[0] if state.cores else 0
         bases = base.bases_of(recipe, rank) if state.cores else None
-        attached = attach(
-            base.model, recipe, state, bases=bases, scale=recipe.scale_of(rank) if rank else 1.0
-        )
+        scale = recipe.scale_of(rank) if rank else 1.0
+        attached = attach(base.model, recipe, state, bases=bases, scale=scale)
+        by_length = sorted(range(len(tokens)), key=lambda i: len(tokens.ids[i]))
+        losses = torch.zeros(len(tokens), dtype=torch.float64)
+        correct = torch.zeros(len(tokens), dtype=torch.bool)
         try:
-            by_length = sorted(range(len(tokens)), key=lambda i: len(tokens.ids[i]))
-            losses, correct = [], 0
             base.model.eval()
             with torch.inference_mode():
                 for start in range(0, len(by_length), BATCH):
-                    loss, right = per_example_loss(
-                        recipe, base.model, tokens, by_length[start : start + BATCH]
-                    )
-                    losses.append(loss.double())
-                    correct += int(right.sum())
+                    chosen = by_length[start : start + BATCH]
+                    loss, right = per_example_loss(recipe, base.model, tokens, chosen)
+                    losses[chosen], correct[chosen] = loss.double(), right
         finally:
             detach(attached)
-    every = torch.cat(losses)
-    spread = float(every.std() / math.sqrt(len(every))) if len(every) > 1 else math.nan
-    result = {"loss": float(every.mean()), "loss_standard_error": spread, "num_examples": len(every)}
-    if recipe.task.kind == "sequence-classification":
-        result["accuracy"] = correct / len(every)
-    return result
+    return Scores(losses=losses, correct=correct if recipe.task.kind == "sequence-classification" else None)
+
+
+def evaluate(recipe: Recipe, state: AdapterState, examples: Sequence[Example]) -> dict[str, float]:
+    """``Scores.metric`` of ``score``.
+
+    Raises:
+      ValueError: no examples.
+    """
+    return score(recipe, state, examples).metric()
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

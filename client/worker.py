@@ -53,7 +53,9 @@ class ClientWorker:
       data_path: JSONL or CSV file of examples.
       state_dir: finished replies and the ledger; made if missing.
       policy: the floor; none means no clauses.
-      noise: source of private noise and sampling; the operating system's by default. Tests pass a seeded one.
+      noise: source of private noise and sampling; the operating system's by default. A predictable one
+        (``is_test_only``) is refused in private runs.
+      allows_test_noise: let a predictable source through all the same; only tests may.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class ClientWorker:
         state_dir: Path,
         policy: Policy | None = None,
         noise: NoiseSource | None = None,
+        *,
+        allows_test_noise: bool = False,
     ) -> None:
         self._client_id = client_id
         self._data_path = data_path
@@ -70,6 +74,7 @@ class ClientWorker:
         self._ledger = ClientLedger(state_dir / "ledger.jsonl")
         self._policy = policy or Policy()
         self._noise = noise or SystemNoise()
+        self._allows_test_noise = allows_test_noise
         self._tokens: tuple[str, TokenisedExamples] | None = None
 
     def handle(self, order: TrainOrder) -> TrainReply:
@@ -90,6 +95,8 @@ class ClientWorker:
         stored = self._stored_reply(order)
         if stored is not None:
             return stored
+        if recipe.privacy and self._noise.is_test_only and not self._allows_test_noise:
+            raise ClientError("private noise would come from a predictable source; nothing was trained")
         noise_multiplier = resolve_noise_multiplier(recipe) if recipe.privacy else None
         check_policy(self._policy, recipe, lora_rank=order.lora_rank, noise_multiplier=noise_multiplier)
         start = from_bytes(order.payload)

@@ -11,11 +11,11 @@ from coordinator.storage.artifacts import ArtifactStore
 from coordinator.storage.store import Store
 from motet.errors import MotetError
 from motet.modeling import load_base
-from motet.recipe import Recipe, from_canonical_json, resolve_noise_multiplier
+from motet.recipe import Recipe, from_canonical_json
 from privacy.accounting import epsilon_pld
-from privacy.events import PoissonGaussianEvent
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from aggregation.adapter import AdapterState, FactorPair
@@ -39,16 +39,15 @@ def learned_product(recipe: Recipe, state: AdapterState) -> dict[str, FactorPair
     return dict(method.product(state))
 
 
-def epsilon_of(recipe: Recipe) -> float | None:
-    """Epsilon that each client has spent after the whole run, or None without privacy."""
+def epsilons_of(store: Store, run_id: str, recipe: Recipe, clients: Iterable[str]) -> dict[str, float]:
+    """Client id -> epsilon that this run has charged to it, from the recorded events; empty without privacy.
+
+    Charges of attempts that failed count in full. What other runs charged on the same data is not in it.
+    """
     if recipe.privacy is None:
-        return None
-    event = PoissonGaussianEvent(
-        noise_multiplier=resolve_noise_multiplier(recipe),
-        sampling_rate=recipe.privacy.sampling_rate,
-        num_steps=recipe.training.local_steps * recipe.training.rounds,
-    )
-    return epsilon_pld([event], recipe.privacy.target_delta)
+        return {}
+    delta = recipe.privacy.target_delta
+    return {client: epsilon_pld(store.spent_events(client, run_id), delta) for client in clients}
 
 
 def export_run(home: Path, run_id: str, out_dir: Path, *, merged: bool = False) -> dict[str, Any]:
@@ -71,7 +70,10 @@ def export_run(home: Path, run_id: str, out_dir: Path, *, merged: bool = False) 
     try:
         run = store.get_run(run_id)
         closed = store.closed_rounds(run_id)
-        clients = sorted({c.client_id for c in store.contributions(run_id) if c.state == "RECEIVED"})
+        asked = sorted({c.client_id for c in store.contributions(run_id)})
+        clients = {c.client_id for c in store.contributions(run_id) if c.state == "RECEIVED"}
+        recipe = from_canonical_json(run.recipe_json)
+        epsilons = epsilons_of(store, run_id, recipe, asked)
     finally:
         store.close()
     if not closed:
@@ -79,15 +81,13 @@ def export_run(home: Path, run_id: str, out_dir: Path, *, merged: bool = False) 
             f"run {run_id} has no closed round yet (state {run.state})",
             hint=f"motet run watch {run_id} --home {home}",
         )
-    recipe = from_canonical_json(run.recipe_json)
     state: AdapterState = ArtifactStore(home / "artifacts").load_state(closed[-1].adapter_sha256)
-    epsilon = epsilon_of(recipe)
     facts = CardFacts(
         run_id=run_id,
         rounds=len(closed),
         clients=len(clients),
         adapter_sha256=closed[-1].adapter_sha256,
-        epsilons=dict.fromkeys(clients, epsilon) if epsilon is not None else {},
+        epsilons=epsilons,
     )
     write = export_merged if merged else export_peft
     write(recipe, learned_product(recipe, state), state.dense, out_dir, facts)

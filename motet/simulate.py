@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aggregation.methods import get_method
-from client.evaluation import evaluate
+from client.evaluation import Scores, paired_gain, score
 from coordinator.engine.local_grid import LocalGrid, WorkerSpec
 from coordinator.engine.round_engine import RoundEngine, RunResult
 from coordinator.engine.shape import ModelShape
@@ -24,7 +24,7 @@ from coordinator.storage.artifacts import ArtifactStore
 from coordinator.storage.store import Store
 from motet.clock import SystemClock
 from motet.data import Example, partition, write_shards
-from motet.exporting import epsilon_of, learned_product
+from motet.exporting import epsilons_of, learned_product
 from motet.modeling import initial_dense, layer_shapes
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 Metric = dict[str, float]
 CURVE_EXAMPLES = 300
-"""Held-out examples behind a point of the learning curve before the last; the last, and every table, uses all."""
+"""Held-out examples behind a point within the learning curve; its ends, and every table, use all."""
+
+ALONE = "alone/"
+"""Prefix of a client's own run among the other ways of training."""
 
 OnStep = Callable[[str, int, int], None]
 """Called as ``on_step(stage, done, total)``: stage is a name for people, done and total count rounds."""
@@ -52,11 +55,21 @@ class Shards:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One engine run: its result, the final state, and the metric after each round (index 0 is before training)."""
+    """One engine run: its result and final state, the metric after each round, and what each client was charged.
+
+    Attributes:
+      result: rounds and the adapter's hash.
+      state: the final one.
+      curve: index 0 is before training; points between it and the last are of ``CURVE_EXAMPLES`` examples.
+      scores: of the final state, on all held-out examples.
+      epsilons: client id -> epsilon from the recorded events; empty without privacy.
+    """
 
     result: RunResult
     state: AdapterState
     curve: Sequence[Metric]
+    scores: Scores
+    epsilons: Mapping[str, float]
 
 
 def prepare_shards(recipe: Recipe, folder: Path) -> Shards:
@@ -74,6 +87,19 @@ def model_shape(recipe: Recipe) -> ModelShape:
     """Layer shapes and initial heads from the model's configuration; no weights are read."""
     train_adapter = recipe.method.train_adapter
     return ModelShape(layer_shapes=layer_shapes(recipe) if train_adapter else {}, dense=initial_dense(recipe))
+
+
+def initial_state(recipe: Recipe) -> AdapterState:
+    """The state that the first round of ``recipe``, whose clients are named, starts from."""
+    shape = model_shape(recipe)
+    lora_rank = max(recipe.lora_rank_of(client) for client in recipe.cohort.clients or ["default"])
+    return get_method(recipe.method.name, ridge=recipe.method.ridge).initial_state(
+        shape.layer_shapes,
+        lora_rank=lora_rank,
+        scale=recipe.scale_of(lora_rank),
+        dense=shape.dense,
+        seed=recipe.seed,
+    )
 
 
 def run_engine(
@@ -97,7 +123,7 @@ def run_engine(
       processes: worker processes; 0 runs the clients in this process.
       on_step: progress.
       run_id: of the run; made from the recipe when absent.
-      with_curve: evaluate after every round, not only at the end; on ``CURVE_EXAMPLES`` before the end.
+      with_curve: also evaluate before and after every round.
 
     Raises:
       motet.errors.MotetError: the run failed; the message says why.
@@ -113,15 +139,16 @@ def run_engine(
     }
     store = Store.open(folder / "motet.db")
     artifacts = ArtifactStore(folder / "artifacts")
-    method = get_method(recipe.method.name, ridge=recipe.method.ridge)
     total = recipe.training.rounds
     curve: list[Metric] = []
+    threads = max(1, processes)  # the workers wait while we judge
+
+    def judge(state: AdapterState, examples: Sequence[Example]) -> Scores:
+        return score(recipe, state, examples, num_threads=threads)
 
     def on_round(round_index: int, state: AdapterState) -> None:
-        if round_index + 1 == total:
-            curve.append(evaluate(recipe, state, shards.test))
-        elif with_curve:
-            curve.append(evaluate(recipe, state, shards.test[:CURVE_EXAMPLES]))
+        if with_curve and round_index + 1 < total:
+            curve.append(judge(state, shards.test[:CURVE_EXAMPLES]).metric())
         if on_step is not None:
             on_step(stage, round_index + 1, total)
 
@@ -130,21 +157,18 @@ def run_engine(
     grid = LocalGrid(specs, factory="client.worker:build_handler", processes=processes)
     try:
         if with_curve:
-            start = method.initial_state(
-                shape.layer_shapes,
-                lora_rank=max((recipe.lora_rank_of(c) for c in clients), default=1),
-                scale=recipe.scale_of(recipe.lora_rank_of(clients[0])),
-                dense=shape.dense,
-                seed=recipe.seed,
-            )
-            curve.append(evaluate(recipe, start, shards.test))
+            curve.append(judge(initial_state(recipe), shards.test).metric())
         run = store.submit_run(recipe, run_id=run_id)
         engine = RoundEngine(grid, store, artifacts, SystemClock(), shape=shape, on_round=on_round)
         result = engine.run(run)
+        epsilons = epsilons_of(store, run, recipe, clients)
     finally:
         grid.close()
         store.close()
-    return Outcome(result=result, state=artifacts.load_state(result.adapter_sha256), curve=tuple(curve))
+    state = artifacts.load_state(result.adapter_sha256)
+    scores = judge(state, shards.test)
+    curve.append(scores.metric())
+    return Outcome(result=result, state=state, curve=tuple(curve), scores=scores, epsilons=epsilons)
 
 
 def alone(recipe: Recipe, client: str) -> Recipe:
@@ -159,9 +183,9 @@ def without_privacy(recipe: Recipe) -> Recipe:
 
 
 def head_only(recipe: Recipe) -> Recipe:
-    """The same recipe, not private, that trains the classification head and no adapter."""
+    """The same recipe that trains the classification head and no adapter."""
     method = recipe.method.model_copy(update={"train_adapter": False})
-    return recipe.model_copy(update={"method": method, "privacy": None})
+    return recipe.model_copy(update={"method": method})
 
 
 def simulate(
@@ -185,8 +209,9 @@ def simulate(
 
     Returns:
       ``run_id``, ``adapter_dir``, ``adapter_sha256``, ``method``, ``rounds``, ``metrics`` (start, local_only,
-      federated, and head_only, federated_no_privacy where run), ``clients`` (client_id, lora_rank,
-      num_examples, bytes_up, bytes_down, epsilon or None), ``curves``, ``seconds``, ``recipe_name``.
+      federated, and head_only, head_only_private, federated_no_privacy where run), ``gains`` (how much better
+      a federated run is than each other way, paired, with its standard error), ``clients`` (client_id,
+      lora_rank, num_examples, bytes_up, bytes_down, epsilon or None), ``curves``, ``seconds``, ``recipe_name``.
 
     Raises:
       motet.errors.MotetError: bad data, a failed run, or an export that can not be written.
@@ -201,18 +226,16 @@ def simulate(
     main = run_engine(
         recipe, shards, runs / "federated", stage="federated", processes=processes, on_step=on_step
     )
-    metrics: dict[str, Any] = {"start": main.curve[0]}
-    curves: dict[str, Any] = {"federated": list(main.curve)}
+    outcomes = {"federated": main}
     if baselines:
-        _run_baselines(recipe, shards, runs, metrics, curves, processes, on_step)
-    metrics["federated"] = main.curve[-1]
+        outcomes |= _other_ways(recipe, shards, runs, processes, on_step)
 
     facts = CardFacts(
         run_id=main.result.run_id,
         rounds=recipe.training.rounds,
         clients=len(shards.train),
         adapter_sha256=main.result.adapter_sha256,
-        epsilons={c: e for c in sorted(shards.train) if (e := epsilon_of(recipe)) is not None},
+        epsilons=main.epsilons,
     )
     product = learned_product(recipe, main.state)
     adapter_dir = export_peft(recipe, product, main.state.dense, out_dir / "adapter", facts)
@@ -225,28 +248,22 @@ def simulate(
         "adapter_sha256": main.result.adapter_sha256,
         "method": recipe.method.name,
         "rounds": recipe.training.rounds,
-        "metrics": metrics,
-        "clients": client_rows(recipe, shards, main.result),
+        "metrics": _metrics(outcomes),
+        "gains": _gains(outcomes),
+        "clients": client_rows(recipe, shards, main.result, main.epsilons),
         "aggregation_error": [row["relative_error"] for row in main.result.rounds],
-        "curves": curves,
+        "curves": {name: list(o.curve) for name, o in outcomes.items() if ALONE not in name},
         "seconds": round(time.monotonic() - started, 1),
     }
 
 
-def _run_baselines(
-    recipe: Recipe,
-    shards: Shards,
-    runs: Path,
-    metrics: dict[str, Any],
-    curves: dict[str, Any],
-    processes: int,
-    on_step: OnStep | None,
-) -> None:
-    """Fill ``metrics`` and ``curves`` with the runs that the federated one has to beat."""
-    clients = sorted(shards.train)
+def _other_ways(
+    recipe: Recipe, shards: Shards, runs: Path, processes: int, on_step: OnStep | None
+) -> dict[str, Outcome]:
+    """The runs beside the federated one, by name; clients alone are ``alone/<client>``, none of those private."""
 
-    def one_alone(client: str) -> Metric:
-        outcome = run_engine(
+    def one_alone(client: str) -> Outcome:
+        return run_engine(
             without_privacy(alone(recipe, client)),
             shards,
             runs / "alone" / client,
@@ -255,35 +272,54 @@ def _run_baselines(
             on_step=on_step,
             with_curve=False,
         )
-        return outcome.curve[-1]
 
+    def together(name: str, stage: str, other: Recipe) -> Outcome:
+        return run_engine(other, shards, runs / name, stage=stage, processes=processes, on_step=on_step)
+
+    found: dict[str, Outcome] = {}
     with ThreadPoolExecutor(max(1, processes)) as pool:
-        metrics["local_only"] = dict(zip(clients, pool.map(one_alone, clients), strict=True))
-    if recipe.privacy is not None:
-        plain = run_engine(
-            without_privacy(recipe),
-            shards,
-            runs / "no-privacy",
-            stage="federated, no privacy",
-            processes=processes,
-            on_step=on_step,
+        clients = sorted(shards.train)
+        for client, outcome in zip(clients, pool.map(one_alone, clients), strict=True):
+            found[ALONE + client] = outcome
+    private = recipe.privacy is not None
+    if private:
+        found["federated_no_privacy"] = together(
+            "no-privacy", "federated, no privacy", without_privacy(recipe)
         )
-        metrics["federated_no_privacy"], curves["federated_no_privacy"] = plain.curve[-1], list(plain.curve)
     if recipe.task.kind == "sequence-classification":
-        head = run_engine(
-            head_only(recipe),
-            shards,
-            runs / "head-only",
-            stage="head alone",
-            processes=processes,
-            on_step=on_step,
-        )
-        metrics["head_only"], curves["head_only"] = head.curve[-1], list(head.curve)
+        found["head_only"] = together("head-only", "head alone", without_privacy(head_only(recipe)))
+        if private:
+            found["head_only_private"] = together(
+                "head-only-private", "head alone, private", head_only(recipe)
+            )
+    return found
 
 
-def client_rows(recipe: Recipe, shards: Shards, result: RunResult) -> list[dict[str, Any]]:
+def _metrics(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """``start``, ``local_only`` (by client) and one metric for each other way of training."""
+    metrics: dict[str, Any] = {"start": outcomes["federated"].curve[0]}
+    last = {name: outcome.curve[-1] for name, outcome in outcomes.items()}
+    metrics["local_only"] = {n.removeprefix(ALONE): m for n, m in last.items() if n.startswith(ALONE)}
+    return metrics | {name: metric for name, metric in last.items() if not name.startswith(ALONE)}
+
+
+def _gains(outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, dict[str, float]]]:
+    """Federated name -> other way -> ``client.evaluation.paired_gain`` on the same held-out examples."""
+    return {
+        ours: {
+            name: paired_gain(outcomes[ours].scores, other.scores)
+            for name, other in outcomes.items()
+            if name != ours
+        }
+        for ours in ("federated", "federated_no_privacy")
+        if ours in outcomes
+    }
+
+
+def client_rows(
+    recipe: Recipe, shards: Shards, result: RunResult, epsilons: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """One row a client: rank, examples (the simulator knows them), bytes over the whole run, epsilon."""
-    epsilon = epsilon_of(recipe)
     rows = []
     for client in sorted(shards.train):
         rounds = [row["clients"][client] for row in result.rounds if client in row["clients"]]
@@ -294,7 +330,7 @@ def client_rows(recipe: Recipe, shards: Shards, result: RunResult) -> list[dict[
                 "num_examples": shards.sizes[client],
                 "bytes_up": sum(r["bytes_up"] for r in rounds),
                 "bytes_down": sum(r["bytes_down"] for r in rounds),
-                "epsilon": epsilon,
+                "epsilon": epsilons.get(client),
             }
         )
     return rows

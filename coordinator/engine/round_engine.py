@@ -116,7 +116,7 @@ class RoundEngine:
         if row.state == "FINISHED":
             for closed in self._store.closed_rounds(run_id):
                 self._on_round(closed.round_index, self._artifacts.load_state(closed.adapter_sha256))
-            return self._result(run_id)
+            return run_result(self._store, run_id)
         self._store.start_run(run_id)
         try:
             adapter_sha256 = _OneRun(self, run_id, recipe).go()
@@ -127,42 +127,44 @@ class RoundEngine:
             self._store.end_run(run_id, "FAILED", e.message)
             raise
         self._store.end_run(run_id, "FINISHED", adapter_sha256=adapter_sha256)
-        return self._result(run_id)
+        return run_result(self._store, run_id)
 
     def shape_of(self, recipe: Recipe) -> ModelShape:
         """The model's shape for this run."""
         return self._shape_or_factory(recipe) if callable(self._shape_or_factory) else self._shape_or_factory
 
-    def _result(self, run_id: str) -> RunResult:
-        row = self._store.get_run(run_id)
-        rounds = []
-        for closed in self._store.closed_rounds(run_id):
-            contributions = self._store.contributions(run_id, closed.round_index, closed.attempt)
-            clients = {
-                c.client_id: {
-                    "state": c.state,
-                    "lora_rank": c.lora_rank,
-                    "bytes_up": c.bytes_up,
-                    "bytes_down": c.bytes_down,
-                    "num_examples": c.num_examples,
-                }
-                for c in contributions
+
+def run_result(store: Store, run_id: str) -> RunResult:
+    """What the store holds of a run that has ended."""
+    row = store.get_run(run_id)
+    rounds = []
+    for closed in store.closed_rounds(run_id):
+        contributions = store.contributions(run_id, closed.round_index, closed.attempt)
+        clients = {
+            c.client_id: {
+                "state": c.state,
+                "lora_rank": c.lora_rank,
+                "bytes_up": c.bytes_up,
+                "bytes_down": c.bytes_down,
+                "num_examples": c.num_examples,
             }
-            rounds.append(
-                {
-                    "round_index": closed.round_index,
-                    "relative_error": closed.relative_error,
-                    "seconds": (closed.closed_at or closed.started_at) - closed.started_at,
-                    "clients": clients,
-                }
-            )
-        return RunResult(
-            run_id=run_id,
-            state=row.state,
-            reason=row.reason,
-            adapter_sha256=row.adapter_sha256,
-            rounds=tuple(rounds),
+            for c in contributions
+        }
+        rounds.append(
+            {
+                "round_index": closed.round_index,
+                "relative_error": closed.relative_error,
+                "seconds": (closed.closed_at or closed.started_at) - closed.started_at,
+                "clients": clients,
+            }
         )
+    return RunResult(
+        run_id=run_id,
+        state=row.state,
+        reason=row.reason,
+        adapter_sha256=row.adapter_sha256,
+        rounds=tuple(rounds),
+    )
 
 
 class _OneRun:

@@ -53,14 +53,12 @@ def demo_command(
     fetch_with_progress(MATERIALS_OF[task], console)
     console.print(f"recipe: {path}")
     if deployed:
-        from motet.cli.deployed_demo import run_deployed
-
-        run_deployed(recipe, path, out, console=console, as_json=as_json)
-        return
-    from motet.simulate import simulate
+        from motet.deployed import run_deployed as run
+    else:
+        from motet.simulate import simulate as run
 
     with RoundProgress(console) as bars:
-        result = simulate(recipe, out, on_step=bars.on_step)
+        result = run(recipe, out, on_step=bars.on_step)
     print_result(result, out, as_json=as_json)
     if not as_json:
         adapter = result["adapter_dir"]

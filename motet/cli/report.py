@@ -16,13 +16,6 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 
-ROWS = (
-    ("start", "start (no training)"),
-    ("head_only", "head alone, federated"),
-    ("federated_no_privacy", "federated, without privacy"),
-    ("federated", "federated"),
-)
-
 
 def standard_error(metric: dict[str, float], name: str) -> float:
     """Standard error of a metric over the held-out examples.
@@ -52,29 +45,53 @@ def format_metric(metric: dict[str, float], name: str) -> str:
 
 
 def metrics_table(result: Result) -> Table:
-    """One row for each way of training; the last column is the distance to the federated run."""
+    """One row for each way of training; for each federated run a column with its gain over that row.
+
+    Gains are paired: both judged on the same held-out examples, with the standard error of the differences.
+    """
     name = headline(result)
-    metrics = result["metrics"]
-    better = 1.0 if name == "accuracy" else -1.0
+    metrics, gains = result["metrics"], result.get("gains", {})
+    private = is_private(result)
+    ours = [("federated_no_privacy", "federated gains")] if "federated_no_privacy" in gains else []
+    ours += (
+        [("federated", "with privacy" if private else "federated gains")] if gains.get("federated") else []
+    )
     table = Table(title=f"{result['recipe_name']}: {name} on held-out data", title_justify="left")
     table.add_column("trained how")
     table.add_column(name, justify="right")
-    table.add_column("federated is better by", justify="right")
-    entries = [(label, metrics[key]) for key, label in ROWS[:2] if metrics.get(key)]
-    entries += [
-        (f"{client} alone", metric) for client, metric in sorted(metrics.get("local_only", {}).items())
-    ]
-    entries += [(ROWS[2][1], metrics["federated_no_privacy"])] if metrics.get("federated_no_privacy") else []
-    private = " with privacy" if any(c["epsilon"] is not None for c in result["clients"]) else ""
-    for label, metric in entries:
-        gap = better * (metrics["federated"][name] - metric[name])
-        spread = math.hypot(standard_error(metrics["federated"], name), standard_error(metric, name))
-        unit = (f"{100 * gap:+.1f} points" if name == "accuracy" else f"{gap:+.3f}") + (
-            "" if math.isnan(spread) or spread == 0 else f" ({gap / spread:+.1f} SE)"
-        )
-        table.add_row(label, format_metric(metric, name), unit)
-    table.add_row(f"[bold]federated{private}[/]", f"[bold]{format_metric(metrics['federated'], name)}[/]", "")
+    for _, title in ours:
+        table.add_column(title, justify="right")
+
+    def row(key: str, label: str, metric: dict[str, float], *, bold: bool = False) -> None:
+        cells = [label, format_metric(metric, name)]
+        cells += [format_gain(gains[federated].get(key), name) for federated, _ in ours]
+        table.add_row(*cells, style="bold" if bold else None)
+
+    row("start", "start (no training)", metrics["start"])
+    for key, label in (("head_only", "head alone"), ("head_only_private", "head alone, with privacy")):
+        if key in metrics:
+            row(key, label, metrics[key])
+    for client, metric in sorted(metrics["local_only"].items()):
+        row(f"alone/{client}", f"{client} alone", metric)
+    if "federated_no_privacy" in metrics:
+        row("federated_no_privacy", "federated", metrics["federated_no_privacy"], bold=True)
+    label = "federated, with privacy" if private else "federated"
+    row("federated", label, metrics["federated"], bold=True)
     return table
+
+
+def is_private(result: Result) -> bool:
+    """Whether the run was charged."""
+    return any(client["epsilon"] is not None for client in result["clients"])
+
+
+def format_gain(gain: dict[str, float] | None, name: str) -> str:
+    """``+6.1 ± 1.2`` (points of accuracy, or nats); empty where there is none."""
+    if gain is None:
+        return ""
+    if name == "accuracy":
+        return f"{100 * gain['gain']:+.1f} ± {100 * gain['standard_error']:.1f}"
+    return f"{gain['gain']:+.3f} ± {gain['standard_error']:.3f}"
 
 
 def clients_table(result: Result) -> Table:
@@ -115,9 +132,10 @@ def plot_learning_curve(result: Result, path: Path) -> Path:
     factor = 100.0 if name == "accuracy" else 1.0
     figure, axes = plt.subplots(figsize=(7.2, 4.2), dpi=150, layout="constrained")
     for key, label, colour in (
-        ("federated_no_privacy", "federated, without privacy", "#7a869a"),
-        ("head_only", "head alone, federated", "#c08a2d"),
-        ("federated", "federated", "#1f6feb"),
+        ("federated_no_privacy", "federated", "#7a869a"),
+        ("head_only", "head alone", "#c08a2d"),
+        ("head_only_private", "head alone, with privacy", "#e2c185"),
+        ("federated", "federated, with privacy" if is_private(result) else "federated", "#1f6feb"),
     ):
         curve = result["curves"].get(key)
         if curve:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from motet.cli.progress import RoundProgress
-from motet.cli.report import clients_table, metrics_table, plot_learning_curve
+from motet.cli.report import clients_table, is_private, metrics_table, plot_learning_curve
 
 
 def print_result(result: dict[str, Any], out_dir: Path, *, as_json: bool) -> None:
@@ -25,7 +25,7 @@ def print_result(result: dict[str, Any], out_dir: Path, *, as_json: bool) -> Non
     console.print(metrics_table(result))
     console.print()
     console.print(clients_table(result))
-    if any(c["epsilon"] is not None for c in result["clients"]):
+    if is_private(result):
         console.print(
             "The noise of a private run is fresh every time: a second run gives another adapter, seed or no seed."
         )
