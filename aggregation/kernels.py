@@ -81,8 +81,81 @@ def recompress(pair: FactorPair, lora_rank: int | None = None) -> FactorPair:
       ``B = U sqrt(S)``, ``A = sqrt(S) Vh``, scale 1, float32.
     """
     u, s, vh = factor_svd(pair)
-    numerical = int((s > max(pair.shape) * torch.finfo(torch.float64).eps * s[0]).sum()) if len(s) else 0
-    keep = max(1, min(numerical, lora_rank) if lora_rank is not None else numerical)
+    numerical = numerical_rank(s, pair.shape)
+    return _balanced_pair(u, s, vh, max(1, min(numerical, lora_rank) if lora_rank is not None else numerical))
+
+
+def numerical_rank(singular_values: torch.Tensor, shape: tuple[int, int]) -> int:
+    """How many of the descending values exceed the rounding of the largest, ``max(m, n) * 2^-52 * s_1``."""
+    if not len(singular_values):
+        return 0
+    floor = max(shape) * torch.finfo(torch.float64).eps * singular_values[0]
+    return int((singular_values > floor).sum())
+
+
+def truncate_energy(pair: FactorPair, energy: float) -> FactorPair:
+    """The best pair of the smallest rank that keeps a share ``energy`` of ``||s B A||_F^2``.
+
+    FLoRIST, Ramesh and Dass 2025, https://arxiv.org/abs/2506.09199. What is cut has relative Frobenius error
+    at most ``sqrt(1 - energy)``.
+
+    Args:
+      pair: any rank.
+      energy: in (0, 1]; 1 cuts rounding only.
+
+    Returns:
+      As ``recompress``; a product that is zero keeps rank 1.
+
+    Raises:
+      ValueError: ``energy`` is not in (0, 1].
+    """
+    if not 0 < energy <= 1:
+        raise ValueError(f"{energy=} must be above 0 and at most 1")
+    u, s, vh = factor_svd(pair)
+    return _balanced_pair(u, s, vh, max(1, min(energy_rank(s, energy), numerical_rank(s, pair.shape))))
+
+
+def energy_rank(singular_values: torch.Tensor, energy: float) -> int:
+    """The least k with ``s_1^2 + ... + s_k^2 >= energy * sum_i s_i^2``; 0 where all are zero."""
+    squares = singular_values.double().square()
+    total = float(squares.sum())
+    if total == 0:
+        return 0
+    tail = squares.flip(0).cumsum(0).flip(0)  # summed from the small end, so that energy = 1 keeps the least
+    cut = torch.cat([tail[1:], tail.new_zeros(1)])
+    return int((cut > (1 - energy) * total).sum()) + 1
+
+
+def leading(pair: FactorPair, lora_rank: int, *, scale: float = 1.0, spare: torch.Tensor) -> FactorPair:
+    """The best pair of exactly ``lora_rank`` and of PEFT scale ``scale``, ready to be trained on.
+
+    Components that the product does not have get ``B = 0`` and rows of ``spare``: with both factors zero no
+    gradient would ever reach them.
+
+    Args:
+      pair: any rank and scale.
+      lora_rank: r, at least 1.
+      scale: s > 0 of the result.
+      spare: (r, n) rows for components that are empty.
+
+    Returns:
+      ``B = U sqrt(S / s)`` (m, r), ``A = sqrt(S / s) Vh`` (r, n), float32.
+
+    Raises:
+      ValueError: ``lora_rank`` below 1, ``scale`` not positive, or ``spare`` of another shape.
+    """
+    rows, columns = pair.shape
+    if lora_rank < 1 or scale <= 0 or spare.shape != (lora_rank, columns):
+        raise ValueError(f"{lora_rank=}, {scale=}, spare {tuple(spare.shape)}: need r >= 1, s > 0, (r, n)")
+    u, s, vh = factor_svd(pair)
+    keep = min(lora_rank, numerical_rank(s, pair.shape))
+    root = (s[:keep] / scale).sqrt()
+    b, a = torch.zeros(rows, lora_rank, dtype=torch.float64), spare.double().clone()
+    b[:, :keep], a[:keep] = u[:, :keep] * root, root[:, None] * vh[:keep]
+    return FactorPair(B=b.float(), A=a.float(), scale=scale)
+
+
+def _balanced_pair(u: torch.Tensor, s: torch.Tensor, vh: torch.Tensor, keep: int) -> FactorPair:
     root = s[:keep].sqrt()
     b, a = u[:, :keep] * root, root[:, None] * vh[:keep]
     return FactorPair(B=b.float().contiguous(), A=a.float().contiguous())
