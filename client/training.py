@@ -1,8 +1,7 @@
 """One client's local work in one round: Poisson batches, per-example losses, plain or private steps.
 
 The optimiser is made afresh each round and keeps nothing between rounds; neither does the noise. Nothing here
-leaves the
-client: ``client.protect`` decides that.
+leaves the client: ``client.protect`` decides that.
 """
 
 from __future__ import annotations

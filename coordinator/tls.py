@@ -1,7 +1,7 @@
 """A small certificate authority of the coordinator's own: made once, never silently again.
 
-P-256 certificates for the gateway and the SuperLink. The authority's key stays in the home folder (mode
-0600).
+P-256 certificates for the gateway and the SuperLink. The authority's key stays in the home folder
+(mode 0600).
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
 
 from aggregation.initial import generator_for
 from motet.errors import MotetError
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar a model is noise in a round
 
 TINY_SEED = 20_240_101
 HEAD_STD = 0.02
@@ -56,8 +59,7 @@ class ModelError(MotetError):
 class SequenceClassifier(nn.Module):
     """A backbone, the mean of its last hidden states over real tokens, and one linear head.
 
-    Encoders that were trained with mean pooling (all-MiniLM) lose much of their worth through the stock tanh
-    pooler.
+    Encoders that were trained with mean pooling (all-MiniLM) lose much of their worth through the stock pooler.
     Forward: input_ids (B, T), attention_mask (B, T) -> logits (B, num_labels).
     """
 

@@ -8,6 +8,7 @@ recipe.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from aggregation.methods import get_method
 from client.evaluation import Scores, paired_gain, score
-from coordinator.engine.local_grid import LocalGrid, WorkerSpec
+from coordinator.engine.local_grid import LocalGrid, WorkerPool, WorkerSpec
 from coordinator.engine.round_engine import RoundEngine, RunResult
 from coordinator.engine.shape import ModelShape
 from coordinator.export import CardFacts, export_merged, export_peft
@@ -108,7 +109,7 @@ def run_engine(
     folder: Path,
     *,
     stage: str,
-    processes: int,
+    pool: WorkerPool | None = None,
     on_step: OnStep | None = None,
     run_id: str | None = None,
     with_curve: bool = True,
@@ -120,7 +121,7 @@ def run_engine(
       shards: files of the clients and the held-out examples.
       folder: state of this run; made if missing. An interrupted run in it is continued.
       stage: name for ``on_step``.
-      processes: worker processes; 0 runs the clients in this process.
+      pool: worker processes; None runs the clients in this one.
       on_step: progress.
       run_id: of the run; made from the recipe when absent.
       with_curve: also evaluate before and after every round.
@@ -141,10 +142,9 @@ def run_engine(
     artifacts = ArtifactStore(folder / "artifacts")
     total = recipe.training.rounds
     curve: list[Metric] = []
-    threads = max(1, processes)  # the workers wait while we judge
 
     def judge(state: AdapterState, examples: Sequence[Example]) -> Scores:
-        return score(recipe, state, examples, num_threads=threads)
+        return score(recipe, state, examples, num_threads=os.cpu_count())
 
     def on_round(round_index: int, state: AdapterState) -> None:
         if with_curve and round_index + 1 < total:
@@ -154,7 +154,7 @@ def run_engine(
 
     if on_step is not None:
         on_step(stage, 0, total)
-    grid = LocalGrid(specs, factory="client.worker:build_handler", processes=processes)
+    grid = LocalGrid(specs, factory="client.worker:build_handler", pool=pool)
     try:
         if with_curve:
             curve.append(judge(initial_state(recipe), shards.test).metric())
@@ -223,12 +223,15 @@ def simulate(
             update={"cohort": recipe.cohort.model_copy(update={"clients": sorted(shards.train)})}
         )
     runs = out_dir / "runs"
-    main = run_engine(
-        recipe, shards, runs / "federated", stage="federated", processes=processes, on_step=on_step
-    )
-    outcomes = {"federated": main}
-    if baselines:
-        outcomes |= _other_ways(recipe, shards, runs, processes, on_step)
+    pool = WorkerPool(processes) if processes else None
+    try:
+        main = run_engine(recipe, shards, runs / "federated", stage="federated", pool=pool, on_step=on_step)
+        outcomes = {"federated": main}
+        if baselines:
+            outcomes |= _other_ways(recipe, shards, runs, pool, on_step)
+    finally:
+        if pool is not None:
+            pool.close()
 
     facts = CardFacts(
         run_id=main.result.run_id,
@@ -258,7 +261,7 @@ def simulate(
 
 
 def _other_ways(
-    recipe: Recipe, shards: Shards, runs: Path, processes: int, on_step: OnStep | None
+    recipe: Recipe, shards: Shards, runs: Path, pool: WorkerPool | None, on_step: OnStep | None
 ) -> dict[str, Outcome]:
     """The runs beside the federated one, by name; clients alone are ``alone/<client>``, none of those private."""
 
@@ -268,18 +271,18 @@ def _other_ways(
             shards,
             runs / "alone" / client,
             stage=f"{client} alone",
-            processes=min(processes, 1),
+            pool=pool,
             on_step=on_step,
             with_curve=False,
         )
 
     def together(name: str, stage: str, other: Recipe) -> Outcome:
-        return run_engine(other, shards, runs / name, stage=stage, processes=processes, on_step=on_step)
+        return run_engine(other, shards, runs / name, stage=stage, pool=pool, on_step=on_step)
 
     found: dict[str, Outcome] = {}
-    with ThreadPoolExecutor(max(1, processes)) as pool:
-        clients = sorted(shards.train)
-        for client, outcome in zip(clients, pool.map(one_alone, clients), strict=True):
+    clients = sorted(shards.train)
+    with ThreadPoolExecutor(1 if pool is None else len(clients)) as threads:
+        for client, outcome in zip(clients, threads.map(one_alone, clients), strict=True):
             found[ALONE + client] = outcome
     private = recipe.privacy is not None
     if private:

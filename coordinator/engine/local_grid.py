@@ -6,6 +6,7 @@ import importlib
 import itertools
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -52,26 +53,53 @@ def _start_worker() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
+class WorkerPool:
+    """Processes that stay up from run to run, each with its base model loaded; a broken pool is made anew."""
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._lock = threading.Lock()
+        self._pool = self._new()
+
+    def _new(self) -> ProcessPoolExecutor:
+        spawn = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self._processes, mp_context=spawn, initializer=_start_worker)
+
+    def submit(self, factory: str, spec: dict[str, Any], order: TrainOrder) -> Future[TrainReply]:
+        """Hand one order to a worker. If one has died, its orders became failures; this one gets a new pool."""
+        with self._lock:
+            try:
+                return self._pool.submit(_handle, factory, spec, order)
+            except BrokenProcessPool:
+                self._pool.shutdown(wait=False)
+                self._pool = self._new()
+                return self._pool.submit(_handle, factory, spec, order)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
 class LocalGrid:
-    """Clients as handlers made by ``factory`` (``module:function``), in ``processes`` workers.
+    """Clients as handlers made by ``factory`` (``module:function``), in the processes of ``pool``.
 
-    With 0 processes a handler runs inline, at ``collect``.
-
+    Without a pool a handler runs inline, at ``collect``. The pool outlives the grid; its owner closes it.
     A handler that raises becomes a ``GridFailure``, as a crash would over a network. Nothing survives this process.
     """
 
-    def __init__(self, specs: Mapping[str, WorkerSpec], *, factory: str, processes: int = 2) -> None:
+    def __init__(
+        self,
+        specs: Mapping[str, WorkerSpec],
+        *,
+        factory: str,
+        pool: WorkerPool | None = None,
+    ) -> None:
         self._specs = dict(specs)
         self._factory = factory
         self._numbers = itertools.count()
         self._futures: dict[str, Future[TrainReply]] = {}
         self._waiting: deque[tuple[str, TrainOrder]] = deque()
-        self._processes = min(processes, len(self._specs))
-        self._pool = self._new_pool() if self._processes else None
-
-    def _new_pool(self) -> ProcessPoolExecutor:
-        spawn = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._processes, mp_context=spawn, initializer=_start_worker)
+        self._pool = pool
 
     def online(self) -> Mapping[str, GridClient]:
         """All of them."""
@@ -83,13 +111,7 @@ class LocalGrid:
         if self._pool is None:
             self._waiting.append((message_id, order))
         else:
-            spec = self._plain(order.client_id)
-            try:
-                self._futures[message_id] = self._pool.submit(_handle, self._factory, spec, order)
-            except BrokenProcessPool:  # a worker died; its orders became failures, later ones get a new pool
-                self._pool.shutdown(wait=False)
-                self._pool = self._new_pool()
-                self._futures[message_id] = self._pool.submit(_handle, self._factory, spec, order)
+            self._futures[message_id] = self._pool.submit(self._factory, self._plain(order.client_id), order)
         return message_id
 
     def collect(self, message_ids: Sequence[str]) -> list[tuple[str, TrainReply | GridFailure]]:
@@ -113,9 +135,9 @@ class LocalGrid:
         return message_id in self._futures or any(message_id == m for m, _ in self._waiting)
 
     def close(self) -> None:
-        """End the worker processes."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        """Withdraw what no worker has begun."""
+        for future in self._futures.values():
+            future.cancel()
 
     def _plain(self, client_id: str) -> dict[str, Any]:
         return {k: str(v) for k, v in asdict(self._specs[client_id]).items()}

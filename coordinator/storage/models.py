@@ -1,8 +1,8 @@
 """Tables of the run state. Alembic migrations make them; a test holds both equal.
 
 States. run: QUEUED -> RUNNING -> FINISHED | FAILED | CANCELLED. round: PLANNED -> CLOSED | ABORTED.
-contribution: ORDERED -> RECEIVED | FAILED, FAILED -> LATE. privacy event: RESERVED -> SETTLED; both count in
-full.
+contribution: ORDERED -> RECEIVED | FAILED, FAILED -> LATE. privacy event: RESERVED -> SETTLED; both count
+in full.
 """
 
 from __future__ import annotations

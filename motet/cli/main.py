@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 
 # Before any dependency is imported: no telemetry, no update checks, no look-ups on a model hub.
 QUIET_ENVIRONMENT = {
@@ -92,6 +93,8 @@ def main(argv: list[str] | None = None) -> None:
     from motet.errors import MotetError
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
+    # Opacus hooks inputs that need no gradient; that is what we want of a frozen base.
+    warnings.filterwarnings("ignore", message="Full backward hook is firing")
     try:
         build_app(arguments)(args=arguments)  # type: ignore[operator]
     except MotetError as error:
@@ -107,6 +110,20 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - a fault of ours: told in words, kept whole in a file
+        console.print("[bold red]error:[/] ", end="")
+        console.print(f"Motet met a fault of its own: {type(error).__name__}: {error}", markup=False)
+        console.print(f"[bold]next:[/] please report it with the file {_keep_traceback()}")
+        sys.exit(1)
+
+
+def _keep_traceback() -> str:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="motet-fault-", suffix=".txt", delete=False) as file:
+        traceback.print_exc(file=file)
+    return file.name
 
 
 if __name__ == "__main__":

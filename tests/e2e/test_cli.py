@@ -194,3 +194,23 @@ def test_a_run_is_submitted_listed_shown_and_cancelled(tmp_path, recipe_text):
     watched = motet("run", "watch", run_id, "--home", tmp_path / "h", "--json")
     assert watched.returncode == 9
     assert json.loads(watched.stdout)["state"] == "CANCELLED"
+
+
+def test_a_fault_of_motets_own_is_told_in_words_and_kept_in_a_file(tmp_path, monkeypatch, capsys):
+    from motet.cli import main as cli
+
+    def broken(_argv):
+        raise ZeroDivisionError("an inner matter")
+
+    monkeypatch.setattr(cli, "build_app", broken)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["plan", "x"])
+    told = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert "fault of its own: ZeroDivisionError: an inner matter" in told
+    assert "Traceback" not in told
+    kept = next(tmp_path.glob("motet-fault-*.txt"))
+    assert kept.name in told.replace("\n", "")
+    assert "Traceback" in kept.read_text()
