@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import constants as hub_constants
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar a model is noise in a round
+transformers_logging.disable_progress_bar()  # a bar for each model is noise in a round
 
 TINY_SEED = 20_240_101
 HEAD_STD = 0.02
@@ -132,6 +133,22 @@ def _source(recipe: Recipe) -> str:
     return str(Path(base.path).expanduser()) if base.path is not None else str(base.hub)
 
 
+def _loaded(kind: Any, recipe: Recipe, **options: Any) -> Any:  # noqa: ANN401 - transformers' own classes
+    """``kind.from_pretrained`` from disk; a hub id that is not on disk yet is fetched, once, without code."""
+    source = _source(recipe)
+    options["trust_remote_code"] = False
+    try:
+        return kind.from_pretrained(source, local_files_only=True, **options)
+    except (OSError, ValueError):
+        if recipe.base_model.hub is None:
+            raise
+    was_offline, hub_constants.HF_HUB_OFFLINE = hub_constants.HF_HUB_OFFLINE, False
+    try:
+        return kind.from_pretrained(source, **options)
+    finally:
+        hub_constants.HF_HUB_OFFLINE = was_offline
+
+
 def load_config(recipe: Recipe) -> PretrainedConfig:
     """The base model's configuration; its own dropout is off, ``adapter.dropout`` of the recipe is the only one.
 
@@ -144,9 +161,7 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
     else:
         source = _source(recipe)
         try:
-            config = AutoConfig.from_pretrained(
-                source, local_files_only=recipe.base_model.hub is None, trust_remote_code=False
-            )
+            config = _loaded(AutoConfig, recipe)
         except (OSError, ValueError) as e:
             raise ModelError(
                 f"base_model: no usable model at {source}",
@@ -183,15 +198,7 @@ def _build(recipe: Recipe, config: PretrainedConfig, *, weights: bool) -> nn.Mod
         if not weights or recipe.base_model.tiny is not None:
             model: nn.Module = kind.from_config(config, **extra)
         else:
-            model = kind.from_pretrained(
-                _source(recipe),
-                config=config,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                use_safetensors=True,
-                local_files_only=recipe.base_model.hub is None,
-                **extra,
-            )
+            model = _loaded(kind, recipe, config=config, dtype=torch.float32, use_safetensors=True, **extra)
     except (OSError, ValueError) as e:
         raise ModelError(
             f"base_model: {type(e).__name__} while building {config.model_type}: {str(e)[:200]}"
@@ -319,9 +326,7 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
         return byte_tokenizer()
     source = _source(recipe)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, local_files_only=recipe.base_model.hub is None, trust_remote_code=False
-        )
+        tokenizer: PreTrainedTokenizerBase = _loaded(AutoTokenizer, recipe)
     except (OSError, ValueError) as e:
         raise ModelError(f"base_model: no usable tokenizer at {source}") from e
     if tokenizer.pad_token is None:

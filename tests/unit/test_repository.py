@@ -80,6 +80,20 @@ def test_the_import_rules_hold():
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+def test_the_generated_stubs_are_those_of_proto():
+    done = subprocess.run(
+        [sys.executable, "scripts/gen_proto.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["check", "."], ["format", "--check", "."]])
+def test_the_linter_and_the_formatter_are_content(arguments):
+    ruff = Path(sys.executable).parent / "ruff"
+    done = subprocess.run([str(ruff), *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 def test_constraints_pin_every_direct_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = {
