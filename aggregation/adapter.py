@@ -9,7 +9,7 @@ m = out_features and n = in_features, as in ``torch.nn.Linear.weight``. A client
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,18 +53,47 @@ class FactorPair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HalfPair:
+    """One factor of a pair alone: the other is frozen and known, or stays with its owner.
+
+    Attributes:
+      side: which factor ``value`` is.
+      value: B (m, r) or A (r, n). Any floating dtype; finite.
+      scale: the PEFT scale (alpha / r) of the pair that it belongs to; finite.
+
+    Raises:
+      ValueError: ``value`` is not a matrix.
+    """
+
+    side: Literal["A", "B"]
+    value: torch.Tensor
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.value.ndim != 2:
+            raise ValueError(f"{self.side} must be a matrix, not {tuple(self.value.shape)}")
+
+    @property
+    def lora_rank(self) -> int:
+        """The inner dimension r."""
+        return self.value.shape[0] if self.side == "A" else self.value.shape[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterState:
     """Everything a run has learned so far, or one client's trained values. All maps may be empty.
 
     Attributes:
       lora: layer name -> factors that are being trained.
       base_delta: layer name -> change already folded into the frozen base (FLoRA); not trained.
+      halves: layer name -> one factor alone (FFA-LoRA, RoLoRA, FedSA-LoRA).
       cores: layer name -> R (r, r) of Fed-SB, in ``s * B @ R @ A`` with frozen B and A.
       dense: parameter name -> whole trained tensor (classification heads).
     """
 
     lora: Mapping[str, FactorPair] = field(default_factory=dict)
     base_delta: Mapping[str, FactorPair] = field(default_factory=dict)
+    halves: Mapping[str, HalfPair] = field(default_factory=dict)
     cores: Mapping[str, torch.Tensor] = field(default_factory=dict)
     dense: Mapping[str, torch.Tensor] = field(default_factory=dict)
 

@@ -34,6 +34,37 @@ def fresh_factors(layer_shapes: Shapes, lora_rank: int, scale: float, seed: int)
     return made
 
 
+def spare_rows(layer: str, lora_rank: int, columns: int) -> torch.Tensor:
+    """(r, n) rows for components that a product does not have; as ``fresh_factors``, the same on every machine."""
+    bound = 1 / math.sqrt(columns)
+    rows = torch.empty(lora_rank, columns)
+    return rows.uniform_(-bound, bound, generator=generator_for(0, "spare", layer))
+
+
+def frozen_rows(layer: str, lora_rank: int, columns: int, seed: int) -> torch.Tensor:
+    """A (r, n) with orthonormal rows, from the seed alone, nested: a smaller rank gets the first rows, bit for bit.
+
+    FFA-LoRA's frozen factor, Sun et al. 2024, https://arxiv.org/abs/2403.12313. Row i is a Gaussian row of its
+    own, orthogonalised twice against the rows before it, in float64; nothing depends on how many rows follow.
+
+    Returns:
+      float32.
+
+    Raises:
+      ValueError: ``lora_rank`` exceeds ``columns``.
+    """
+    if lora_rank > columns:
+        raise ValueError(f"{lora_rank=} exceeds the width of {layer}, {columns}")
+    rows = torch.zeros(lora_rank, columns, dtype=torch.float64)
+    for i in range(lora_rank):
+        generator = generator_for(seed, "frozen", layer, i)
+        row = torch.randn(columns, generator=generator, dtype=torch.float64)
+        for _ in range(2):
+            row = row - rows[:i].T @ (rows[:i] @ row)
+        rows[i] = row / row.norm()
+    return rows.float()
+
+
 def orthonormal_bases(
     layer_shapes: Shapes, rank: int, seed: int
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -127,7 +127,14 @@ def energy_rank(singular_values: torch.Tensor, energy: float) -> int:
 
 
 def leading(pair: FactorPair, lora_rank: int, *, scale: float = 1.0, spare: torch.Tensor) -> FactorPair:
-    """The best pair of exactly ``lora_rank`` and of PEFT scale ``scale``, ready to be trained on.
+    """The best pair of exactly ``lora_rank`` and of PEFT scale ``scale``: the first result of ``split``."""
+    return split(pair, lora_rank, scale=scale, spare=spare)[0]
+
+
+def split(
+    pair: FactorPair, lora_rank: int, *, scale: float = 1.0, spare: torch.Tensor
+) -> tuple[FactorPair, FactorPair | None]:
+    """The best pair of exactly ``lora_rank``, ready to be trained on, and what it leaves.
 
     Components that the product does not have get ``B = 0`` and rows of ``spare``: with both factors zero no
     gradient would ever reach them.
@@ -135,11 +142,12 @@ def leading(pair: FactorPair, lora_rank: int, *, scale: float = 1.0, spare: torc
     Args:
       pair: any rank and scale.
       lora_rank: r, at least 1.
-      scale: s > 0 of the result.
+      scale: s > 0 of the first result.
       spare: (r, n) rows for components that are empty.
 
     Returns:
-      ``B = U sqrt(S / s)`` (m, r), ``A = sqrt(S / s) Vh`` (r, n), float32.
+      ``B = U sqrt(S / s)`` (m, r), ``A = sqrt(S / s) Vh`` (r, n), float32; and the components after r,
+      balanced, scale 1, float64, or None where there are none above rounding.
 
     Raises:
       ValueError: ``lora_rank`` below 1, ``scale`` not positive, or ``spare`` of another shape.
@@ -148,11 +156,17 @@ def leading(pair: FactorPair, lora_rank: int, *, scale: float = 1.0, spare: torc
     if lora_rank < 1 or scale <= 0 or spare.shape != (lora_rank, columns):
         raise ValueError(f"{lora_rank=}, {scale=}, spare {tuple(spare.shape)}: need r >= 1, s > 0, (r, n)")
     u, s, vh = factor_svd(pair)
-    keep = min(lora_rank, numerical_rank(s, pair.shape))
+    numerical = numerical_rank(s, pair.shape)
+    keep = min(lora_rank, numerical)
     root = (s[:keep] / scale).sqrt()
     b, a = torch.zeros(rows, lora_rank, dtype=torch.float64), spare.double().clone()
     b[:, :keep], a[:keep] = u[:, :keep] * root, root[:, None] * vh[:keep]
-    return FactorPair(B=b.float(), A=a.float(), scale=scale)
+    first = FactorPair(B=b.float(), A=a.float(), scale=scale)
+    if numerical <= lora_rank:
+        return first, None
+    root = s[lora_rank:numerical].sqrt()
+    rest = FactorPair(B=u[:, lora_rank:numerical] * root, A=root[:, None] * vh[lora_rank:numerical])
+    return first, rest
 
 
 def _balanced_pair(u: torch.Tensor, s: torch.Tensor, vh: torch.Tensor, keep: int) -> FactorPair:

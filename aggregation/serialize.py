@@ -5,9 +5,9 @@ written in one way only and padded with spaces to a multiple of 8. Equal states 
 names a state, and bytes that are accepted are exactly the bytes that would be written. They are a safetensors
 file that any reader of the format reads.
 
-Keys: ``lora/<layer>/A``, ``lora/<layer>/B``, ``lora/<layer>/scale`` (shape (1,)), the same under ``base/``,
-``core/<layer>``, ``dense/<name>``. Checks go from cheap to dear: length, header, keys, types, shapes,
-offsets, finiteness.
+Keys: ``lora/<layer>/A``, ``lora/<layer>/B``, ``lora/<layer>/scale`` (shape (1,)), the same under ``base/``;
+under ``half/`` either A or B, and the scale; ``core/<layer>``, ``dense/<name>``. Checks go from cheap to dear:
+length, header, keys, types, shapes, offsets, finiteness.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import json
 import math
 import re
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-from aggregation.adapter import AdapterState, FactorPair
+from aggregation.adapter import AdapterState, FactorPair, HalfPair
 from aggregation.errors import MalformedUpdateError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 4
-_KEY = re.compile(r"(lora|base)/[A-Za-z0-9._-]{1,200}/(A|B|scale)|(core|dense)/[A-Za-z0-9._-]{1,200}")
+_KEY = re.compile(r"(lora|base|half)/[A-Za-z0-9._-]{1,200}/(A|B|scale)|(core|dense)/[A-Za-z0-9._-]{1,200}")
 
 Manifest = dict[str, tuple[int, ...]]
 
@@ -49,6 +49,9 @@ def flatten(state: AdapterState) -> dict[str, torch.Tensor]:
             flat[f"{prefix}/{layer}/A"] = pair.A
             flat[f"{prefix}/{layer}/B"] = pair.B
             flat[f"{prefix}/{layer}/scale"] = torch.tensor([pair.scale])
+    for layer, half in state.halves.items():
+        flat[f"half/{layer}/{half.side}"] = half.value
+        flat[f"half/{layer}/scale"] = torch.tensor([half.scale])
     flat.update({f"core/{layer}": core for layer, core in state.cores.items()})
     flat.update({f"dense/{name}": value for name, value in state.dense.items()})
     return {key: flat[key].detach().to(torch.float32).contiguous() for key in sorted(flat)}
@@ -162,7 +165,7 @@ def _check_shape(key: str, shape: tuple[int, ...]) -> None:
         raise MalformedUpdateError("bad_shape", f"{key}: {shape} has an empty side, or too many sides")
     if kind == "core" and (len(shape) != 2 or shape[0] != shape[1]):
         raise MalformedUpdateError("bad_shape", f"{key}: a core is square, not {shape}")
-    if kind in ("lora", "base") and (shape != (1,) if last == "scale" else len(shape) != 2):
+    if kind in ("lora", "base", "half") and (shape != (1,) if last == "scale" else len(shape) != 2):
         raise MalformedUpdateError(
             "bad_shape", f"{key}: a factor is a matrix and a scale is (1,), not {shape}"
         )
@@ -203,6 +206,7 @@ def from_bytes(data: bytes, *, max_bytes: int | None = None) -> AdapterState:
     return AdapterState(
         lora=_pairs(flat, "lora"),
         base_delta=_pairs(flat, "base"),
+        halves=_halves(flat),
         cores={key[5:]: value for key, value in flat.items() if key.startswith("core/")},
         dense={key[6:]: value for key, value in flat.items() if key.startswith("dense/")},
     )
@@ -221,3 +225,19 @@ def _pairs(flat: Mapping[str, torch.Tensor], prefix: str) -> dict[str, FactorPai
             reason = f"{prefix}/{layer}: A, B and scale do not form a pair"
             raise MalformedUpdateError("bad_shape", reason) from e
     return pairs
+
+
+def _halves(flat: Mapping[str, torch.Tensor]) -> dict[str, HalfPair]:
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in flat.items():
+        if key.startswith("half/"):
+            _, layer, part = key.split("/")
+            parts.setdefault(layer, {})[part] = value
+    halves: dict[str, HalfPair] = {}
+    for layer, found in sorted(parts.items()):
+        scale = found.pop("scale", None)
+        if scale is None or len(found) != 1:
+            raise MalformedUpdateError("bad_shape", f"half/{layer}: needs a scale and either A or B")
+        side: Literal["A", "B"] = "A" if "A" in found else "B"
+        halves[layer] = HalfPair(side=side, value=found[side], scale=float(scale.reshape(())))
+    return halves

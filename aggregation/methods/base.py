@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
+from aggregation.adapter import FactorPair
 from aggregation.errors import MalformedUpdateError
 from aggregation.kernels import stack
 from aggregation.serialize import flatten
 
 if TYPE_CHECKING:
-    from aggregation.adapter import AdapterState, ClientUpdate, FactorPair
+    from aggregation.adapter import AdapterState, ClientUpdate
 
 Bases = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+TrainedFactors = Literal["AB", "A", "B", "core"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ class Method(Protocol):
 
     @property
     def trains(self) -> Literal["lora", "core"]:
-        """LoRA's two factors, or Fed-SB's square core."""
+        """LoRA's factors, or Fed-SB's square core. Which of the factors: ``trained_factors``."""
 
     @property
     def changes_base(self) -> bool:
@@ -65,11 +67,42 @@ class Method(Protocol):
     ) -> AdapterState:
         """The state before round 0."""
 
-    def starting_point(self, state: AdapterState) -> AdapterState:
-        """What is sent to a client."""
+    def starting_point(
+        self, state: AdapterState, *, lora_rank: int | None = None, scale: float | None = None
+    ) -> AdapterState:
+        """What is sent to a client of ``lora_rank`` and PEFT ``scale``; without them, of the state's own."""
 
-    def trained_part(self, state: AdapterState) -> AdapterState:
-        """What a client sends back: what it trained, and nothing else."""
+    def local_start(
+        self,
+        received: AdapterState,
+        *,
+        layer_shapes: Mapping[str, tuple[int, int]],
+        lora_rank: int,
+        scale: float,
+        seed: int,
+        fresh_seed: int,
+        personal: AdapterState | None = None,
+    ) -> AdapterState:
+        """What a client puts on its model: what it received, with what it makes or keeps itself.
+
+        Args:
+          received: ``starting_point`` as it arrived.
+          layer_shapes: (m, n) of each adapted layer.
+          lora_rank: of this client.
+          scale: its PEFT scale.
+          seed: the run's; makes what all clients share (frozen factors).
+          fresh_seed: of this client and round; makes factors that nobody shares (FLoRA).
+          personal: what ``personal_part`` kept of this client's last round, if any.
+        """
+
+    def trained_factors(self, round_index: int) -> TrainedFactors:
+        """What trains in a round: both factors, one of them while the other is frozen, or the core."""
+
+    def trained_part(self, state: AdapterState, round_index: int = 0) -> AdapterState:
+        """What a client sends back of what it holds after training: what it trained and shares, nothing else."""
+
+    def personal_part(self, state: AdapterState) -> AdapterState:
+        """What a client keeps for its next round and never sends; empty for most methods."""
 
     def reduce(self, state: AdapterState, updates: Iterable[ClientUpdate]) -> Reduction:
         """Many updates, sorted by ``client_id``, into the next state.
@@ -83,7 +116,11 @@ class Method(Protocol):
     def product(
         self, state: AdapterState, bases: Bases | None = None, scale: float = 1.0
     ) -> Mapping[str, FactorPair]:
-        """Layer -> everything learned, as one pair. ``bases`` and ``scale`` are read by Fed-SB only."""
+        """Layer -> everything learned, as one pair. ``bases`` and ``scale`` are read by Fed-SB only.
+
+        Raises:
+          ValueError: bases are missing, or nobody holds a whole pair (FedSA-LoRA's server).
+        """
 
 
 def in_order(updates: Iterable[ClientUpdate]) -> Iterator[ClientUpdate]:
@@ -168,20 +205,23 @@ class RunningMean:
 
 
 class RunningFactors:
-    """Factors of all clients of a round, for the exact sum; weights are normalised when it is read.
+    """The exact sum ``sum_k p_k s_k B_k A_k`` of every layer, while clients pass by one at a time.
 
-    Holds the factors themselves (r_k (m + n) floats a layer and client): stacking, and the error against the
-    exact sum, need every client's factors by nature.
+    Factors are kept as they came until their stack is twice as wide as the layer, where it holds more numbers than
+    the product; then they are multiplied into one (m, n) sum in float64. So the memory of a layer does not grow
+    with the number of clients: at most about ``2 min(m, n) (m + n)`` numbers as they came, the same in float64
+    while they are multiplied, and two dense matrices.
     """
 
     def __init__(self, like: Mapping[str, FactorPair]) -> None:
         """``like``: the pairs of the state before, whose layers and (m, n) bind; may be empty."""
         self._shapes = {layer: pair.shape for layer, pair in like.items()}
-        self.pairs: dict[str, list[FactorPair]] = {}
+        self._kept: dict[str, list[tuple[FactorPair, float]]] = {}
+        self._wide: dict[str, torch.Tensor] = {}
         self._weights: list[float] = []
 
     def add(self, lora: Mapping[str, FactorPair], weight: float) -> None:
-        """Keep one client's factors.
+        """Add one client's factors.
 
         Raises:
           ValueError: its layers, or a layer's (m, n), differ from the state's or from the first client's.
@@ -195,8 +235,19 @@ class RunningFactors:
             )
             raise ValueError(f"layers differ from the state's or the first client's: {odd[:4]}")
         for layer, pair in lora.items():
-            self.pairs.setdefault(layer, []).append(pair)
+            kept = self._kept.setdefault(layer, [])
+            kept.append((pair, weight))
+            if sum(p.lora_rank for p, _ in kept) > 2 * min(pair.shape):
+                self._widen(layer)
         self._weights.append(weight)
+
+    def _widen(self, layer: str) -> None:
+        """Multiply what is kept into the layer's dense sum."""
+        kept = self._kept[layer]
+        whole = stack([p for p, _ in kept], [w for _, w in kept], dtype=torch.float64)
+        product = whole.B @ whole.A
+        self._wide[layer] = self._wide[layer].add_(product) if layer in self._wide else product
+        kept.clear()
 
     @property
     def shares(self) -> list[float]:
@@ -204,7 +255,31 @@ class RunningFactors:
         total = math.fsum(self._weights)
         return [w / total for w in self._weights]
 
+    def kept(self, layer: str) -> list[tuple[FactorPair, float]] | None:
+        """Every client's pair of a layer with its share, or None once they were multiplied out."""
+        total = math.fsum(self._weights)
+        return None if layer in self._wide else [(p, w / total) for p, w in self._kept[layer]]
+
     def exact(self) -> dict[str, FactorPair]:
-        """Layer -> ``sum_k p_k s_k B_k A_k`` as a stack, in float64: what methods are measured against."""
-        shares = self.shares
-        return {layer: stack(pairs, shares, dtype=torch.float64) for layer, pairs in self.pairs.items()}
+        """Layer -> ``sum_k p_k s_k B_k A_k`` in float64: what methods are measured against.
+
+        A stack of all factors; or, past that, the dense sum beside an identity.
+        """
+        total = math.fsum(self._weights)
+        made = {}
+        for layer, kept in self._kept.items():
+            if layer in self._wide:
+                if kept:
+                    self._widen(layer)
+                made[layer] = as_pair(self._wide[layer] / total)
+            else:
+                made[layer] = stack([p for p, _ in kept], [w / total for _, w in kept], dtype=torch.float64)
+        return made
+
+
+def as_pair(matrix: torch.Tensor) -> FactorPair:
+    """A dense (m, n) matrix as a pair of rank min(m, n), one factor the identity."""
+    rows, columns = matrix.shape
+    if columns <= rows:
+        return FactorPair(B=matrix, A=torch.eye(columns, dtype=matrix.dtype))
+    return FactorPair(B=torch.eye(rows, dtype=matrix.dtype), A=matrix)

@@ -20,6 +20,8 @@ from aggregation.methods.base import Bases, Reduction, RunningMean, in_order
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from aggregation.methods.base import TrainedFactors
+
 
 @dataclass(frozen=True, slots=True)
 class FedSB:
@@ -50,13 +52,37 @@ class FedSB:
         cores = {layer: torch.zeros(lora_rank, lora_rank) for layer in layer_shapes}
         return AdapterState(cores=cores, dense=dict(dense))
 
-    def starting_point(self, state: AdapterState) -> AdapterState:
+    def starting_point(
+        self, state: AdapterState, *, lora_rank: int | None = None, scale: float | None = None
+    ) -> AdapterState:
         """The cores and heads."""
         return state
 
-    def trained_part(self, state: AdapterState) -> AdapterState:
+    def local_start(
+        self,
+        received: AdapterState,
+        *,
+        layer_shapes: Mapping[str, tuple[int, int]],
+        lora_rank: int,
+        scale: float,
+        seed: int,
+        fresh_seed: int,
+        personal: AdapterState | None = None,
+    ) -> AdapterState:
+        """What was received; the frozen bases are made elsewhere, from the base model or the seed."""
+        return received
+
+    def trained_factors(self, round_index: int) -> TrainedFactors:
+        """The core."""
+        return "core"
+
+    def trained_part(self, state: AdapterState, round_index: int = 0) -> AdapterState:
         """The cores and heads."""
         return AdapterState(cores=state.cores, dense=state.dense)
+
+    def personal_part(self, state: AdapterState) -> AdapterState:
+        """Nothing."""
+        return AdapterState()
 
     def reduce(self, state: AdapterState, updates: Iterable[ClientUpdate]) -> Reduction:
         """Average; see ``Method.reduce``. The reported error is the rounding of the mean to float32."""

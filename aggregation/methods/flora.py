@@ -8,20 +8,22 @@ differ between clients.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from aggregation.adapter import AdapterState, ClientUpdate, FactorPair
+from aggregation.initial import fresh_factors
 from aggregation.kernels import difference, recompress, relative_error, stack
 from aggregation.methods.base import Bases, Reduction, RunningFactors, RunningMean, in_order
+from aggregation.methods.factors import FactorMethod
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
 @dataclass(frozen=True, slots=True)
-class Flora:
+class Flora(FactorMethod):
     """Trains and sends A and B of any rank; the accumulated change of the base comes back.
 
     ``base_delta`` is the sum of all rounds. Once the stack would be wider than the layer, it is stored at its
@@ -30,7 +32,6 @@ class Flora:
 
     name: str = "flora"
     allows_mixed_ranks: bool = True
-    trains: Literal["lora", "core"] = "lora"
     changes_base: bool = True
 
     def initial_state(
@@ -45,13 +46,30 @@ class Flora:
         """No change of the base yet; clients make their own fresh factors."""
         return AdapterState(dense=dict(dense))
 
-    def starting_point(self, state: AdapterState) -> AdapterState:
+    def starting_point(
+        self, state: AdapterState, *, lora_rank: int | None = None, scale: float | None = None
+    ) -> AdapterState:
         """The accumulated change of the base, and the heads."""
         return AdapterState(base_delta=state.base_delta, dense=state.dense)
 
-    def trained_part(self, state: AdapterState) -> AdapterState:
-        """Factors and heads."""
-        return AdapterState(lora=state.lora, dense=state.dense)
+    def local_start(
+        self,
+        received: AdapterState,
+        *,
+        layer_shapes: Mapping[str, tuple[int, int]],
+        lora_rank: int,
+        scale: float,
+        seed: int,
+        fresh_seed: int,
+        personal: AdapterState | None = None,
+    ) -> AdapterState:
+        """What was received, and fresh factors of this client's own."""
+        fresh = fresh_factors(layer_shapes, lora_rank, scale, fresh_seed)
+        return AdapterState(lora=fresh, base_delta=received.base_delta, dense=received.dense)
+
+    def kept(self, exact: FactorPair) -> FactorPair:
+        """What of a round's exact sum is added to the base: all of it."""
+        return exact
 
     def reduce(self, state: AdapterState, updates: Iterable[ClientUpdate]) -> Reduction:
         """Stack, add to what was accumulated; see ``Method.reduce``.
@@ -63,7 +81,9 @@ class Flora:
             factors.add(update.state.lora, update.weight)
             heads.add(update.state.dense, update.weight)
         exact = factors.exact()
-        moved = {layer: accumulate(state.base_delta.get(layer), pair) for layer, pair in exact.items()}
+        moved = {
+            layer: accumulate(state.base_delta.get(layer), self.kept(pair)) for layer, pair in exact.items()
+        }
         achieved = [
             difference(moved[layer], state.base_delta[layer]) if layer in state.base_delta else moved[layer]
             for layer in exact
