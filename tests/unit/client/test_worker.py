@@ -85,8 +85,12 @@ def test_neighbouring_data_sets_give_messages_that_differ_in_noised_tensors_only
     order = order_of(recipe_of(extra=PRIVATE))
     fewer = tmp_path / "fewer.jsonl"
     fewer.write_text("\n".join(data_file.read_text().splitlines()[:-1]) + "\n")
-    one = ClientWorker("a", data_file, tmp_path / "s1", noise=SeededNoise(1), allows_test_noise=True).handle(order)
-    two = ClientWorker("a", fewer, tmp_path / "s2", noise=SeededNoise(2), allows_test_noise=True).handle(order)
+    one = ClientWorker("a", data_file, tmp_path / "s1", noise=SeededNoise(1), allows_test_noise=True).handle(
+        order
+    )
+    two = ClientWorker("a", fewer, tmp_path / "s2", noise=SeededNoise(2), allows_test_noise=True).handle(
+        order
+    )
     blank = {"payload": b"", "payload_sha256": ""}
     assert dataclasses.replace(one, **blank) == dataclasses.replace(two, **blank)
     assert read_manifest(one.payload) == read_manifest(two.payload)
