@@ -1,23 +1,42 @@
 """How many floats a round moves, by arithmetic: what ``motet plan`` prints and the wire must confirm.
 
-Per layer of shape (m, n), rank r, d = m + n. A float is 4 bytes on the wire; a message adds only its header.
+Per layer of shape (m, n), rank r, d = m + n. A float is 4 bytes on the wire; a message adds only its header. This
+module needs no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 Shapes = Mapping[str, tuple[int, int]]
+Sent = Literal["AB", "A", "B", "core"]
+
+_SENDS: Mapping[str, tuple[Sent, ...]] = {
+    "fed-sb": ("core",),
+    "ffa": ("B",),
+    "fedsa": ("A",),
+    "rolora": ("B", "A"),
+}
+_RECEIVES: Mapping[str, Sent] = {"fed-sb": "core", "ffa": "B", "fedsa": "A"}
 
 
-def floats_up(method: str, layer_shapes: Shapes, lora_rank: int, dense_numel: int) -> int:
-    """Floats that one client sends a round.
+def sent_factors(method: str, round_index: int = 0) -> Sent:
+    """What a client sends of each layer in a round."""
+    turns = _SENDS.get(method, ("AB",))
+    return turns[round_index % len(turns)]
 
-    ``r d`` and one scale a layer for the LoRA methods, ``r^2`` a layer for fed-sb, and the heads.
+
+def floats_up(
+    method: str, layer_shapes: Shapes, lora_rank: int, dense_numel: int, round_index: int = 0
+) -> int:
+    """Floats that one client of ``lora_rank`` sends in a round.
+
+    A layer costs ``r d`` and one scale; ``r m`` or ``r n`` and one scale where one factor is sent; ``r^2`` for
+    fed-sb. Heads are added, except for fedsa, whose heads stay.
     """
-    if method == "fed-sb":
-        return len(layer_shapes) * lora_rank**2 + dense_numel
-    return sum(lora_rank * (m + n) + 1 for m, n in layer_shapes.values()) + dense_numel
+    heads = 0 if method == "fedsa" else dense_numel
+    return _layers(sent_factors(method, round_index), layer_shapes, lora_rank) + heads
 
 
 def floats_down(
@@ -30,12 +49,45 @@ def floats_down(
 ) -> int:
     """Floats that one client of ``lora_rank`` receives for ``round_index``.
 
-    FLoRA sends the accumulated change of the base, nothing in round 0; its rank is at most
-    ``min(round_index * sum(ranks), m, n)``, and that bound is counted. ``ranks``: those of a whole cohort.
+    Methods that change the base send what has been folded into it so far. Its rank grows each round by the sum of
+    ranks (flora, and florist at most), by (K - 1) r (fedex), or by what the exact sum has beyond the global rank
+    (product), up to min(m, n); that bound is counted. ``ranks``: those of a whole cohort, of which the largest is
+    the global rank.
     """
-    if method != "flora":
-        return floats_up(method, layer_shapes, lora_rank, dense_numel)
-    if round_index == 0:
-        return dense_numel
-    grown = round_index * sum(ranks)
-    return sum(min(grown, m, n) * (m + n) + 1 for m, n in layer_shapes.values()) + dense_numel
+    if method in ("flora", "florist"):
+        base = [_folded(method, ranks, lora_rank, round_index, shape) for shape in layer_shapes.values()]
+        return _base(base, layer_shapes) + dense_numel
+    total = _layers(_RECEIVES.get(method, "AB"), layer_shapes, lora_rank) + dense_numel
+    if method in ("fedex", "product"):
+        base = [_folded(method, ranks, lora_rank, round_index, shape) for shape in layer_shapes.values()]
+        total += _base(base, layer_shapes)
+    return total
+
+
+def _layers(sent: Sent, layer_shapes: Shapes, lora_rank: int) -> int:
+    if sent == "core":
+        return len(layer_shapes) * lora_rank**2
+    return sum(lora_rank * (m * ("B" in sent) + n * ("A" in sent)) + 1 for m, n in layer_shapes.values())
+
+
+def _base(folded_ranks: Sequence[int], layer_shapes: Shapes) -> int:
+    """Floats of the change of the base; a layer without any is not sent."""
+    sides = zip(folded_ranks, layer_shapes.values(), strict=True)
+    return sum(rank * (m + n) + 1 for rank, (m, n) in sides if rank)
+
+
+def _folded(
+    method: str, ranks: Sequence[int], lora_rank: int, round_index: int, shape: tuple[int, int]
+) -> int:
+    """Most components in a layer's base, as a client of ``lora_rank`` receives it."""
+    smaller = min(shape)
+    if method in ("flora", "florist"):
+        return min(round_index * sum(ranks), smaller)
+    if method == "fedex":
+        return min(round_index * (sum(ranks) - max(ranks)), smaller)
+    largest, grown = max(ranks), 0
+    for earlier in range(round_index):
+        tails = largest - min(ranks) if earlier else 0
+        grown = min(grown + max(min(sum(ranks) + tails, smaller) - largest, 0), smaller)
+    behind = largest - lora_rank if round_index else 0
+    return min(grown + behind, smaller)

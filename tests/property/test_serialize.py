@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregation.adapter import AdapterState, FactorPair
+from aggregation.adapter import AdapterState, FactorPair, HalfPair
 from aggregation.errors import MalformedUpdateError
 from aggregation.serialize import flatten, from_bytes, manifest, read_manifest, to_bytes
 
@@ -35,7 +35,15 @@ def states(draw):
     }
     shapes = draw(st.dictionaries(NAMES, st.lists(SIZES, max_size=3), max_size=3))
     dense = {k: torch.randn(tuple(shape), generator=g) for k, shape in shapes.items()}
-    return AdapterState(lora=pairs(), base_delta=pairs(), cores=cores, dense=dense)
+    halves = {
+        name: HalfPair(
+            side=draw(st.sampled_from(["A", "B"])),
+            value=torch.randn(draw(SIZES), draw(SIZES), generator=g),
+            scale=draw(SCALES),
+        )
+        for name in draw(st.sets(NAMES, max_size=3))
+    }
+    return AdapterState(lora=pairs(), base_delta=pairs(), halves=halves, cores=cores, dense=dense)
 
 
 def turned(table):
@@ -55,6 +63,7 @@ def test_a_state_survives_its_bytes_bit_for_bit_and_its_order_does_not_matter(st
     other = AdapterState(
         lora=turned(state.lora),
         base_delta=turned(state.base_delta),
+        halves=turned(state.halves),
         cores=turned(state.cores),
         dense=turned(state.dense),
     )

@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 import torch
 
-from aggregation.adapter import AdapterState, FactorPair
+from aggregation.adapter import AdapterState, FactorPair, HalfPair
 from aggregation.errors import AggregationError, MalformedUpdateError
 from aggregation.serialize import (
     MAX_HEADER_BYTES,
@@ -203,3 +203,26 @@ def test_the_hash_names_the_state():
 def test_the_error_is_a_value_error_and_of_this_package():
     assert issubclass(MalformedUpdateError, ValueError)
     assert issubclass(MalformedUpdateError, AggregationError)
+
+
+def halves(**parts):
+    """A message whose half/q/ holds these parts, each of one number."""
+    body, header, offset = b"", {}, 0
+    for part in sorted(parts):
+        header[f"half/q/{part}"] = entry(parts[part], (offset, offset + 4))
+        body, offset = body + FOUR, offset + 4
+    return message(header, body)
+
+
+def test_one_factor_alone_is_a_matrix_with_a_scale_and_nothing_else_passes():
+    good = from_bytes(halves(A=(1, 1), scale=(1,))).halves["q"]
+    assert (good.side, good.lora_rank, good.scale) == ("A", 1, 1.0)
+    for bad in ({"A": (1, 1)}, {"scale": (1,)}, {"A": (1, 1), "B": (1, 1), "scale": (1,)}):
+        with pytest.raises(MalformedUpdateError, match="either A or B"):
+            from_bytes(halves(**bad))
+    for bad in ({"A": (1,), "scale": (1,)}, {"B": (1, 1), "scale": (1, 1)}):
+        with pytest.raises(MalformedUpdateError, match="bad_shape"):
+            from_bytes(halves(**bad))
+    with pytest.raises(ValueError, match="must be a matrix"):
+        HalfPair(side="A", value=torch.ones(3))
+    assert [HalfPair(side=side, value=torch.ones(2, 5)).lora_rank for side in "AB"] == [2, 5]
