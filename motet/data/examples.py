@@ -58,6 +58,8 @@ def read_examples(
       DataError: no such file, empty, wrong suffix, not UTF-8, or a line that does not fit; the message says
         which.
     """
+    if not path.exists():
+        raise DataError(f"{path}: no such file", hint="check data.path in the recipe, or --data")
     if path.suffix.lower() not in {".jsonl", ".ndjson", ".csv"}:
         raise DataError(f"{path}: examples come as .jsonl or .csv", hint="rename or convert the file")
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _jsonl_rows(path)

@@ -260,7 +260,7 @@ def _task_and_data(recipe: Recipe) -> Iterator[Finding]:
     if num_labels is not None and count != num_labels:
         yield Finding(
             path=("task", "num_labels"),
-            problem=f"{material} has {count} classes here, not {num_labels}",
+            problem=f"{'data.classes' if classes else material} has {count} classes, not {num_labels}",
             remedy=f"set it to {count}",
         )
 

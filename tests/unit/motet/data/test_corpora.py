@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from motet.data import DataError, load_material, partition
 from motet.data.corpora import HELD_OUT, NEWSGROUPS, passages
 from motet.materials import MaterialError, is_fetched
+from motet.recipe import parse_recipe
 from motet.recipe.model import Recipe
 
 
@@ -139,3 +140,21 @@ def test_a_recipe_that_counts_the_classes_wrong_is_refused():
     load("tales")
     with pytest.raises(DataError, match="'tales' has no classes"):
         partition(Recipe.model_validate(base | {"task": wrong, "data": {"material": "tales"}}))
+
+
+@pytest.mark.materials
+def test_classes_by_name_are_numbered_in_the_order_written():
+    text = (
+        "name: t\nbase_model: {material: minilm}\ntask: {kind: sequence-classification, num_labels: 2}\n"
+        "data: {material: newsgroups, classes: [sci.space, rec.autos], test_examples: 200, "
+        "partition: {by: iid, num_clients: 2}}\nadapter: {targets: [query]}\n"
+    )
+    dealt = partition(parse_recipe(text))
+    every = [*dealt.test, *(e for examples in dealt.train.values() for e in examples)]
+    assert {(e.group, e.label) for e in every} == {("sci.space", 0), ("rec.autos", 1)}
+    assert sum("orbit" in e.text for e in every if e.label == 0) > sum(
+        "orbit" in e.text for e in every if e.label == 1
+    )
+    with pytest.raises(DataError, match=r"sci\.spce") as caught:
+        partition(parse_recipe(text.replace("sci.space", "sci.spce")))
+    assert caught.value.hint == "did you mean sci.space?"

@@ -89,7 +89,7 @@ def test_a_line_that_does_not_fit_is_named(tmp_path, name, content, message):
 
 
 def test_a_missing_file_and_a_foreign_encoding_are_errors_for_people(tmp_path):
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="no such file"):
         read_examples(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match="not UTF-8"):
         read_examples(put(tmp_path / "a.csv", "text,label\ncaf\u00e9,0\n", "latin-1"))

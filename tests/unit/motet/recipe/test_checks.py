@@ -120,6 +120,22 @@ UNSOUND = {
         {"task": "{kind: sequence-classification, num_labels: 3}"},
         "r.yaml:3: task.num_labels: vader has 2 classes, not 3. Set it to 2.",
     ),
+    "fewer labels than classes by name": (
+        {
+            "task": "{kind: sequence-classification, num_labels: 3}",
+            "data": "{material: newsgroups, classes: [sci.med, sci.space]}",
+        },
+        "r.yaml:3: task.num_labels: data.classes has 2 classes, not 3. Set it to 2.",
+    ),
+    "a class twice": (
+        {"data": "{material: newsgroups, classes: [sci.med, sci.med]}"},
+        "r.yaml:4: data.classes: a class is written twice. Keep one.",
+    ),
+    "classes by name of another material": (
+        {"data": "{material: vader, classes: [sci.med, sci.space]}"},
+        "r.yaml:4: data.classes: only newsgroups has classes with names. Remove it, or use data.material: "
+        "newsgroups.",
+    ),
     "texts without classes": (
         {"data": "{material: tales}"},
         "r.yaml:3: task.kind: tales has texts without classes. Use causal-lm with it, or data.material: "
