@@ -147,7 +147,7 @@ def test_classes_by_name_are_numbered_in_the_order_written():
     text = (
         "name: t\nbase_model: {material: minilm}\ntask: {kind: sequence-classification, num_labels: 2}\n"
         "data: {material: newsgroups, classes: [sci.space, rec.autos], test_examples: 200, "
-        "partition: {by: iid, num_clients: 2}}\nadapter: {targets: [query]}\n"
+        "partition: {by: iid, num_clients: 2}}\nadapter: {targets: [query]}\nmethod: {name: flora}\n"
     )
     dealt = partition(parse_recipe(text))
     every = [*dealt.test, *(e for examples in dealt.train.values() for e in examples)]
