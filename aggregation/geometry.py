@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from aggregation.adapter import FactorPair
+from aggregation.adapter import FactorPair, HalfPair
 from aggregation.kernels import recompress
 
 if TYPE_CHECKING:
@@ -53,10 +53,30 @@ def tensor_gram(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     return flat @ flat.T
 
 
+def half_gram(halves: Sequence[HalfPair]) -> torch.Tensor:
+    """The same for one factor of each client, times its scale; smaller ranks are padded with zeros.
+
+    Raises:
+      ValueError: some sent A and some B.
+    """
+    if len({h.side for h in halves}) > 1:
+        raise ValueError("factors of different sides have no inner product")
+    rank = max((h.lora_rank for h in halves), default=0)
+    padded = []
+    for half in halves:
+        value = half.scale * half.value.double()
+        missing = rank - half.lora_rank
+        padded.append(
+            torch.nn.functional.pad(value, (0, 0, 0, missing) if half.side == "A" else (0, missing))
+        )
+    return tensor_gram(padded)
+
+
 def state_gram(states: Sequence[AdapterState]) -> torch.Tensor:
     """The same for whole states as one vector: products of ``lora``, ``cores`` and ``dense`` together.
 
-    A core R counts as it stands: with orthonormal bases ``||B R A||_F = ||R||_F``.
+    A core R counts as it stands: with orthonormal bases ``||B R A||_F = ||R||_F``. A factor alone counts times
+    its scale, smaller ranks padded: beside an orthonormal frozen factor that is its product.
 
     Raises:
       ValueError: the states hold different layers, or layers of different shapes.
@@ -64,6 +84,8 @@ def state_gram(states: Sequence[AdapterState]) -> torch.Tensor:
     total = torch.zeros(len(states), len(states), dtype=torch.float64)
     for layer in _common([s.lora for s in states]):
         total += gram([s.lora[layer] for s in states])
+    for layer in _common([s.halves for s in states]):
+        total += half_gram([s.halves[layer] for s in states])
     for name in _common([s.cores for s in states]):
         total += tensor_gram([s.cores[name] for s in states])
     for name in _common([s.dense for s in states]):
