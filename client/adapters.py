@@ -21,7 +21,7 @@ from motet.modeling import shape_of, target_layers
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aggregation.methods.base import Bases
+    from aggregation.methods.base import Bases, TrainedFactors
     from motet.recipe import Recipe
 
 _ADAPTER = "default"
@@ -86,7 +86,13 @@ def fed_sb_bases(model: nn.Module, recipe: Recipe, rank: int) -> Bases:
 
 
 def attach(
-    model: nn.Module, recipe: Recipe, state: AdapterState, *, bases: Bases | None = None, scale: float = 1.0
+    model: nn.Module,
+    recipe: Recipe,
+    state: AdapterState,
+    *,
+    bases: Bases | None = None,
+    scale: float = 1.0,
+    trains: TrainedFactors = "AB",
 ) -> Attached:
     """Put ``state`` on ``model``; what it holds becomes trainable, all else stays frozen.
 
@@ -97,6 +103,7 @@ def attach(
         ``dense`` replaces heads and trains them.
       bases: of Fed-SB; needed with ``cores``.
       scale: PEFT scale of the square layers.
+      trains: which of LoRA's factors; the other is frozen as it stands.
 
     Raises:
       ValueError: cores without bases, or more than one rank or scale.
@@ -111,7 +118,7 @@ def attach(
             delta = pair.scale * (pair.B @ pair.A)
             weight.data.add_(delta.T if isinstance(modules[layer], Conv1D) else delta)
     if state.lora:
-        _attach_lora(attached, recipe, state.lora)
+        _attach_lora(attached, recipe, state.lora, trains)
     if state.cores:
         if bases is None:
             raise ValueError("cores need bases")
@@ -127,7 +134,9 @@ def attach(
     return attached
 
 
-def _attach_lora(attached: Attached, recipe: Recipe, lora: Mapping[str, FactorPair]) -> None:
+def _attach_lora(
+    attached: Attached, recipe: Recipe, lora: Mapping[str, FactorPair], trains: TrainedFactors
+) -> None:
     (rank, scale), *others = {(p.lora_rank, p.scale) for p in lora.values()}
     if others:
         raise ValueError("all layers of one client share one rank and one scale")
@@ -144,6 +153,8 @@ def _attach_lora(attached: Attached, recipe: Recipe, lora: Mapping[str, FactorPa
         wrapped: Any = attached.model.get_submodule(layer)
         wrapped.lora_A[_ADAPTER].weight.data.copy_(pair.A)
         wrapped.lora_B[_ADAPTER].weight.data.copy_(pair.B)
+        wrapped.lora_A[_ADAPTER].weight.requires_grad_("A" in trains)
+        wrapped.lora_B[_ADAPTER].weight.requires_grad_("B" in trains)
         attached.layers[layer] = wrapped
     attached.scale = scale
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from aggregation.errors import MalformedUpdateError
-from aggregation.initial import fresh_factors, generator_for
-from aggregation.methods import get_method
+from aggregation.initial import generator_for
 from aggregation.serialize import from_bytes, sha256_hex
 from client.adapters import attach, detach, read_state
 from client.base import loaded_base
 from client.errors import BadOrderError, ClientError
+from client.files import write_durably
 from client.ledger import ClientLedger, data_set_fingerprint
+from client.personal import PersonalParts
 from client.policy import Policy, check_policy
 from client.protect import refuse, release
 from client.tokens import TokenisedExamples, tokenise
@@ -34,6 +35,7 @@ from motet.data import read_examples
 from motet.errors import MotetError
 from motet.modeling import layer_shapes
 from motet.recipe import Recipe, from_canonical_json, resolve_noise_multiplier, round_event
+from motet.recipe.method import method_of
 from motet.wire.messages import TrainOrder, TrainReply
 from privacy.noise import SystemNoise
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from privacy.noise import NoiseSource
 
 log = logging.getLogger(__name__)
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 Handler = Callable[[TrainOrder], TrainReply]
 
 
@@ -71,6 +74,7 @@ class ClientWorker:
         self._client_id = client_id
         self._data_path = data_path
         self._replies = state_dir / "replies"
+        self._personal = PersonalParts(state_dir / "personal")
         self._ledger = ClientLedger(state_dir / "ledger.jsonl")
         self._policy = policy or Policy()
         self._noise = noise or SystemNoise()
@@ -99,10 +103,10 @@ class ClientWorker:
             raise ClientError("private noise would come from a predictable source; nothing was trained")
         noise_multiplier = resolve_noise_multiplier(recipe) if recipe.privacy else None
         check_policy(self._policy, recipe, lora_rank=order.lora_rank, noise_multiplier=noise_multiplier)
-        start = from_bytes(order.payload)
+        received = from_bytes(order.payload)
         tokens = self._tokenised(recipe)
         reservation = self._charge(order, recipe)
-        trained = self._train(order, recipe, start, tokens, noise_multiplier)
+        trained = self._train(order, recipe, received, tokens, noise_multiplier)
         reply = release(
             order, recipe, trained, num_steps=recipe.training.local_steps, num_examples=len(tokens)
         )
@@ -119,6 +123,13 @@ class ClientWorker:
             or sha256_hex(order.recipe_json.encode()) != order.recipe_sha256
         ):
             raise BadOrderError("the order was damaged on its way: a hash does not match")
+        if (
+            not _RUN_ID.fullmatch(order.run_id)
+            or min(order.round_index, order.attempt, order.lora_rank - 1) < 0
+        ):
+            raise BadOrderError(
+                "the order's run, round, attempt or rank is none"
+            )  # run ids become file names
         return from_canonical_json(order.recipe_json)
 
     def _charge(self, order: TrainOrder, recipe: Recipe) -> str | None:
@@ -139,21 +150,26 @@ class ClientWorker:
         self,
         order: TrainOrder,
         recipe: Recipe,
-        start: AdapterState,
+        received: AdapterState,
         tokens: TokenisedExamples,
         noise_multiplier: float | None,
     ) -> AdapterState:
-        method = get_method(recipe.method.name, ridge=recipe.method.ridge)
-        if method.changes_base and recipe.method.train_adapter:
-            key = generator_for(recipe.seed, "fresh", order.round_index, order.client_id).initial_seed()
-            fresh = fresh_factors(
-                layer_shapes(recipe), order.lora_rank, recipe.scale_of(order.lora_rank), key
-            )
-            start = dataclasses.replace(start, lora=fresh)
+        method = method_of(recipe)
+        scale = recipe.scale_of(order.lora_rank)
+        start = method.local_start(
+            received,
+            layer_shapes=layer_shapes(recipe) if recipe.method.train_adapter else {},
+            lora_rank=order.lora_rank,
+            scale=scale,
+            seed=recipe.seed,
+            fresh_seed=generator_for(recipe.seed, "fresh", order.round_index, order.client_id).initial_seed(),
+            personal=self._personal.before(order.run_id, order.round_index),
+        )
         base = loaded_base(recipe)
         with base.lock:
             bases = base.bases_of(recipe, order.lora_rank) if start.cores else None
-            attached = attach(base.model, recipe, start, bases=bases, scale=recipe.scale_of(order.lora_rank))
+            trains = method.trained_factors(order.round_index)
+            attached = attach(base.model, recipe, start, bases=bases, scale=scale, trains=trains)
             try:
                 train_round(
                     attached,
@@ -164,9 +180,11 @@ class ClientWorker:
                     noise=self._noise,
                     noise_multiplier=noise_multiplier,
                 )
-                return method.trained_part(read_state(attached))
+                state = read_state(attached)
             finally:
                 detach(attached)
+        self._personal.keep(order.run_id, order.round_index, method.personal_part(state))
+        return method.trained_part(state, order.round_index)
 
     def _tokenised(self, recipe: Recipe) -> TokenisedExamples:
         key = (
@@ -204,21 +222,12 @@ class ClientWorker:
         fields = {f.name: getattr(reply, f.name) for f in dataclasses.fields(reply) if f.name != "payload"}
         try:
             self._replies.mkdir(parents=True, exist_ok=True)
-            _write_durably(path.with_suffix(".safetensors"), reply.payload)
-            _write_durably(path.with_suffix(".json"), json.dumps(fields).encode())
+            write_durably(path.with_suffix(".safetensors"), reply.payload)
+            write_durably(path.with_suffix(".json"), json.dumps(fields).encode())
         except OSError as e:
             raise ClientError(
                 f"the reply can not be stored: {e.strerror}", hint="check the client's disk"
             ) from e
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    staging = path.with_name(path.name + ".tmp")
-    with staging.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    staging.rename(path)
 
 
 def build_handler(spec: Mapping[str, Any]) -> Handler:

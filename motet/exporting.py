@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aggregation.methods import get_method
 from client.adapters import fed_sb_bases
 from coordinator.export import CardFacts, export_merged, export_peft
 from coordinator.storage.artifacts import ArtifactStore
@@ -12,6 +11,7 @@ from coordinator.storage.store import Store
 from motet.errors import MotetError
 from motet.modeling import load_base
 from motet.recipe import Recipe, from_canonical_json
+from motet.recipe.method import method_of
 from privacy.accounting import epsilon_pld
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def learned_product(recipe: Recipe, state: AdapterState) -> dict[str, FactorPair
     """Layer name -> factors of the whole learned change; Fed-SB's frozen bases are made from the base model here."""
     if not recipe.method.train_adapter:
         return {}
-    method = get_method(recipe.method.name, ridge=recipe.method.ridge)
+    method = method_of(recipe)
     if method.trains == "core":
         rank = next(iter(state.cores.values())).shape[0]
         bases = fed_sb_bases(load_base(recipe), recipe, rank)

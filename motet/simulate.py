@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aggregation.methods import get_method
 from client.evaluation import Scores, paired_gain, score
 from coordinator.engine.local_grid import LocalGrid, WorkerPool, WorkerSpec
 from coordinator.engine.round_engine import RoundEngine, RunResult
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from aggregation.adapter import AdapterState
     from motet.recipe import Recipe
+from motet.recipe.method import method_of
 
 Metric = dict[str, float]
 CURVE_EXAMPLES = 300
@@ -94,7 +94,7 @@ def initial_state(recipe: Recipe) -> AdapterState:
     """The state that the first round of ``recipe``, whose clients are named, starts from."""
     shape = model_shape(recipe)
     lora_rank = max(recipe.lora_rank_of(client) for client in recipe.cohort.clients or ["default"])
-    return get_method(recipe.method.name, ridge=recipe.method.ridge).initial_state(
+    return method_of(recipe).initial_state(
         shape.layer_shapes,
         lora_rank=lora_rank,
         scale=recipe.scale_of(lora_rank),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
+from aggregation.adapter import AdapterState, FactorPair
 from aggregation.errors import MalformedUpdateError
-from aggregation.serialize import check_manifest, from_bytes, read_manifest, sha256_hex
+from aggregation.serialize import check_manifest, from_bytes, manifest, read_manifest, sha256_hex
 
 if TYPE_CHECKING:
     from aggregation.methods import Method
@@ -16,18 +20,22 @@ if TYPE_CHECKING:
 HEADER_ALLOWANCE = 1 << 20
 
 
-def expected_manifest(method: Method, shape: ModelShape, lora_rank: int) -> dict[str, tuple[int, ...]]:
-    """Key -> shape of what a client of ``lora_rank`` must send."""
-    keys: dict[str, tuple[int, ...]] = {}
-    for layer, (rows, columns) in shape.layer_shapes.items():
-        if method.trains == "core":
-            keys[f"core/{layer}"] = (lora_rank, lora_rank)
-        else:
-            keys[f"lora/{layer}/A"] = (lora_rank, columns)
-            keys[f"lora/{layer}/B"] = (rows, lora_rank)
-            keys[f"lora/{layer}/scale"] = (1,)
-    keys.update({f"dense/{name}": tuple(value.shape) for name, value in shape.dense.items()})
-    return dict(sorted(keys.items()))
+def expected_manifest(
+    method: Method, shape: ModelShape, lora_rank: int, round_index: int
+) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of what a client of ``lora_rank`` must send in a round. Holds no numbers, whatever the size."""
+
+    def blank(*sides: int) -> torch.Tensor:
+        return torch.empty(sides, device="meta")
+
+    layers = shape.layer_shapes.items()
+    held = AdapterState(dense={name: blank(*value.shape) for name, value in shape.dense.items()})
+    if method.trains == "core":
+        held = replace(held, cores={layer: blank(lora_rank, lora_rank) for layer, _ in layers})
+    else:
+        pairs = {k: FactorPair(B=blank(m, lora_rank), A=blank(lora_rank, n)) for k, (m, n) in layers}
+        held = replace(held, lora=pairs)
+    return manifest(method.trained_part(held, round_index))
 
 
 def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, shape: ModelShape) -> None:
@@ -42,7 +50,7 @@ def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, 
                 "wrong_envelope", f"{name} is {getattr(reply, name)!r}, expected {getattr(order, name)!r}"
             )
     _check_released_values(reply, recipe)
-    expected = expected_manifest(method, shape, order.lora_rank)
+    expected = expected_manifest(method, shape, order.lora_rank, order.round_index)
     floats = sum(_numel(s) for s in expected.values())
     if len(reply.payload) > 4 * floats + HEADER_ALLOWANCE:
         raise MalformedUpdateError(
@@ -54,10 +62,12 @@ def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, 
     check_manifest(found, expected)
     state = from_bytes(reply.payload)
     scale = recipe.scale_of(order.lora_rank)
-    for layer, pair in state.lora.items():
-        if abs(pair.scale - scale) > 1e-6 * abs(scale):
+    told = {layer: pair.scale for layer, pair in state.lora.items()}
+    told |= {layer: half.scale for layer, half in state.halves.items()}
+    for layer, found_scale in told.items():
+        if abs(found_scale - scale) > 1e-6 * abs(scale):
             raise MalformedUpdateError(
-                "bad_scale", f"{layer}: scale {pair.scale} is not the recipe's {scale}"
+                "bad_scale", f"{layer}: scale {found_scale} is not the recipe's {scale}"
             )
 
 

@@ -11,18 +11,18 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from aggregation.adapter import AdapterState, ClientUpdate
 from aggregation.errors import MalformedUpdateError
-from aggregation.methods import get_method
 from aggregation.serialize import sha256_hex, to_bytes
 from coordinator.engine.admission import admit
 from coordinator.engine.grid import Grid, GridFailure
 from coordinator.errors import BudgetRefusedError, RunFailedError
 from coordinator.storage.store import reservation_id
 from motet.recipe import Recipe, canonical_json, from_canonical_json, recipe_sha256, round_event
+from motet.recipe.method import method_of
 from motet.wire.messages import TrainOrder, TrainReply
 from privacy.accounting import would_exceed
 
@@ -175,7 +175,7 @@ class _OneRun:
         self._clock, self._on_round, self._poll_s = engine._clock, engine._on_round, engine._poll_s  # noqa: SLF001
         self._is_stopping, self._on_reply = engine._is_stopping, engine._on_reply  # noqa: SLF001
         self._run_id, self._recipe = run_id, recipe
-        self._method = get_method(recipe.method.name, ridge=recipe.method.ridge)
+        self._method = method_of(recipe)
         self._shape = engine.shape_of(recipe)
         self._event = round_event(recipe)
         self._next_cancel_check = -math.inf
@@ -294,9 +294,18 @@ class _OneRun:
                 hint="the adapter of the last closed round can be exported; a new recipe can raise the limit",
             )
 
-    def _order(
-        self, row: RoundRow, contribution: ContributionRow, payload: bytes, payload_sha256: str
-    ) -> TrainOrder:
+    def _starts(self, row: RoundRow) -> Callable[[int], bytes]:
+        """lora_rank -> what a client of that rank receives; made once a rank."""
+        state = self._artifacts.load_state(row.start_sha256)
+
+        @cache
+        def start(lora_rank: int) -> bytes:
+            scale = self._recipe.scale_of(lora_rank)
+            return to_bytes(self._method.starting_point(state, lora_rank=lora_rank, scale=scale))
+
+        return start
+
+    def _order(self, row: RoundRow, contribution: ContributionRow, payload: bytes) -> TrainOrder:
         recipe = self._recipe
         reserved = (
             reservation_id(self._run_id, row.round_index, row.attempt, contribution.client_id)
@@ -313,14 +322,12 @@ class _OneRun:
             lora_rank=contribution.lora_rank,
             reservation_id=reserved,
             payload=payload,
-            payload_sha256=payload_sha256,
+            payload_sha256=sha256_hex(payload),
         )
 
     def _order_and_admit(self, row: RoundRow) -> None:
         """Send what was not sent (or is lost), then take replies until all have answered or the deadline has passed."""
-        start = self._method.starting_point(self._artifacts.load_state(row.start_sha256))
-        payload = to_bytes(start)
-        start_sha256 = sha256_hex(payload)
+        starts = self._starts(row)
         deadline_s = self._recipe.cohort.deadline_s
         left_s = max(
             row.deadline_at - self._clock.now(), min(deadline_s, 30.0)
@@ -330,7 +337,7 @@ class _OneRun:
         for contribution in self._store.contributions(self._run_id, row.round_index, row.attempt):
             if contribution.state != "ORDERED":
                 continue
-            order = self._order(row, contribution, payload, start_sha256)
+            order = self._order(row, contribution, starts(contribution.lora_rank))
             message_id = contribution.message_id
             if not message_id or not self._grid.is_known(message_id):
                 message_id = self._grid.send(order, deadline_s=left_s)
@@ -340,7 +347,7 @@ class _OneRun:
                     row.attempt,
                     order.client_id,
                     message_id=message_id,
-                    bytes_down=len(payload),
+                    bytes_down=len(order.payload),
                 )
             waiting[message_id] = order
         while waiting:

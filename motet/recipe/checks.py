@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aggregation.table import refusal
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -25,13 +27,6 @@ class Finding:
     problem: str
     remedy: str
 
-
-ONE_RANK_METHODS: Mapping[str, str] = {
-    "fedit": "it averages B and A, whose shapes must agree",
-    "lora-fair": "it averages B and A, whose shapes must agree",
-    "fed-sb": "its square cores live in one shared basis",
-}
-"""Methods for which all clients must have one rank, and why."""
 
 _FAMILY = {
     "minilm": "bert",
@@ -92,23 +87,24 @@ def distinct_ranks(recipe: Recipe) -> Sequence[int]:
 
 def _mixed_ranks(recipe: Recipe) -> Iterator[Finding]:
     name, ranks = recipe.method.name, recipe.adapter.lora_rank
-    if name not in ONE_RANK_METHODS or not recipe.method.train_adapter or isinstance(ranks, int):
+    refused = refusal(name, "mixed_ranks")
+    if refused is None or not recipe.method.train_adapter or isinstance(ranks, int):
         return
     named = sorted({*ranks.values()})
-    why = f"but {name} needs one: {ONE_RANK_METHODS[name]}"
+    why = f"but {name} needs one: {refused.reason}"
     if len({*named, recipe.lora_rank_of("default")}) == 1:
         return
     if len(named) > 1:
         yield Finding(
             path=("adapter", "lora_rank"),
             problem=f"clients have ranks {', '.join(map(str, named))}, {why}",
-            remedy="set method.name: flora, which takes mixed ranks exactly, or give all clients one rank",
+            remedy=f"set method.name: {refused.instead}, which takes mixed ranks, or give all clients one rank",
         )
     else:
         yield Finding(
             path=("adapter", "lora_rank"),
             problem=f"without default, clients that are not named have rank 8, {why}",
-            remedy=f"write lora_rank: {named[0] if named else 8}, or set method.name: flora",
+            remedy=f"write lora_rank: {named[0] if named else 8}, or set method.name: {refused.instead}",
         )
 
 

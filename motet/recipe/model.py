@@ -10,6 +10,23 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
+MethodName = Literal[
+    "fedit",
+    "flora",
+    "fed-sb",
+    "lora-fair",
+    "zero-pad",
+    "rank-index",
+    "product",
+    "flexlora",
+    "florist",
+    "fedex",
+    "ffa",
+    "rolora",
+    "fedsa",
+    "hetlora",
+    "dp-lora",
+]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
@@ -113,12 +130,14 @@ class AdapterSection(Section):
 class MethodSection(Section):
     """How updates become one.
 
-    ``ridge`` is read by lora-fair, ``basis`` by fed-sb, ``train_adapter: false`` trains
-    the head alone (a baseline).
+    ``ridge`` and ``objective`` are read by lora-fair, ``energy`` by florist, ``basis`` by fed-sb;
+    ``train_adapter: false`` trains the head alone (a baseline).
     """
 
-    name: Literal["fedit", "flora", "fed-sb", "lora-fair"]
+    name: MethodName
     ridge: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    objective: Literal["ridge", "cosine_global", "cosine_columns"] = "ridge"
+    energy: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.95
     basis: Literal["svd", "orthonormal"] = "svd"
     train_adapter: bool = True
 

@@ -47,10 +47,10 @@ MEANINGS: Mapping[str, str] = {
     "adapter.layers": "indices, from 0, of adapted blocks; absent: all",
     "adapter.dropout": "share of the adapter's inputs that is dropped in training",
     "method": "how updates become one",
-    "method.name": "fedit: mean of factors; flora: stacked, exact, mixed ranks; fed-sb: mean of square "
-    "cores, exact; "
-    "lora-fair: mean of factors with a ridge correction",
+    "method.name": "which of the methods of docs/methods.md; `flora` is exact and takes mixed ranks",
     "method.ridge": "of lora-fair: weight of staying near the mean",
+    "method.objective": "of lora-fair: which measure of unlikeness is made small",
+    "method.energy": "of florist: share of the squared singular values that is kept",
     "method.basis": "of fed-sb: frozen factors from the weight's SVD, or random orthonormal",
     "method.train_adapter": "false: the head alone is trained (a baseline)",
     "training": "local work of one client in one round",

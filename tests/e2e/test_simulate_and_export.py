@@ -16,7 +16,20 @@ from motet.modeling import load_base, load_base_for, load_merged, load_tokenizer
 from motet.recipe import parse_recipe
 from motet.simulate import simulate
 
-METHODS = [("flora", "{a: 1, b: 4, c: 7}"), ("fedit", "4"), ("lora-fair", "4"), ("fed-sb", "4")]
+MIXED = "{a: 1, b: 4, c: 7}"
+METHODS = [("flora", MIXED), ("fedit", "4"), ("lora-fair", "4"), ("fed-sb", "4")]
+OTHERS = [
+    ("zero-pad", MIXED),
+    ("rank-index", MIXED),
+    ("product", MIXED),
+    ("flexlora", MIXED),
+    ("florist", MIXED),
+    ("fedex", "4"),
+    ("ffa", MIXED),
+    ("rolora", "4"),
+    ("hetlora", MIXED),
+    ("dp-lora", "4"),
+]
 
 
 def logits_of(model, ids):
@@ -24,8 +37,11 @@ def logits_of(model, ids):
         return model(**ids).logits
 
 
-@pytest.mark.parametrize("tiny", ["tiny-bert", "tiny-llama", "tiny-gpt2"])
-@pytest.mark.parametrize(("method", "rank"), METHODS)
+EVERY = [(tiny, *m) for tiny in ("tiny-bert", "tiny-llama", "tiny-gpt2") for m in METHODS]
+EVERY += [("tiny-bert", *m) for m in OTHERS]
+
+
+@pytest.mark.parametrize(("tiny", "method", "rank"), EVERY)
 def test_the_exported_folder_gives_the_engines_own_logits(recipe_text, tmp_path, tiny, method, rank):
     recipe = parse_recipe(recipe_text(tiny, method, rank))
     result = simulate(recipe, tmp_path / "out", baselines=False, merged=True, processes=0)

@@ -29,29 +29,24 @@ LM = {
 UNSOUND = {
     "mixed ranks with fedit": (
         {"method": "{name: fedit}", "adapter": "{lora_rank: {amazon: 4, default: 8}}"},
-        "r.yaml:6: adapter.lora_rank: clients have ranks 4, 8, but fedit needs one: it averages B and A, "
-        "whose shapes "
-        "must agree. Set method.name: flora, which takes mixed ranks exactly, or give all clients one rank.",
+        "r.yaml:6: adapter.lora_rank: clients have ranks 4, 8, but fedit needs one: B and A of different "
+        "ranks have no mean. Set method.name: zero-pad, which takes mixed ranks, or give all clients one rank.",
     ),
     "mixed ranks with lora-fair": (
         {"method": "{name: lora-fair}", "adapter": "{lora_rank: {a: 2, b: 4}}"},
-        "r.yaml:6: adapter.lora_rank: clients have ranks 2, 4, but lora-fair needs one: it averages B and "
-        "A, whose "
-        "shapes must agree. Set method.name: flora, which takes mixed ranks exactly, or give all clients "
-        "one rank.",
+        "r.yaml:6: adapter.lora_rank: clients have ranks 2, 4, but lora-fair needs one: B and A of different "
+        "ranks have no mean. Set method.name: flexlora, which takes mixed ranks, or give all clients one rank.",
     ),
     "mixed ranks with fed-sb": (
         {"method": "{name: fed-sb}", "adapter": "{lora_rank: {a: 2, default: 4}}"},
         "r.yaml:6: adapter.lora_rank: clients have ranks 2, 4, but fed-sb needs one: its square cores live "
-        "in one "
-        "shared basis. Set method.name: flora, which takes mixed ranks exactly, or give all clients one "
-        "rank.",
+        "in one shared basis. Set method.name: ffa, which takes mixed ranks, or give all clients one rank.",
     ),
     "a fallback that mixes ranks": (
         {"method": "{name: fedit}", "adapter": "{lora_rank: {a: 4, b: 4}}"},
         "r.yaml:6: adapter.lora_rank: without default, clients that are not named have rank 8, but fedit "
-        "needs one: it "
-        "averages B and A, whose shapes must agree. Write lora_rank: 4, or set method.name: flora.",
+        "needs one: B and "
+        "A of different ranks have no mean. Write lora_rank: 4, or set method.name: zero-pad.",
     ),
     "counts in a private run": (
         {"privacy": PRIVATE, "cohort": "{weights: num_examples}"},
