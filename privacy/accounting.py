@@ -25,7 +25,7 @@ from scipy.special import gammaln, logsumexp
 from privacy.events import Event, PoissonGaussianEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 # Grid of the privacy loss: the rounding is pessimistic, so a coarse grid costs tightness, never soundness.
 # Each step may lose up to one grid cell, hence a finer one for many steps and for a small epsilon.
@@ -151,24 +151,37 @@ def _rdp_of_rows(rows: _Rows, target_delta: float) -> float:
     orders = np.asarray(_ORDERS, dtype=np.float64)
     rdp = np.zeros_like(orders)
     for noise, rate, count in rows:
-        rdp += count * _rdp_of_step(noise, rate)
+        rdp += count * _rdp_at_all_orders(noise, rate)
     epsilons = rdp + np.log1p(-1 / orders) - (math.log(target_delta) + np.log(orders)) / (orders - 1)
     best = float(np.min(epsilons))
     return max(0.0, best)
 
 
 @lru_cache(maxsize=256)
-def _rdp_of_step(
+def _rdp_at_all_orders(
     noise_multiplier: float, sampling_rate: float
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Renyi divergence of one step at every order of ``_ORDERS``; shape (len(_ORDERS),)."""
+    return np.asarray(rdp_of_step(noise_multiplier, sampling_rate, _ORDERS))
+
+
+def rdp_of_step(noise_multiplier: float, sampling_rate: float, orders: Sequence[int]) -> list[float]:
+    """Return the Renyi divergence of one step of the Poisson-subsampled Gaussian, at each order.
+
+    Args:
+      noise_multiplier: > 0.
+      sampling_rate: in (0, 1].
+      orders: integers >= 2.
+
+    Returns:
+      One value >= 0 for each order; the formula stands at ``epsilon_rdp``.
+    """
     if sampling_rate == 1:
-        return np.asarray([order / (2 * noise_multiplier**2) for order in _ORDERS])
+        return [order / (2 * noise_multiplier**2) for order in orders]
     log_rate, log_rest = math.log(sampling_rate), math.log1p(-sampling_rate)
     values = []
-    for order in _ORDERS:
+    for order in orders:
         k = np.arange(order + 1, dtype=np.float64)
         log_binomial = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)
         terms = log_binomial + k * log_rate + (order - k) * log_rest + k * (k - 1) / (2 * noise_multiplier**2)
         values.append(float(logsumexp(terms)) / (order - 1))
-    return np.asarray(values)
+    return values
