@@ -29,7 +29,7 @@ class Scores:
 
     Attributes:
       losses: float64 (N,), nats; of a causal language model the mean over the example's own tokens.
-      correct: bool (N,) for classification, else None.
+      correct: 1 or 0, float64 (N,), for classification; a share where several models were judged; else None.
     """
 
     losses: torch.Tensor
@@ -41,8 +41,21 @@ class Scores:
         spread = float(self.losses.std() / math.sqrt(count)) if count > 1 else math.nan
         result = {"loss": float(self.losses.mean()), "loss_standard_error": spread, "num_examples": count}
         if self.correct is not None:
-            result["accuracy"] = float(self.correct.double().mean())
+            result["accuracy"] = float(self.correct.mean())
         return result
+
+
+def mean_scores(several: Sequence[Scores]) -> Scores:
+    """The mean over several models, example by example: how good they are on average.
+
+    Raises:
+      ValueError: none given.
+    """
+    if not several:
+        raise ValueError("no scores to average")
+    losses = torch.stack([s.losses for s in several]).mean(0)
+    correct = [s.correct for s in several if s.correct is not None]
+    return Scores(losses=losses, correct=torch.stack(correct).mean(0) if correct else None)
 
 
 def paired_gain(ours: Scores, theirs: Scores) -> dict[str, float]:
@@ -58,7 +71,7 @@ def paired_gain(ours: Scores, theirs: Scores) -> dict[str, float]:
     if len(ours.losses) != len(theirs.losses):
         raise ValueError("scores of different examples can not be paired")
     if ours.correct is not None and theirs.correct is not None:
-        difference = ours.correct.double() - theirs.correct.double()
+        difference = ours.correct - theirs.correct
     else:
         difference = theirs.losses - ours.losses
     count = len(difference)
@@ -91,14 +104,14 @@ def score(
         attached = attach(base.model, recipe, state, bases=bases, scale=scale)
         by_length = sorted(range(len(tokens)), key=lambda i: len(tokens.ids[i]))
         losses = torch.zeros(len(tokens), dtype=torch.float64)
-        correct = torch.zeros(len(tokens), dtype=torch.bool)
+        correct = torch.zeros(len(tokens), dtype=torch.float64)
         try:
             base.model.eval()
             with torch.inference_mode():
                 for start in range(0, len(by_length), BATCH):
                     chosen = by_length[start : start + BATCH]
                     loss, right = per_example_loss(recipe, base.model, tokens, chosen)
-                    losses[chosen], correct[chosen] = loss.double(), right
+                    losses[chosen], correct[chosen] = loss.double(), right.double()
         finally:
             detach(attached)
     return Scores(losses=losses, correct=correct if recipe.task.kind == "sequence-classification" else None)

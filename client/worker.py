@@ -183,7 +183,8 @@ class ClientWorker:
                 state = read_state(attached)
             finally:
                 detach(attached)
-        self._personal.keep(order.run_id, order.round_index, method.personal_part(state))
+        kept = method.personal_part(state)
+        self._personal.keep(order.run_id, order.round_index, kept, model=state, recipe_json=order.recipe_json)
         return method.trained_part(state, order.round_index)
 
     def _tokenised(self, recipe: Recipe) -> TokenisedExamples:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aggregation.serialize import sha256_hex, to_bytes
+from aggregation.table import refusal
 from client.adapters import fed_sb_bases
+from client.personal import PersonalParts
 from coordinator.export import CardFacts, export_merged, export_peft
 from coordinator.storage.artifacts import ArtifactStore
 from coordinator.storage.store import Store
 from motet.errors import MotetError
 from motet.modeling import load_base
-from motet.recipe import Recipe, from_canonical_json
+from motet.recipe import Recipe, from_canonical_json, round_event
 from motet.recipe.method import method_of
 from privacy.accounting import epsilon_pld
 
@@ -27,11 +30,53 @@ class NothingToExportError(MotetError):
     exit_code = 9
 
 
+def has_personal_part(recipe: Recipe) -> bool:
+    """Whether each client keeps a part of the model, so that there is one model a client."""
+    return recipe.method.train_adapter and refusal(recipe.method.name, "personal_part") is None
+
+
+def export_personal(home: Path, run_id: str, out_dir: Path, *, merged: bool = False) -> dict[str, Any]:
+    """Export a client's own model of a run whose method keeps a part of it at the client.
+
+    Args:
+      home: the client's folder.
+      run_id: the run.
+      out_dir: see ``coordinator.export``.
+      merged: a whole model instead of an adapter folder.
+
+    Returns:
+      ``run_id``, ``out_dir``, ``rounds``, ``merged``.
+
+    Raises:
+      ClientError: nothing personal was kept of that run.
+      MotetError: ``out_dir`` can not be written.
+    """
+    state, recipe_json, rounds = PersonalParts(home / "personal").model(run_id)
+    recipe = from_canonical_json(recipe_json)
+    event = round_event(recipe)
+    delta = recipe.privacy.target_delta if recipe.privacy else 0.0
+    facts = CardFacts(
+        run_id=run_id,
+        rounds=rounds,
+        clients=len(recipe.cohort.clients or ()) or 1,
+        adapter_sha256=sha256_hex(to_bytes(state)),
+        epsilons={"this client": epsilon_pld([event] * rounds, delta)} if event else {},
+    )
+    write = export_merged if merged else export_peft
+    write(recipe, dict(method_of(recipe).product(state)), state.dense, out_dir, facts)
+    return {"run_id": run_id, "out_dir": str(out_dir), "rounds": rounds, "merged": merged}
+
+
 def learned_product(recipe: Recipe, state: AdapterState) -> dict[str, FactorPair]:
     """Layer name -> factors of the whole learned change; Fed-SB's frozen bases are made from the base model here."""
     if not recipe.method.train_adapter:
         return {}
     method = method_of(recipe)
+    if has_personal_part(recipe):
+        raise NothingToExportError(
+            f"{recipe.method.name} has no model for all: a part of each client's stays with it",
+            hint="each client exports its own: motet client export RUN",
+        )
     if method.trains == "core":
         rank = next(iter(state.cores.values())).shape[0]
         bases = fed_sb_bases(load_base(recipe), recipe, rank)

@@ -15,7 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from client.evaluation import Scores, paired_gain, score
+from aggregation.adapter import AdapterState
+from client.evaluation import Scores, mean_scores, paired_gain, score
+from client.personal import PersonalParts
 from coordinator.engine.local_grid import LocalGrid, WorkerPool, WorkerSpec
 from coordinator.engine.round_engine import RoundEngine, RunResult
 from coordinator.engine.shape import ModelShape
@@ -24,15 +26,14 @@ from coordinator.storage.artifacts import ArtifactStore
 from coordinator.storage.store import Store
 from motet.clock import SystemClock
 from motet.data import Example, partition, write_shards
-from motet.exporting import epsilons_of, learned_product
+from motet.exporting import epsilons_of, export_personal, has_personal_part, learned_product
 from motet.modeling import initial_dense, layer_shapes
+from motet.recipe.method import method_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aggregation.adapter import AdapterState
     from motet.recipe import Recipe
-from motet.recipe.method import method_of
 
 Metric = dict[str, float]
 CURVE_EXAMPLES = 300
@@ -144,7 +145,8 @@ def run_engine(
     curve: list[Metric] = []
 
     def judge(state: AdapterState, examples: Sequence[Example]) -> Scores:
-        return score(recipe, state, examples, num_threads=os.cpu_count())
+        states = _models(recipe, run, state, {c: spec.state_dir for c, spec in specs.items()})
+        return mean_scores([score(recipe, s, examples, num_threads=os.cpu_count()) for s in states])
 
     def on_round(round_index: int, state: AdapterState) -> None:
         if with_curve and round_index + 1 < total:
@@ -155,10 +157,10 @@ def run_engine(
     if on_step is not None:
         on_step(stage, 0, total)
     grid = LocalGrid(specs, factory="client.worker:build_handler", pool=pool)
+    run = store.submit_run(recipe, run_id=run_id)
     try:
         if with_curve:
             curve.append(judge(initial_state(recipe), shards.test).metric())
-        run = store.submit_run(recipe, run_id=run_id)
         engine = RoundEngine(grid, store, artifacts, SystemClock(), shape=shape, on_round=on_round)
         result = engine.run(run)
         epsilons = epsilons_of(store, run, recipe, clients)
@@ -169,6 +171,17 @@ def run_engine(
     scores = judge(state, shards.test)
     curve.append(scores.metric())
     return Outcome(result=result, state=state, curve=tuple(curve), scores=scores, epsilons=epsilons)
+
+
+def _models(
+    recipe: Recipe, run_id: str, state: AdapterState, homes: Mapping[str, Path]
+) -> list[AdapterState]:
+    """What to judge: the global state, or each client's own where a part of it stays there."""
+    if not has_personal_part(recipe):
+        return [state]
+    parts = [PersonalParts(home / "personal") for _, home in sorted(homes.items())]
+    kept = [part.model(run_id)[0] for part in parts if part.before(run_id, recipe.training.rounds)]
+    return kept or [AdapterState(dense=state.dense)]  # before the first round B = 0 everywhere
 
 
 def alone(recipe: Recipe, client: str) -> Recipe:
@@ -201,7 +214,8 @@ def simulate(
 
     Args:
       recipe: what to run.
-      out_dir: gets ``adapter/`` (a PEFT folder), ``data/`` (one file a client), ``runs/`` (databases, artifacts).
+      out_dir: gets ``adapter/`` (a PEFT folder; ``adapters/<client>`` where a part stays with each client),
+        ``data/`` (one file a client), ``runs/`` (databases, artifacts).
       baselines: also run each client alone, the head alone, and, for a private recipe, the same without privacy.
       merged: write ``merged/`` as well, a whole model.
       processes: worker processes, one torch thread each; 0 runs the clients in this process.
@@ -240,10 +254,18 @@ def simulate(
         adapter_sha256=main.result.adapter_sha256,
         epsilons=main.epsilons,
     )
-    product = learned_product(recipe, main.state)
-    adapter_dir = export_peft(recipe, product, main.state.dense, out_dir / "adapter", facts)
-    if merged:
-        export_merged(recipe, product, main.state.dense, out_dir / "merged", facts)
+    if has_personal_part(recipe):
+        adapter_dir = out_dir / "adapters"
+        for client in sorted(shards.train):
+            home = runs / "federated" / "clients" / client
+            export_personal(home, main.result.run_id, adapter_dir / client)
+            if merged:
+                export_personal(home, main.result.run_id, out_dir / "merged" / client, merged=True)
+    else:
+        product = learned_product(recipe, main.state)
+        adapter_dir = export_peft(recipe, product, main.state.dense, out_dir / "adapter", facts)
+        if merged:
+            export_merged(recipe, product, main.state.dense, out_dir / "merged", facts)
     return {
         "run_id": main.result.run_id,
         "recipe_name": recipe.name,

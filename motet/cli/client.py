@@ -31,6 +31,24 @@ def init_command(
     print(json.dumps({"public_key": str(public)}) if as_json else f"give this file to the operator: {public}")
 
 
+@app.command("export")
+def export_command(
+    run_id: Annotated[str, typer.Argument(help="The run.", metavar="RUN")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; must be new, or an earlier export.")],
+    home: Home = DEFAULT_HOME,
+    merged: Annotated[bool, typer.Option("--merged", help="A whole model instead of an adapter.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Write this client's own model of a run whose method keeps a part of it here (fedsa).
+
+    Example: motet client export r-3f9a1c --home ward-a --out ward-a-adapter
+    """
+    from motet.exporting import export_personal
+
+    result = export_personal(home, run_id, out, merged=merged)
+    print(json.dumps(result) if as_json else f"written to {result['out_dir']}")
+
+
 @app.command("start")
 def start_command(
     name: Annotated[str, typer.Option("--name", help="This client's name in recipes.")],

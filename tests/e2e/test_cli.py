@@ -78,7 +78,7 @@ CASES = {
         "lora_rank: 4, targets: [query]}\nmethod: {name: flora}",
         "lora_rank: {a: 2, b: 4}, targets: [query]}\nmethod: {name: fedit}",
         3,
-        "flora",
+        "zero-pad",
     ),
     "no such layer": ("[query]", "[qurey]", 3, "query"),
     "label count missing": (", num_labels: 2", "", 3, "num_labels"),

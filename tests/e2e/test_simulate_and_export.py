@@ -10,8 +10,10 @@ from peft import PeftModel
 
 from client.adapters import attach
 from client.base import loaded_base
+from client.personal import PersonalParts
 from coordinator.export import ExportError
 from coordinator.storage.artifacts import ArtifactStore
+from motet.exporting import NothingToExportError, export_run
 from motet.modeling import load_base, load_base_for, load_merged, load_tokenizer
 from motet.recipe import parse_recipe
 from motet.simulate import simulate
@@ -124,3 +126,27 @@ def test_worker_processes_and_inline_clients_give_the_same_adapter(recipe_text, 
         simulate(recipe, tmp_path / str(n), baselines=False, processes=n)["adapter_sha256"] for n in (0, 2)
     }
     assert len(hashes) == 1
+
+
+def test_a_method_with_a_personal_part_gives_each_client_its_own_model(recipe_text, tmp_path):
+    recipe = parse_recipe(recipe_text("tiny-bert", "fedsa", MIXED))
+    result = simulate(recipe, tmp_path / "out", baselines=False, processes=0)
+    tokens = load_tokenizer(recipe)(["good nice", "bad ugly poor"], return_tensors="pt", padding=True)
+    ids = {k: tokens[k] for k in ("input_ids", "attention_mask")}
+    ours = {}
+    for client in "abc":
+        folder = tmp_path / "out/adapters" / client
+        loaded = logits_of(PeftModel.from_pretrained(load_base_for(folder), folder).eval(), ids)
+        state, _, rounds = PersonalParts(tmp_path / "out/runs/federated/clients" / client / "personal").model(
+            result["run_id"]
+        )
+        model = load_base(recipe)
+        attach(model, recipe, state)
+        ours[client] = logits_of(model, ids)
+        torch.testing.assert_close(loaded, ours[client], rtol=0, atol=1e-5)
+        assert rounds == 2
+    assert (ours["a"] - ours["b"]).abs().max() > 1e-4  # they differ: a part stays at home
+    assert 0 <= result["metrics"]["federated"]["accuracy"] <= 1
+    with pytest.raises(NothingToExportError) as caught:
+        export_run(tmp_path / "out/runs/federated", result["run_id"], tmp_path / "global")
+    assert "motet client export" in caught.value.hint

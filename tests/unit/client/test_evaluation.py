@@ -11,7 +11,7 @@ from motet.data import Example
 
 
 def scores(correct, losses=None):
-    bits = torch.tensor(correct, dtype=torch.bool)
+    bits = torch.tensor(correct, dtype=torch.float64)
     return Scores(losses=torch.tensor(losses or [0.0] * len(bits), dtype=torch.float64), correct=bits)
 
 
