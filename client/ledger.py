@@ -1,28 +1,33 @@
 """The data owner's own record of privacy spent: a hash-chained file, written before the first gradient.
 
-One JSON object a line, each with the sha256 of the line before. ``reserve`` is durable (fsync) before it
-returns; ``settle`` only notes that the charge became real. What is not settled counts in full. Nobody but
-this file's owner can lower it.
+One JSON object a line in canonical form, each with the sha256 of the line before. ``reserve`` is durable (fsync)
+before it returns; ``settle`` only notes that the charge became real. What is not settled counts in full. Nobody
+but this file's owner can lower it, and a file that was cut or put back from an older copy is refused.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from client.errors import LedgerError, PolicyRefusedError
+from motet.audit.errors import JournalError
+from motet.audit.journal import Journal
 from privacy.accounting import epsilon_pld
-from privacy.events import PoissonGaussianEvent
+from privacy.errors import MalformedEventError
+from privacy.events import event_from_json
+from privacy.ledger.canonical import canonical_bytes
+from privacy.ledger.chain import FIRST_PREVIOUS, entry_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-GENESIS = "0" * 64
+    from privacy.events import Event
+
+GENESIS = FIRST_PREVIOUS
 
 
 class ClientLedger:
@@ -30,38 +35,26 @@ class ClientLedger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._journal = Journal(path)
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows, the chain verified.
 
         Raises:
-          LedgerError: a line was altered, removed or cut.
+          LedgerError: a line was altered, removed or cut, or the file is an older copy of itself.
         """
-        if not self._path.exists():
-            return []
-        rows, previous = [], GENESIS
-        for number, line in enumerate(self._path.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                row = json.loads(line)
-                chained = row["previous"]
-            except (ValueError, KeyError, TypeError) as e:
-                raise LedgerError(
-                    f"{self._path}:{number}: not a ledger line", hint="restore the file from a backup"
-                ) from e
-            if chained != previous:
-                raise LedgerError(
-                    f"{self._path}:{number}: the chain is broken: a line before it was altered or removed",
-                    hint="restore the file from a backup; do not delete it, that would forget what was spent",
-                )
-            previous = hashlib.sha256(line.encode()).hexdigest()
-            rows.append(row)
-        return rows
+        with _as_ledger_errors():
+            return self._read()[0]
 
-    def spent(self, data_set: str) -> list[PoissonGaussianEvent]:
-        """Every event reserved on one data set, settled or not."""
+    def spent(self, data_set: str) -> list[Event]:
+        """Every event reserved on one data set, settled or not; one that is not understood costs infinity.
+
+        Raises:
+          LedgerError: see ``rows``; or an event has no usable value.
+        """
         return [
-            PoissonGaussianEvent(**row["event"])
-            for row in self.rows()
+            self._event(number, row)
+            for number, row in enumerate(self.rows(), 1)
             if row["kind"] == "reserve" and row["data_set"] == data_set
         ]
 
@@ -72,7 +65,7 @@ class ClientLedger:
         run_id: str,
         round_index: int,
         attempt: int,
-        event: PoissonGaussianEvent,
+        event: Event,
         epsilon_cap: float | None,
         target_delta: float,
     ) -> str:
@@ -86,7 +79,7 @@ class ClientLedger:
             written.
           LedgerError: the file is damaged or can not be written.
         """
-        with self._locked():
+        with _as_ledger_errors(), self._journal.locked():
             if epsilon_cap is not None:
                 projected = epsilon_pld([*self.spent(data_set), event], target_delta)
                 if projected > epsilon_cap:
@@ -94,11 +87,6 @@ class ClientLedger:
                         f"clause max_epsilon: this data set would reach epsilon {projected:.2f}, "
                         f"the owner allows {epsilon_cap:g}"
                     )
-            fields = {
-                "noise_multiplier": event.noise_multiplier,
-                "sampling_rate": event.sampling_rate,
-                "num_steps": event.num_steps,
-            }
             return self._append(
                 {
                     "kind": "reserve",
@@ -106,43 +94,66 @@ class ClientLedger:
                     "run_id": run_id,
                     "round_index": round_index,
                     "attempt": attempt,
-                    "event": fields,
+                    "event": event.to_json(),
                 }
             )
 
     def settle(self, reservation_id: str) -> None:
         """Note that the reserved charge became real."""
-        with self._locked():
+        with _as_ledger_errors(), self._journal.locked():
             self._append({"kind": "settle", "reservation_id": reservation_id})
 
-    def _append(self, row: dict[str, Any]) -> str:
-        rows_before = self.rows()
-        last = self._path.read_text(encoding="utf-8").splitlines()[-1] if rows_before else None
-        row = {"previous": hashlib.sha256(last.encode()).hexdigest() if last else GENESIS, **row}
-        line = json.dumps(row, sort_keys=True)
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as e:
-            raise LedgerError(
-                f"{self._path} can not be written: {e.strerror}", hint="check the disk and its rights"
-            ) from e
-        return hashlib.sha256(line.encode()).hexdigest()[:32]
+    def head(self) -> tuple[int, str]:
+        """Number of rows and the hash of the last one: what a countersignature stands on.
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+        Raises:
+          LedgerError: see ``rows``.
+        """
+        with _as_ledger_errors():
+            rows, last = self._read()
+        return len(rows), last
+
+    def _read(self) -> tuple[list[dict[str, Any]], str]:
+        rows, previous = [], GENESIS
+        for number, line in enumerate(self._journal.lines(), 1):
+            try:
+                row = json.loads(line)
+                chained, _ = row["previous"], row["kind"]
+            except (ValueError, KeyError, TypeError) as e:
+                raise LedgerError(
+                    f"{self._path}:{number}: not a ledger line", hint="restore the file from a backup"
+                ) from e
+            if chained != previous:
+                raise LedgerError(
+                    f"{self._path}:{number}: the chain is broken: a line before it was altered or removed",
+                    hint="restore the file from a backup; do not delete it, that would forget what was spent",
+                )
+            previous = entry_hash(line)
+            rows.append(row)
+        return rows, previous
+
+    def _append(self, row: dict[str, Any]) -> str:
+        _, previous = self._read()
+        line = canonical_bytes({"previous": previous, **row})
+        self._journal.append([line])
+        return entry_hash(line)[:32]
+
+    def _event(self, number: int, row: dict[str, Any]) -> Event:
+        text = row["event"]
+        if isinstance(text, dict):  # rows of version 0.1 hold the three numbers of the one event there was
+            text = json.dumps({"adjacency": "add_remove", "kind": "poisson_gaussian", **text})
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            lock = self._path.with_suffix(".lock").open("w")
-        except OSError as e:
-            raise LedgerError(
-                f"{self._path.parent} can not be written: {e.strerror}", hint="check the disk and its rights"
-            ) from e
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            return event_from_json(text)
+        except (MalformedEventError, TypeError) as e:
+            raise LedgerError(f"{self._path}:{number}: {e}", hint="restore the file from a backup") from e
+
+
+@contextmanager
+def _as_ledger_errors() -> Iterator[None]:
+    try:
+        yield
+    except JournalError as e:
+        raise LedgerError(e.message, hint=e.hint) from e
 
 
 def data_set_fingerprint(path: Path) -> str:

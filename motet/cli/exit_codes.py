@@ -90,6 +90,12 @@ EXIT_CODES: Sequence[ExitCode] = (
         remedy="The message lists what there is; see `base_model` and `adapter.targets`.",
     ),
     ExitCode(
+        code=11,
+        name="audit",
+        meaning="An audit found something that does not hold: a signature, a row, an epsilon, a mechanism.",
+        remedy="Every finding names its row; see [audit.md](audit.md). Ask the operator before the model is used.",
+    ),
+    ExitCode(
         code=130, name="stopped", meaning="Stopped by Ctrl-C.", remedy="Start it again; a run continues."
     ),
 )

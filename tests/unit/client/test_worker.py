@@ -168,7 +168,7 @@ def test_an_altered_ledger_stops_private_work(recipe_of, order_of, data_file, tm
     order = order_of(recipe_of(extra=PRIVATE))
     worker_for(data_file, tmp_path).handle(order)
     path = tmp_path / "state/ledger.jsonl"
-    path.write_text(path.read_text().replace('"num_steps": 3', '"num_steps": 1', 1))
+    path.write_text(path.read_text().replace('num_steps\\":3', 'num_steps\\":1', 1))
     reply = worker_for(data_file, tmp_path).handle(dataclasses.replace(order, run_id="r-2"))
     assert reply.error_code == "ledger_failed"
     assert "chain" in reply.error_message

@@ -1,0 +1,131 @@
+"""A durable file of lines that only grows: appended under a lock, fsynced, its length kept in a file beside it.
+
+``FILE.head`` holds the number of lines and the hash of the last one. It tells a crash while writing (a line that
+nobody was promised) from a file that was cut, or put back from an older copy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from motet.audit.errors import JournalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_RESTORE = "restore the newest backup; do not delete the file, that would forget what was spent"
+
+
+class Journal:
+    """Lines of bytes without newlines; safe for several processes that write under ``locked``.
+
+    Args:
+      path: of the file; made with its folder at the first append.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._head_path = path.with_suffix(".head")
+
+    def lines(self) -> list[bytes]:
+        """All lines that were promised. A line that a crash left half written is not among them.
+
+        Raises:
+          JournalError: unreadable; cut; older than it was; or its last promised line was altered.
+        """
+        data = self._read(self.path)
+        lines = data.split(b"\n")
+        lines.pop()  # empty, or half a line that a crash left
+        head = self._head()
+        if head is None:
+            return lines
+        count, last = head
+        if len(lines) < count:
+            raise JournalError(
+                f"{self.path}:{len(lines) + 1}: {count - len(lines)} of {count} lines are missing from the end; "
+                "the file was cut, or an older copy was put back",
+                hint=_RESTORE,
+            )
+        if count and hashlib.sha256(lines[count - 1]).hexdigest() != last:
+            raise JournalError(f"{self.path}:{count}: the line was altered", hint=_RESTORE)
+        return lines
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        """Add lines; they are on disk when this returns. Call it under ``locked``.
+
+        Raises:
+          JournalError: the file can not be written; nothing was promised.
+        """
+        if not lines:
+            return
+        known = self.lines()
+        promised = sum(len(line) + 1 for line in known)
+        try:
+            with self.path.open("ab") as file:
+                file.truncate(promised)  # half a line that a crash left
+                file.write(b"".join(line + b"\n" for line in lines))
+                file.flush()
+                os.fsync(file.fileno())
+            self._write_head(len(known) + len(lines), lines[-1])
+        except OSError as e:
+            raise JournalError(
+                f"{self.path} can not be written: {e.strerror}", hint="check the disk and its rights"
+            ) from e
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the file against every other writer.
+
+        Raises:
+          JournalError: the folder can not be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = self.path.with_suffix(".lock").open("w")
+        except OSError as e:
+            raise JournalError(
+                f"{self.path.parent} can not be written: {e.strerror}", hint="check the disk and its rights"
+            ) from e
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _read(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as e:
+            raise JournalError(
+                f"{path} can not be read: {e.strerror}", hint="check the disk and its rights"
+            ) from e
+
+    def _head(self) -> tuple[int, str] | None:
+        data = self._read(self._head_path)
+        if not data:
+            return None
+        try:
+            fields = json.loads(data)
+            return int(fields["lines"]), str(fields["sha256"])
+        except (ValueError, KeyError, TypeError) as e:
+            raise JournalError(f"{self._head_path} is damaged", hint=_RESTORE) from e
+
+    def _write_head(self, count: int, last: bytes) -> None:
+        text = json.dumps({"lines": count, "sha256": hashlib.sha256(last).hexdigest()}, sort_keys=True)
+        partial = self._head_path.with_suffix(".head-new")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._head_path)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
