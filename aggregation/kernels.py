@@ -59,7 +59,7 @@ def factor_svd(pair: FactorPair) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
       the product, which is formed. Each column of U has its entry of largest size positive, so that the
       result is the same on every machine up to rounding.
     """
-    b, a = pair.B.double() * pair.scale, pair.A.double()
+    b, a = _scaled(pair), pair.A.double()
     if pair.lora_rank > min(pair.shape):
         u, s, vh = torch.linalg.svd(b @ a, full_matrices=False)
     else:
@@ -70,6 +70,11 @@ def factor_svd(pair: FactorPair) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     signs = torch.sign(u[u.abs().argmax(dim=0), torch.arange(u.shape[1])])
     signs = torch.where(signs == 0, torch.ones_like(signs), signs)
     return u * signs, s, vh * signs[:, None]
+
+
+def _scaled(pair: FactorPair) -> torch.Tensor:
+    """``s B``, float64; no copy where there is nothing to change."""
+    return pair.B.double() if pair.scale == 1.0 else pair.B.double() * pair.scale
 
 
 def recompress(pair: FactorPair, lora_rank: int | None = None) -> FactorPair:
@@ -190,7 +195,7 @@ def norm(pair: FactorPair) -> float:
 def difference(left: FactorPair, right: FactorPair) -> FactorPair:
     """``left - right`` as one pair, float64 inside."""
     return FactorPair(
-        B=torch.cat([left.B.double() * left.scale, -right.B.double() * right.scale], dim=1),
+        B=torch.cat([_scaled(left), -_scaled(right)], dim=1),
         A=torch.cat([left.A.double(), right.A.double()], dim=0),
     )
 
