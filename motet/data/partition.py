@@ -302,7 +302,7 @@ def _client_ids(recipe: Recipe) -> list[str]:
 
 
 def _from_folder(recipe: Recipe, folder: Path, rng: np.random.Generator) -> Partition:
-    """One file a client, as its owner made it; a source on both sides is refused."""
+    """One file a client, as its owner made it and in its order; a source on both sides is refused."""
     data = recipe.data
     files = {
         path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in {".jsonl", ".csv"}
@@ -337,10 +337,15 @@ def _from_folder(recipe: Recipe, folder: Path, rng: np.random.Generator) -> Part
                 f"{files[client]}: {len(both)} sources stand in {test_file.name} as well, first {both[0]!r}",
                 hint="remove these examples from one of the two files (equal texts count as one source)",
             )
-        train[client] = _at_most(examples, most, rng)
+        train[client] = _thinned(examples, most, rng)
     return Partition(
         train=train,
-        test=_at_most(test, data.test_examples, rng),
+        test=_thinned(test, data.test_examples, rng),
         text_column=data.text_column,
         label_column=data.label_column,
     )
+
+
+def _thinned(examples: Sequence[Example], most: int | None, rng: np.random.Generator) -> list[Example]:
+    """At most so many, drawn at random, in the file's own order: whole files train as their owners' would."""
+    return [examples[i] for i in sorted(rng.permutation(len(examples))[:most].tolist())]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from motet.data import DataError, Example, partition, read_examples, write_jsonl, write_shards
 from motet.data.corpora import HELD_OUT
 from motet.data.partition import deal_dirichlet, deal_iid, hold_out
+from motet.recipe import parse_recipe
 from motet.recipe.model import Recipe
 
 
@@ -214,3 +215,22 @@ def test_shards_keep_the_recipes_column_names(tmp_path):
     assert read_examples(file, text_column="body", label_column="stars", num_labels=2) == list(
         dealt.train["g"]
     )
+
+
+def test_a_folders_files_train_in_their_own_order(tmp_path):
+    for name in ("a", "b", "test"):
+        write_jsonl(
+            [Example(text=f"{name} {i}", label=0, group="", source=f"{name}{i}") for i in range(30)],
+            tmp_path / f"{name}.jsonl",
+        )
+    text = (
+        f"name: t\nbase_model: {{tiny: tiny-bert}}\ntask: {{kind: sequence-classification, num_labels: 2}}\n"
+        f"data: {{path: {tmp_path}, partition: {{examples_per_client: MOST}}}}\nadapter: {{targets: [query]}}\n"
+        "method: {name: flora}\n"
+    )
+    whole = partition(parse_recipe(text.replace("MOST", "99"))).train["a"]
+    assert [e.text for e in whole] == [f"a {i}" for i in range(30)]
+    part = [e.text for e in partition(parse_recipe(text.replace("MOST", "9"))).train["a"]]
+    assert part == sorted(part, key=lambda t: int(t.split()[1]))
+    assert len(part) == 9
+    assert part != [f"a {i}" for i in range(9)]  # drawn, not the first
