@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from aggregation.adapter import AdapterState
 from client.evaluation import score
 from client.service import init_key
 from coordinator.engine.round_engine import run_result
@@ -20,7 +21,7 @@ from coordinator.storage.artifacts import ArtifactStore
 from coordinator.storage.store import ENDED, Store
 from motet.errors import MotetError
 from motet.exporting import epsilons_of, export_run
-from motet.simulate import CURVE_EXAMPLES, client_rows, initial_state, prepare_shards
+from motet.simulate import CURVE_EXAMPLES, client_rows, model_shape, prepare_shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -108,7 +109,7 @@ def run_deployed(
     exported = export_run(home / "coordinator", run_id, out_dir / "adapter")
     artifacts = ArtifactStore(home / "coordinator" / "artifacts")
     *between, last = [artifacts.load_state(sha256) for sha256 in adapters]
-    curve = [score(recipe, initial_state(recipe), shards.test).metric()]
+    curve = [score(recipe, AdapterState(dense=model_shape(recipe).dense), shards.test).metric()]
     curve += [score(recipe, state, shards.test[:CURVE_EXAMPLES]).metric() for state in between]
     curve.append(score(recipe, last, shards.test).metric())
     return {

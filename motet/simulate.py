@@ -28,7 +28,6 @@ from motet.clock import SystemClock
 from motet.data import Example, partition, write_shards
 from motet.exporting import epsilons_of, export_personal, has_personal_part, learned_product
 from motet.modeling import initial_dense, layer_shapes
-from motet.recipe.method import method_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from motet.recipe import Recipe
 
 Metric = dict[str, float]
-CURVE_EXAMPLES = 300
+CURVE_EXAMPLES = 200
 """Held-out examples behind a point within the learning curve; its ends, and every table, use all."""
 
 ALONE = "alone/"
@@ -62,7 +61,7 @@ class Outcome:
     Attributes:
       result: rounds and the adapter's hash.
       state: the final one.
-      curve: index 0 is before training; points between it and the last are of ``CURVE_EXAMPLES`` examples.
+      curve: one metric a round; all but the last are of ``CURVE_EXAMPLES`` examples.
       scores: of the final state, on all held-out examples.
       epsilons: client id -> epsilon from the recorded events; empty without privacy.
     """
@@ -91,19 +90,6 @@ def model_shape(recipe: Recipe) -> ModelShape:
     return ModelShape(layer_shapes=layer_shapes(recipe) if train_adapter else {}, dense=initial_dense(recipe))
 
 
-def initial_state(recipe: Recipe) -> AdapterState:
-    """The state that the first round of ``recipe``, whose clients are named, starts from."""
-    shape = model_shape(recipe)
-    lora_rank = max(recipe.lora_rank_of(client) for client in recipe.cohort.clients or ["default"])
-    return method_of(recipe).initial_state(
-        shape.layer_shapes,
-        lora_rank=lora_rank,
-        scale=recipe.scale_of(lora_rank),
-        dense=shape.dense,
-        seed=recipe.seed,
-    )
-
-
 def run_engine(
     recipe: Recipe,
     shards: Shards,
@@ -125,7 +111,7 @@ def run_engine(
       pool: worker processes; None runs the clients in this one.
       on_step: progress.
       run_id: of the run; made from the recipe when absent.
-      with_curve: also evaluate before and after every round.
+      with_curve: evaluate after every round; else after the last alone.
 
     Raises:
       motet.errors.MotetError: the run failed; the message says why.
@@ -159,8 +145,6 @@ def run_engine(
     grid = LocalGrid(specs, factory="client.worker:build_handler", pool=pool)
     run = store.submit_run(recipe, run_id=run_id)
     try:
-        if with_curve:
-            curve.append(judge(initial_state(recipe), shards.test).metric())
         engine = RoundEngine(grid, store, artifacts, SystemClock(), shape=shape, on_round=on_round)
         result = engine.run(run)
         epsilons = epsilons_of(store, run, recipe, clients)
@@ -181,7 +165,12 @@ def _models(
         return [state]
     parts = [PersonalParts(home / "personal") for _, home in sorted(homes.items())]
     kept = [part.model(run_id)[0] for part in parts if part.before(run_id, recipe.training.rounds)]
-    return kept or [AdapterState(dense=state.dense)]  # before the first round B = 0 everywhere
+    return kept or [_before(recipe)]
+
+
+def _before(recipe: Recipe) -> AdapterState:
+    """What everyone's model is before training: the base and fresh heads. B = 0, so factors do nothing yet."""
+    return AdapterState(dense=model_shape(recipe).dense)
 
 
 def alone(recipe: Recipe, client: str) -> Recipe:
@@ -239,6 +228,7 @@ def simulate(
     runs = out_dir / "runs"
     pool = WorkerPool(processes) if processes else None
     try:
+        start = score(recipe, _before(recipe), shards.test, num_threads=os.cpu_count()).metric()
         main = run_engine(recipe, shards, runs / "federated", stage="federated", pool=pool, on_step=on_step)
         outcomes = {"federated": main}
         if baselines:
@@ -273,11 +263,11 @@ def simulate(
         "adapter_sha256": main.result.adapter_sha256,
         "method": recipe.method.name,
         "rounds": recipe.training.rounds,
-        "metrics": _metrics(outcomes),
+        "metrics": _metrics(start, outcomes),
         "gains": _gains(outcomes),
         "clients": client_rows(recipe, shards, main.result, main.epsilons),
         "aggregation_error": [row["relative_error"] for row in main.result.rounds],
-        "curves": {name: list(o.curve) for name, o in outcomes.items() if ALONE not in name},
+        "curves": {n: [start, *o.curve] for n, o in outcomes.items() if n.startswith("federated")},
         "seconds": round(time.monotonic() - started, 1),
     }
 
@@ -299,7 +289,15 @@ def _other_ways(
         )
 
     def together(name: str, stage: str, other: Recipe) -> Outcome:
-        return run_engine(other, shards, runs / name, stage=stage, pool=pool, on_step=on_step)
+        return run_engine(
+            other,
+            shards,
+            runs / name,
+            stage=stage,
+            pool=pool,
+            on_step=on_step,
+            with_curve=other.method.train_adapter,
+        )
 
     found: dict[str, Outcome] = {}
     clients = sorted(shards.train)
@@ -320,9 +318,9 @@ def _other_ways(
     return found
 
 
-def _metrics(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+def _metrics(start: Metric, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     """``start``, ``local_only`` (by client) and one metric for each other way of training."""
-    metrics: dict[str, Any] = {"start": outcomes["federated"].curve[0]}
+    metrics: dict[str, Any] = {"start": start}
     last = {name: outcome.curve[-1] for name, outcome in outcomes.items()}
     metrics["local_only"] = {n.removeprefix(ALONE): m for n, m in last.items() if n.startswith(ALONE)}
     return metrics | {name: metric for name, metric in last.items() if not name.startswith(ALONE)}

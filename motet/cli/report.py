@@ -133,8 +133,6 @@ def plot_learning_curve(result: Result, path: Path) -> Path:
     figure, axes = plt.subplots(figsize=(7.2, 4.2), dpi=150, layout="constrained")
     for key, label, colour in (
         ("federated_no_privacy", "federated", "#7a869a"),
-        ("head_only", "head alone", "#c08a2d"),
-        ("head_only_private", "head alone, with privacy", "#e2c185"),
         ("federated", "federated, with privacy" if is_private(result) else "federated", "#1f6feb"),
     ):
         curve = result["curves"].get(key)
@@ -147,6 +145,13 @@ def plot_learning_curve(result: Result, path: Path) -> Path:
                 color=colour,
                 label=label,
             )
+    for key, label, colour in (
+        ("head_only", "head alone", "#c08a2d"),
+        ("head_only_private", "head alone, with privacy", "#e2c185"),
+    ):
+        if key in result["metrics"]:
+            height = factor * result["metrics"][key][name]
+            axes.axhline(height, color=colour, lw=1.2, ls="--", label=label)
     local = result["metrics"].get("local_only", {})
     for index, metric in enumerate(local.values()):
         axes.axhline(
