@@ -35,7 +35,7 @@ import torch  # noqa: E402
 
 from aggregation.adapter import AdapterState, ClientUpdate, FactorPair, HalfPair  # noqa: E402
 from aggregation.kernels import factor_svd, relative_error, stack  # noqa: E402
-from aggregation.methods import LIBRARY, FedIT, LoraFair  # noqa: E402
+from aggregation.methods import METHODS, FedIT, LoraFair  # noqa: E402
 from aggregation.methods.lora_fair import ridge_solution  # noqa: E402
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def interleaved(
 def exact_product(side: int, count: int, rank: int) -> dict[str, object]:
     updates = updates_of(count, rank, side)
     pairs, shares = [u.state.lora["x"] for u in updates], [1 / count] * count
-    method = LIBRARY["product"]
+    method = METHODS["product"]
 
     def dense_sum() -> torch.Tensor:
         total = torch.zeros(side, side)
@@ -243,7 +243,7 @@ def arriving(name: str, count: int, rank: int, side: int) -> Iterator[ClientUpda
 def peak_bytes(name: str, count: int, rank: int = 16, side: int = 1024) -> None:
     """Print the resident peak of one round above what was held before; runs in a process of its own."""
     torch.set_num_threads(1)
-    method = LIBRARY[name]
+    method = METHODS[name]
     state = method.initial_state({"x": (side, side)}, lora_rank=rank, scale=1.0, dense={}, seed=0)
     method.reduce(state, arriving(name, 2, rank, side))  # libraries load what they need
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts at what is held now
@@ -295,7 +295,7 @@ def sweeps() -> dict[str, object]:
         for count, rank, side in points:
             updates = updates_of(count, rank, side)
             for name in SWEPT:
-                method = LIBRARY[name]
+                method = METHODS[name]
                 taken = seconds(
                     lambda m=method, u=updates: m.reduce(AdapterState(), u), 2 if side > 2048 else 3
                 )

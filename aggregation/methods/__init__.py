@@ -1,4 +1,4 @@
-"""The methods by name: those a recipe can name, and the whole library."""
+"""The methods by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
-    "LIBRARY",
     "METHODS",
     "DPLoRA",
     "ExactProduct",
@@ -41,14 +40,14 @@ __all__ = [
     "Reduction",
     "RoLoRA",
     "ZeroPad",
-    "configured",
     "get_method",
 ]
 
-METHODS: Mapping[str, Method] = {m.name: m for m in (FedIT(), Flora(), FedSB(), LoraFair())}
-"""What a recipe can name."""
-
-_LIBRARY: tuple[Method, ...] = (
+_ALL: tuple[Method, ...] = (
+    FedIT(),
+    Flora(),
+    FedSB(),
+    LoraFair(),
     ZeroPad(),
     RankIndex(),
     ExactProduct(),
@@ -61,31 +60,18 @@ _LIBRARY: tuple[Method, ...] = (
     HetLoRA(),
     DPLoRA(),
 )
-LIBRARY: Mapping[str, Method] = {**METHODS, **{m.name: m for m in _LIBRARY}}
-"""Every method of this package."""
+METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
+"""Every method by the name that a recipe gives it, with its default options."""
 
 
-def get_method(name: str, *, ridge: float = 0.01) -> Method:
-    """The method of a recipe.
-
-    Raises:
-      KeyError: no such method; the message lists all.
-    """
-    if name == "lora-fair":
-        return LoraFair(ridge=ridge)
-    if name not in METHODS:
-        raise KeyError(f"no method {name!r}; there are {', '.join(sorted(METHODS))}")
-    return METHODS[name]
-
-
-def configured(name: str, **options: float | str) -> Method:
-    """A method of the library with options: ``ridge`` and ``objective`` of lora-fair, ``energy`` of florist.
+def get_method(name: str, **options: float | str) -> Method:
+    """A method, with options: ``ridge`` and ``objective`` of lora-fair, ``energy`` of florist.
 
     Raises:
       KeyError: no such method; the message lists all.
       TypeError: an option that the method does not have.
     """
-    if name not in LIBRARY:
-        raise KeyError(f"no method {name!r}; there are {', '.join(sorted(LIBRARY))}")
-    made: Method = dataclasses.replace(LIBRARY[name], **options)  # type: ignore[type-var]
+    if name not in METHODS:
+        raise KeyError(f"no method {name!r}; there are {', '.join(sorted(METHODS))}")
+    made: Method = dataclasses.replace(METHODS[name], **options)  # type: ignore[type-var]
     return made

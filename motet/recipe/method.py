@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aggregation.methods import configured
+from aggregation.methods import get_method
 
 if TYPE_CHECKING:
     from aggregation.methods import Method
@@ -15,7 +15,7 @@ def method_of(recipe: Recipe) -> Method:
     """The method with the options that the recipe gives it."""
     name = recipe.method.name
     if name == "lora-fair":
-        return configured(name, ridge=recipe.method.ridge, objective=recipe.method.objective)
+        return get_method(name, ridge=recipe.method.ridge, objective=recipe.method.objective)
     if name == "florist":
-        return configured(name, energy=recipe.method.energy)
-    return configured(name)
+        return get_method(name, energy=recipe.method.energy)
+    return get_method(name)

@@ -15,7 +15,7 @@ from aggregation.compression import Scheme, compress, decompress
 from aggregation.gauge import align
 from aggregation.initial import frozen_rows, orthonormal_bases
 from aggregation.kernels import stack
-from aggregation.methods import LIBRARY, FedEx, FedIT, FlexLoRA, LoraFair, configured
+from aggregation.methods import METHODS, FedEx, FedIT, FlexLoRA, LoraFair, get_method
 from aggregation.methods.dp_lora import expected_noise_energy
 from aggregation.methods.lora_fair import cosine_columns, cosine_global
 
@@ -112,7 +112,7 @@ def test_a_cosine_can_leave_the_product_too_short_and_the_ridge_does_not():
     wanted = exact(pairs)
     lengths = {}
     for kind in ("ridge", "cosine_global", "cosine_columns"):
-        reduction = configured("lora-fair", objective=kind, ridge=1e-3).reduce(
+        reduction = get_method("lora-fair", objective=kind, ridge=1e-3).reduce(
             AdapterState(), updates_of(pairs)
         )
         lengths[kind] = np.linalg.norm(dense(reduction.state.lora["x"])) / np.linalg.norm(wanted)
@@ -273,7 +273,7 @@ def test_every_method_reduces_half_precision_as_the_float32_numbers_that_it_stan
     ):
         coarse = [FactorPair(B=p.B.bfloat16(), A=p.A.bfloat16(), scale=p.scale) for p in pairs_of()]
         fine = [FactorPair(B=p.B.float(), A=p.A.float(), scale=p.scale) for p in coarse]
-        method = LIBRARY[name]
+        method = METHODS[name]
         states = [method.reduce(AdapterState(), updates_of(p)).state for p in (coarse, fine)]
         one, other = (dense(method.product(s)["x"]) for s in states)
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

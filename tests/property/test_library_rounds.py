@@ -15,7 +15,7 @@ import aggregation.methods.redistribute
 from aggregation.adapter import AdapterState, ClientUpdate, FactorPair, HalfPair
 from aggregation.initial import orthonormal_bases
 from aggregation.kernels import norm, stack
-from aggregation.methods import LIBRARY, METHODS, ExactProduct, FedEx, FlexLoRA, Florist, configured
+from aggregation.methods import METHODS, ExactProduct, FedEx, FlexLoRA, Florist, get_method
 from aggregation.methods.base import RunningFactors
 from aggregation.methods.hetlora import self_pruned, tail_penalty, tail_rank
 from aggregation.methods.means import PaddedSum
@@ -133,25 +133,24 @@ def ranks_for(method, mixed):
 @QUICK
 @given(mixed=st.lists(st.integers(1, 6), min_size=1, max_size=4), seed=SEEDS)
 def test_an_exact_method_leaves_the_mean_of_the_models_that_clients_hold(name, mixed, seed):
-    method = LIBRARY[name]
+    method = METHODS[name]
     assert Fleet(method, ranks_for(method, mixed), seed=seed).miss(3) <= 2e-5
 
 
 @pytest.mark.parametrize("name", INEXACT)
 def test_the_same_check_fails_on_every_method_that_is_not_exact(name):
-    method = LIBRARY[name] if name != "florist" else configured("florist", energy=0.5)
+    method = METHODS[name] if name != "florist" else get_method("florist", energy=0.5)
     assert Fleet(method, [4, 4, 4]).miss(2) > 1e-3
 
 
 def test_the_exact_and_the_others_are_all_there_is():
-    assert {*EXACT, *INEXACT, "fedsa"} == set(LIBRARY)
-    assert set(METHODS) <= set(LIBRARY)
-    assert all(LIBRARY[name].name == name for name in LIBRARY)
+    assert {*EXACT, *INEXACT, "fedsa"} == set(METHODS)
+    assert all(METHODS[name].name == name for name in METHODS)
     with pytest.raises(KeyError, match="there are dp-lora"):
-        configured("fedavg")
+        get_method("fedavg")
     with pytest.raises(TypeError):
-        configured("ffa", ridge=1.0)
-    assert configured("lora-fair", objective="cosine_global").objective == "cosine_global"
+        get_method("ffa", ridge=1.0)
+    assert get_method("lora-fair", objective="cosine_global").objective == "cosine_global"
 
 
 def wrong_sign(kept, mean):
@@ -202,22 +201,22 @@ def test_the_check_of_the_exact_product_fails_without_its_remainder_or_the_tails
 
 
 def test_the_check_of_shared_factors_fails_when_weights_or_scales_are_ignored(monkeypatch):
-    assert Fleet(LIBRARY["ffa"], [2, 5, 3]).miss(2) <= 2e-5
+    assert Fleet(METHODS["ffa"], [2, 5, 3]).miss(2) <= 2e-5
     with monkeypatch.context() as patch:
         add = PaddedSum.add
         patch.setattr(PaddedSum, "add", lambda self, value, weight: add(self, value, 1.0))
-        assert Fleet(LIBRARY["ffa"], [2, 5, 3]).miss(2) > 1e-2
-        assert Fleet(LIBRARY["rolora"], [3, 3, 3]).miss(2) > 1e-2
+        assert Fleet(METHODS["ffa"], [2, 5, 3]).miss(2) > 1e-2
+        assert Fleet(METHODS["rolora"], [3, 3, 3]).miss(2) > 1e-2
     monkeypatch.setattr("aggregation.methods.means.same_scale", lambda left, right: True)
-    assert Fleet(LIBRARY["ffa"], [2, 5, 3]).miss(2) > 1e-2
-    assert Fleet(LIBRARY["ffa"], [2, 5, 3], same_scale=True).miss(2) <= 2e-5
+    assert Fleet(METHODS["ffa"], [2, 5, 3]).miss(2) > 1e-2
+    assert Fleet(METHODS["ffa"], [2, 5, 3], same_scale=True).miss(2) <= 2e-5
 
 
-@pytest.mark.parametrize("name", sorted(set(LIBRARY) - {"fedsa"}))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"fedsa"}))
 @QUICK
 @given(mixed=st.lists(st.integers(1, 5), min_size=2, max_size=4), seed=SEEDS)
 def test_the_reported_error_is_the_distance_to_the_sum_of_what_was_sent(name, mixed, seed):
-    method = LIBRARY[name]
+    method = METHODS[name]
     fleet = Fleet(method, ranks_for(method, mixed), seed=seed)
     for _ in range(2):
         held = fleet.play()
@@ -235,11 +234,11 @@ def test_the_reported_error_is_the_distance_to_the_sum_of_what_was_sent(name, mi
     assert fleet.reduction.relative_error == pytest.approx(math.sqrt(miss / size), rel=1e-3, abs=2e-5)
 
 
-@pytest.mark.parametrize("name", sorted(LIBRARY))
+@pytest.mark.parametrize("name", sorted(METHODS))
 @QUICK
 @given(order=st.permutations(range(4)), seed=SEEDS)
 def test_every_method_gives_the_same_bytes_whatever_order_updates_arrived_in(name, order, seed):
-    method = LIBRARY[name]
+    method = METHODS[name]
     fleet = Fleet(method, ranks_for(method, [2, 5, 3, 4]), seed=seed)
     fleet.play()
     fleet.play()
@@ -252,9 +251,9 @@ def test_every_method_gives_the_same_bytes_whatever_order_updates_arrived_in(nam
             method.reduce(fleet.before, iter(arrived))
 
 
-@pytest.mark.parametrize("name", sorted(set(LIBRARY) - {"fedsa"}))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"fedsa"}))
 def test_before_the_first_round_every_client_starts_at_the_base_model(name):
-    method = LIBRARY[name]
+    method = METHODS[name]
     fleet = Fleet(method, ranks_for(method, [2, 5]))
     for k in range(2):
         assert all(not change.any() for change in fleet.change(fleet.start(k)).values())
@@ -265,7 +264,7 @@ def test_before_the_first_round_every_client_starts_at_the_base_model(name):
     "name", ["product", "fedex", "flora", "florist", "ffa", "rolora", "fedit", "lora-fair"]
 )
 def test_in_later_rounds_a_client_of_full_rank_starts_at_the_global_model(name):
-    method = LIBRARY[name]
+    method = METHODS[name]
     fleet = Fleet(method, ranks_for(method, [2, 5]))
     fleet.play()
     wanted = method.product(fleet.state)
@@ -289,22 +288,22 @@ def test_with_the_exact_product_every_client_starts_at_the_global_model_whatever
 
 @pytest.mark.parametrize("name", ["ffa", "rolora"])
 def test_the_factor_that_is_not_trained_keeps_every_bit(name):
-    fleet = Fleet(LIBRARY[name], [3, 3])
+    fleet = Fleet(METHODS[name], [3, 3])
     for t in range(4):
         before = fleet.state
         fleet.play()
-        side = LIBRARY[name].trained_factors(t)
+        side = METHODS[name].trained_factors(t)
         for layer, pair in fleet.state.lora.items():
             kept, changed = ("A", "B") if side == "B" else ("B", "A")
             assert torch.equal(getattr(pair, kept), getattr(before.lora[layer], kept))
             assert not torch.equal(getattr(pair, changed), getattr(before.lora[layer], changed))
             sent = [u.state.halves[layer].side for u in fleet.updates]
             assert sent == [changed, changed]
-    assert [LIBRARY["rolora"].trained_factors(t) for t in range(4)] == ["B", "A", "B", "A"]
+    assert [METHODS["rolora"].trained_factors(t) for t in range(4)] == ["B", "A", "B", "A"]
 
 
 def test_the_frozen_rows_of_a_smaller_rank_are_the_first_rows_bit_for_bit():
-    fleet = Fleet(LIBRARY["ffa"], [2, 6, 4])
+    fleet = Fleet(METHODS["ffa"], [2, 6, 4])
     starts = [fleet.start(k) for k in range(3)]
     for layer in SHAPES:
         whole = starts[1].lora[layer].A
@@ -312,16 +311,16 @@ def test_the_frozen_rows_of_a_smaller_rank_are_the_first_rows_bit_for_bit():
         assert torch.equal(starts[2].lora[layer].A, whole[:4])
         assert torch.equal(fleet.state.lora[layer].A, whole)
         torch.testing.assert_close(whole @ whole.T, torch.eye(6), rtol=0, atol=1e-6)
-    other = Fleet(LIBRARY["ffa"], [6], seed=1).start(0)
+    other = Fleet(METHODS["ffa"], [6], seed=1).start(0)
     assert not torch.equal(other.lora["q"].A, starts[1].lora["q"].A)
     with pytest.raises(ValueError, match="exceeds the width of v"):
-        Fleet(LIBRARY["ffa"], [14])
+        Fleet(METHODS["ffa"], [14])
     with pytest.raises(ValueError, match="exceeds the global rank"):
-        LIBRARY["ffa"].starting_point(fleet.state, lora_rank=7)
+        METHODS["ffa"].starting_point(fleet.state, lora_rank=7)
 
 
 def test_fedsa_never_sends_b_or_heads_and_gives_every_client_its_own_back():
-    method = LIBRARY["fedsa"]
+    method = METHODS["fedsa"]
     fleet = Fleet(method, [2, 4, 4])
     fleet.play()
     kept = [fleet.personal[k] for k in range(3)]
@@ -355,20 +354,20 @@ def test_fedsa_never_sends_b_or_heads_and_gives_every_client_its_own_back():
 
 
 def test_rolora_refuses_two_factors_in_one_round_and_other_ranks():
-    fleet = Fleet(LIBRARY["rolora"], [3, 3])
+    fleet = Fleet(METHODS["rolora"], [3, 3])
     fleet.play()
     first, second = fleet.updates
     turned = {k: HalfPair(side="A", value=torch.ones(3, SHAPES[k][1])) for k in SHAPES}
     mixed = dataclasses.replace(second, state=dataclasses.replace(second.state, halves=turned))
     with pytest.raises(ValueError, match="shapes differ from the state's"):
-        LIBRARY["rolora"].reduce(fleet.before, [first, mixed])
+        METHODS["rolora"].reduce(fleet.before, [first, mixed])
     narrow = {k: HalfPair(side="B", value=h.value[:, :2]) for k, h in second.state.halves.items()}
     small = dataclasses.replace(second, state=dataclasses.replace(second.state, halves=narrow))
     with pytest.raises(ValueError, match="use ffa or flora"):
-        LIBRARY["rolora"].reduce(fleet.before, [first, small])
+        METHODS["rolora"].reduce(fleet.before, [first, small])
     none = dataclasses.replace(second, state=dataclasses.replace(second.state, halves={}))
     with pytest.raises(ValueError, match="layers differ"):
-        LIBRARY["rolora"].reduce(fleet.before, [first, none])
+        METHODS["rolora"].reduce(fleet.before, [first, none])
 
 
 @QUICK
@@ -403,7 +402,7 @@ def test_flexlora_errs_by_what_no_pair_of_its_rank_can_hold_and_a_truncated_redi
 
 @pytest.mark.parametrize("name", ["flexlora", "product", "zero-pad", "rank-index", "hetlora"])
 def test_no_component_is_dead_after_a_round_that_moved_nothing(name):
-    method = LIBRARY[name]
+    method = METHODS[name]
     fleet = Fleet(method, [2, 4])
     start = [method.trained_part(fleet.start(k)) for k in range(2)]
     updates = [ClientUpdate(client_id=f"c{k}", weight=1.0, state=s) for k, s in enumerate(start)]
@@ -416,7 +415,7 @@ def test_no_component_is_dead_after_a_round_that_moved_nothing(name):
 
 def test_components_that_no_client_of_a_round_has_fade_with_padding_and_stay_with_the_mean_by_index():
     for name, stays in (("rank-index", True), ("zero-pad", False)):
-        method = LIBRARY[name]
+        method = METHODS[name]
         fleet = Fleet(method, [2, 4], same_scale=True)
         fleet.play()
         small = Fleet(method, [2], same_scale=True)
@@ -451,7 +450,7 @@ def test_hetlora_prunes_a_tail_that_has_shrunk_and_only_then():
 
 @pytest.mark.parametrize("name", ["fed-sb", "ffa", "rolora", "fedsa"])
 def test_methods_that_average_what_is_sent_keep_no_update(name):
-    method = LIBRARY[name]
+    method = METHODS[name]
     fleet = Fleet(method, [3])
     fleet.play()
     update = fleet.updates[0].state
@@ -502,7 +501,7 @@ def test_the_exact_sum_holds_a_dense_matrix_instead_of_more_factors_and_is_the_s
 
 @pytest.mark.parametrize("name", ["fedit", "lora-fair", "fedex", "product", "flexlora", "flora", "hetlora"])
 def test_methods_agree_with_themselves_when_the_stack_is_wider_than_the_layer(name, monkeypatch):
-    method = LIBRARY[name]
+    method = METHODS[name]
     fleet = Fleet(method, [4] * 12, same_scale=True)
     assert sum(fleet.ranks) > 2 * min(SHAPES["v"])
     held = fleet.play()
@@ -521,7 +520,7 @@ def test_methods_agree_with_themselves_when_the_stack_is_wider_than_the_layer(na
 
 @pytest.mark.parametrize("name", ["zero-pad", "hetlora", "flexlora", "product", "ffa"])
 def test_scales_that_can_not_be_folded_are_refused(name):
-    method = LIBRARY[name]
+    method = METHODS[name]
     fleet = Fleet(method, [2, 4])
     fleet.play()
     if name in ("zero-pad", "hetlora", "flexlora", "product"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aggregation.adapter import AdapterState, ClientUpdate, FactorPair
 from aggregation.floats import floats_down, floats_up, sent_factors
-from aggregation.methods import LIBRARY
+from aggregation.methods import METHODS
 from aggregation.serialize import from_bytes, manifest, to_bytes
 
 SHAPES = {"q": (24, 40), "o": (30, 24)}
@@ -23,7 +23,7 @@ def count(state):
 
 def rounds(name, ranks, num_rounds, *, same_scale=True, seed=0):
     """Plays rounds; yields (round_index, client index, what it received, what it sent)."""
-    method = LIBRARY[name]
+    method = METHODS[name]
     scales = [2.0 if same_scale else 12.0 / r for r in ranks]
     state = method.initial_state(SHAPES, lora_rank=max(ranks), scale=scales[-1], dense=DENSE, seed=seed)
     g = torch.Generator().manual_seed(seed)
@@ -50,7 +50,7 @@ def rounds(name, ranks, num_rounds, *, same_scale=True, seed=0):
         state = method.reduce(state, updates).state
 
 
-@pytest.mark.parametrize("name", sorted(set(LIBRARY) - {"florist"}))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"florist"}))
 def test_planned_floats_are_those_of_the_messages_in_every_round(name):
     ranks = [4, 4, 4]
     for t, k, received, sent in rounds(name, ranks, 4):
@@ -60,7 +60,7 @@ def test_planned_floats_are_those_of_the_messages_in_every_round(name):
         assert 0 < header < 1 << 12
 
 
-@pytest.mark.parametrize("name", sorted(name for name in LIBRARY if LIBRARY[name].allows_mixed_ranks))
+@pytest.mark.parametrize("name", sorted(name for name in METHODS if METHODS[name].allows_mixed_ranks))
 @settings(max_examples=10, deadline=None)
 @given(ranks=st.lists(st.integers(1, 7), min_size=1, max_size=4), seed=st.integers(0, 2**31))
 def test_planned_floats_bound_the_messages_of_mixed_ranks_and_are_met_where_nothing_is_folded(
@@ -69,13 +69,13 @@ def test_planned_floats_bound_the_messages_of_mixed_ranks_and_are_met_where_noth
     for t, k, received, sent in rounds(name, ranks, 3, same_scale=False, seed=seed):
         planned = floats_down(name, SHAPES, ranks, ranks[k], NUMEL, t)
         assert count(sent) == floats_up(name, SHAPES, ranks[k], NUMEL, t)
-        if LIBRARY[name].changes_base:
+        if METHODS[name].changes_base:
             assert count(received) <= planned
         else:
             assert count(received) == planned
 
 
-@pytest.mark.parametrize("name", sorted(LIBRARY))
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_the_factors_that_are_counted_are_those_that_a_client_sends(name):
     sent_sides = {0: set(), 1: set()}
     for t, _, _, sent in rounds(name, [3, 3], 2):
@@ -94,7 +94,7 @@ def test_the_check_of_floats_fails_when_a_scale_or_a_head_is_forgotten():
 def test_what_a_client_receives_grows_with_the_cohort_for_four_methods_only():
     grows = {
         name
-        for name in LIBRARY
+        for name in METHODS
         if floats_down(name, SHAPES, [2] * 3, 2, 0, 1) != floats_down(name, SHAPES, [2] * 6, 2, 0, 1)
     }
     assert grows == {"flora", "florist", "fedex", "product"}

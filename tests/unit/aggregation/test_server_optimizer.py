@@ -6,7 +6,7 @@ import torch
 
 import aggregation.server_optimizer
 from aggregation.adapter import AdapterState, ClientUpdate, FactorPair, HalfPair
-from aggregation.methods import LIBRARY
+from aggregation.methods import METHODS
 from aggregation.server_optimizer import (
     LINEAR_METHODS,
     OptimizerState,
@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_refused():
 
 @pytest.mark.parametrize("name", sorted(LINEAR_METHODS))
 def test_on_a_linear_method_a_plain_step_is_the_method_and_momentum_goes_further(name):
-    method = LIBRARY[name]
+    method = METHODS[name]
     shapes = {"q": (6, 5)}
     before = method.initial_state(shapes, lora_rank=2, scale=2.0, dense={"h": torch.zeros(2)}, seed=0)
     updates = [

@@ -11,25 +11,25 @@ import torch
 
 from aggregation.adapter import AdapterState, ClientUpdate, FactorPair, HalfPair
 from aggregation.floats import floats_down
-from aggregation.methods import LIBRARY
+from aggregation.methods import METHODS
 from aggregation.methods import table as beside_the_methods
 from aggregation.serialize import flatten
 from aggregation.table import COLUMNS, NEEDS, TABLE, No, as_markdown, nearest, refusal
 
 ROOT = Path(__file__).resolve().parents[3]
 SHAPES = {"q": (12, 9), "v": (7, 10)}
-EVERY = pytest.mark.parametrize("name", sorted(LIBRARY))
+EVERY = pytest.mark.parametrize("name", sorted(METHODS))
 
 
 def started(name, rank=3):
-    return LIBRARY[name].initial_state(
+    return METHODS[name].initial_state(
         SHAPES, lora_rank=rank, scale=2.0, dense={"head": torch.zeros(2)}, seed=0
     )
 
 
 def sent(name, state, k, *, round_index=0, rank=3):
     """What client k sends: random values of the right kind."""
-    method, g = LIBRARY[name], torch.Generator().manual_seed(k)
+    method, g = METHODS[name], torch.Generator().manual_seed(k)
     start = method.local_start(
         method.starting_point(state, lora_rank=rank, scale=2.0),
         layer_shapes=SHAPES, lora_rank=rank, scale=2.0, seed=0, fresh_seed=k,
@@ -50,7 +50,7 @@ def sent(name, state, k, *, round_index=0, rank=3):
 
 def reduced(name, state, states):
     updates = [ClientUpdate(client_id=f"c{k}", weight=1.0, state=s) for k, s in enumerate(states)]
-    return LIBRARY[name].reduce(state, updates)
+    return METHODS[name].reduce(state, updates)
 
 
 def shifted(state, sign):
@@ -72,7 +72,7 @@ def shifted(state, sign):
 
 
 def test_the_table_has_a_row_for_each_method_and_each_no_has_a_reason_and_a_way_out():
-    assert list(TABLE) == list(LIBRARY)
+    assert list(TABLE) == list(METHODS)
     assert beside_the_methods.TABLE is TABLE
     for name in TABLE:
         for need in NEEDS:
@@ -88,7 +88,7 @@ def test_the_table_has_a_row_for_each_method_and_each_no_has_a_reason_and_a_way_
 
 @EVERY
 def test_mixed_ranks_are_taken_or_refused_as_the_table_says(name):
-    assert LIBRARY[name].allows_mixed_ranks == (refusal(name, "mixed_ranks") is None)
+    assert METHODS[name].allows_mixed_ranks == (refusal(name, "mixed_ranks") is None)
     state = started(name)
     mixed = [sent(name, state, 0, rank=3), sent(name, state, 1, rank=3)]
     small = {
@@ -134,17 +134,17 @@ def test_the_download_is_constant_where_the_table_says_so(name):
 def test_the_base_changes_where_the_table_says_so(name):
     state = started(name)
     found = reduced(name, state, [sent(name, state, k) for k in range(3)]).state
-    assert bool(found.base_delta) == TABLE[name].base_changes == LIBRARY[name].changes_base
+    assert bool(found.base_delta) == TABLE[name].base_changes == METHODS[name].changes_base
 
 
 @EVERY
 def test_a_personal_part_is_kept_where_the_table_says_so(name):
     pair = FactorPair(B=torch.ones(12, 3), A=torch.ones(3, 9))
-    kept = LIBRARY[name].personal_part(AdapterState(lora={"q": pair}, dense={"head": torch.ones(2)}))
+    kept = METHODS[name].personal_part(AdapterState(lora={"q": pair}, dense={"head": torch.ones(2)}))
     assert bool(kept.halves or kept.dense) == (refusal(name, "personal_part") is None)
 
 
-@pytest.mark.parametrize("name", sorted(set(LIBRARY) - {"fedsa", "florist"}))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"fedsa", "florist"}))
 def test_a_method_is_exact_where_the_table_says_so(name):
     """On random factors, more of them than the global rank can hold."""
     state = started(name)

@@ -11,6 +11,8 @@ from aggregation.methods.fedit import mean_factors
 SHAPES = {"q": (6, 9), "v": (8, 5)}
 DENSE = {"head": torch.ones(2, 3)}
 ALL = pytest.mark.parametrize("method", list(METHODS.values()), ids=list(METHODS))
+SHARED = {name: method for name, method in METHODS.items() if name != "fedsa"}  # heads are shared
+HEADS = pytest.mark.parametrize("method", list(SHARED.values()), ids=list(SHARED))
 
 
 def start(method, rank=3):
@@ -25,26 +27,19 @@ def update(method, k=0, *, rank=3, weight=1.0, shapes=SHAPES, fill=None):
     }
     cores = {layer: torch.randn(rank, rank, generator=g) for layer in shapes}
     dense = {"head": torch.full((2, 3), float(k) if fill is None else fill)}
-    state = (
-        AdapterState(cores=cores, dense=dense)
-        if method.trains == "core"
-        else AdapterState(lora=lora, dense=dense)
-    )
-    return ClientUpdate(client_id=f"c{k}", weight=weight, state=state)
+    whole = AdapterState(lora={} if method.trains == "core" else lora, cores=cores, dense=dense)
+    return ClientUpdate(client_id=f"c{k}", weight=weight, state=method.trained_part(whole))
 
 
 def test_every_method_has_a_name_and_an_unknown_one_lists_all():
-    assert set(METHODS) == {"fedit", "flora", "fed-sb", "lora-fair"}
+    assert len(METHODS) == 15
+    assert all(get_method(name) == METHODS[name] for name in METHODS)
     assert all(get_method(name).name == name for name in METHODS)
     assert get_method("lora-fair", ridge=0.5) == LoraFair(ridge=0.5)
-    with pytest.raises(KeyError, match="fed-sb, fedit, flora, lora-fair"):
+    with pytest.raises(KeyError, match="fed-sb, fedex, fedit, fedsa, ffa"):
         get_method("fedavg")
-
-
-def test_only_flora_mixes_ranks_and_moves_the_base():
-    assert [m.name for m in METHODS.values() if m.allows_mixed_ranks] == ["flora"]
-    assert [m.name for m in METHODS.values() if m.changes_base] == ["flora"]
-    assert [m.name for m in METHODS.values() if m.trains == "core"] == ["fed-sb"]
+    with pytest.raises(TypeError):
+        get_method("ffa", ridge=0.5)
 
 
 @ALL
@@ -66,9 +61,10 @@ def test_a_client_never_sends_the_change_of_the_base(method):
     )
     sent = method.trained_part(everything)
     assert not sent.base_delta
-    assert bool(sent.lora) == (method.trains == "lora")
+    assert bool(sent.lora) == (method.trained_factors(0) == "AB" and method.name != "fedsa")
+    assert bool(sent.halves) == (method.name in ("ffa", "rolora", "fedsa"))
     assert bool(sent.cores) == (method.trains == "core")
-    assert sent.dense == DENSE
+    assert sent.dense == ({} if method.name == "fedsa" else DENSE)
 
 
 def test_flora_sends_the_change_of_the_base_and_no_factors():
@@ -98,7 +94,7 @@ def test_weights_that_are_not_positive_and_finite_are_refused(method, weight):
         method.reduce(start(method), [update(method), update(method, 1, weight=weight)])
 
 
-@ALL
+@HEADS
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_client_with_nan_or_infinity_is_refused_by_name(method, value):
     with pytest.raises(MalformedUpdateError, match="dense/head of 'c1'"):
@@ -150,14 +146,14 @@ def test_scales_may_differ_by_rounding_and_no_more():
         mean_factors([pair, far], [0.5, 0.5])
 
 
-@ALL
+@HEADS
 def test_heads_are_averaged_with_the_same_weights(method):
     reduction = method.reduce(start(method), [update(method, 0, weight=3.0), update(method, 4, weight=1.0)])
     assert torch.equal(reduction.state.dense["head"], torch.ones(2, 3))
     assert reduction.num_clients == 2
 
 
-@ALL
+@HEADS
 def test_a_run_of_heads_alone_needs_no_adapter(method):
     state = method.initial_state({}, lora_rank=3, scale=1.0, dense=DENSE, seed=0)
     updates = [
