@@ -115,6 +115,12 @@ def _head_alone(recipe: Recipe) -> Iterator[Finding]:
             problem="false leaves nothing to train: causal-lm has no head of its own",
             remedy="remove the line",
         )
+    if not recipe.method.train_adapter and recipe.method.name == "fedsa":
+        yield Finding(
+            path=("method", "train_adapter"),
+            problem="false leaves nothing to share: fedsa keeps heads at their clients",
+            remedy="remove the line, or set method.name: fedit",
+        )
 
 
 def _dropout(recipe: Recipe) -> Iterator[Finding]:

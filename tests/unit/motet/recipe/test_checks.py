@@ -115,6 +115,11 @@ UNSOUND = {
         {"task": "{kind: sequence-classification, num_labels: 3}"},
         "r.yaml:3: task.num_labels: vader has 2 classes, not 3. Set it to 2.",
     ),
+    "nothing is shared": (
+        {"method": "{name: fedsa, train_adapter: false}"},
+        "r.yaml:5: method.train_adapter: false leaves nothing to share: fedsa keeps heads at their clients. "
+        "Remove the line, or set method.name: fedit.",
+    ),
     "fewer labels than classes by name": (
         {
             "task": "{kind: sequence-classification, num_labels: 3}",
