@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from client.errors import LedgerError, PolicyRefusedError
@@ -30,6 +31,19 @@ if TYPE_CHECKING:
 GENESIS = FIRST_PREVIOUS
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """One reserve row, and whether it was settled. It counts in full either way."""
+
+    reservation_id: str
+    data_set: str
+    run_id: str
+    round_index: int
+    attempt: int
+    event: Event
+    is_settled: bool
+
+
 class ClientLedger:
     """Append-only; safe for several processes of one owner (an exclusive lock around check and write)."""
 
@@ -46,17 +60,36 @@ class ClientLedger:
         with _as_ledger_errors():
             return self._read()[0]
 
-    def spent(self, data_set: str) -> list[Event]:
-        """Every event reserved on one data set, settled or not; one that is not understood costs infinity.
+    def charges(self) -> list[Charge]:
+        """Every charge, in order, over all data sets.
 
         Raises:
           LedgerError: see ``rows``; or an event has no usable value.
         """
+        with _as_ledger_errors():
+            rows, ids, _ = self._read()
+        settled = {row["reservation_id"] for row in rows if row["kind"] == "settle"}
         return [
-            self._event(number, row)
-            for number, row in enumerate(self.rows(), 1)
-            if row["kind"] == "reserve" and row["data_set"] == data_set
+            Charge(
+                reservation_id=name,
+                data_set=row["data_set"],
+                run_id=row["run_id"],
+                round_index=row.get("round_index", 0),
+                attempt=row.get("attempt", 0),
+                event=self._event(number, row),
+                is_settled=name in settled,
+            )
+            for number, (name, row) in enumerate(zip(ids, rows, strict=True), 1)
+            if row["kind"] == "reserve"
         ]
+
+    def spent(self, data_set: str) -> list[Event]:
+        """Every event reserved on one data set, settled or not; one that is not understood costs infinity.
+
+        Raises:
+          LedgerError: see ``charges``.
+        """
+        return [charge.event for charge in self.charges() if charge.data_set == data_set]
 
     def reserve(
         self,
@@ -110,11 +143,12 @@ class ClientLedger:
           LedgerError: see ``rows``.
         """
         with _as_ledger_errors():
-            rows, last = self._read()
+            rows, _, last = self._read()
         return len(rows), last
 
-    def _read(self) -> tuple[list[dict[str, Any]], str]:
-        rows, previous = [], GENESIS
+    def _read(self) -> tuple[list[dict[str, Any]], list[str], str]:
+        """Rows, the id of each, and the hash of the last line."""
+        rows, ids, previous = [], [], GENESIS
         for number, line in enumerate(self._journal.lines(), 1):
             try:
                 row = json.loads(line)
@@ -130,10 +164,11 @@ class ClientLedger:
                 )
             previous = entry_hash(line)
             rows.append(row)
-        return rows, previous
+            ids.append(previous[:32])
+        return rows, ids, previous
 
     def _append(self, row: dict[str, Any]) -> str:
-        _, previous = self._read()
+        *_, previous = self._read()
         line = canonical_bytes({"previous": previous, **row})
         self._journal.append([line])
         return entry_hash(line)[:32]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
 
 from privacy.events import Event, PoissonGaussianEvent
 
@@ -180,8 +180,15 @@ def rdp_of_step(noise_multiplier: float, sampling_rate: float, orders: Sequence[
     log_rate, log_rest = math.log(sampling_rate), math.log1p(-sampling_rate)
     values = []
     for order in orders:
-        k = np.arange(order + 1, dtype=np.float64)
-        log_binomial = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)
+        k, log_binomial = _binomials(order)
         terms = log_binomial + k * log_rate + (order - k) * log_rest + k * (k - 1) / (2 * noise_multiplier**2)
-        values.append(float(logsumexp(terms)) / (order - 1))
+        largest = float(terms.max())
+        values.append((largest + math.log(float(np.exp(terms - largest).sum()))) / (order - 1))
     return values
+
+
+@lru_cache(maxsize=256)
+def _binomials(order: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], ...]:
+    """``k = 0..order`` and ``log C(order, k)``, each of shape (order + 1,)."""
+    k = np.arange(order + 1, dtype=np.float64)
+    return k, np.asarray(gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1))

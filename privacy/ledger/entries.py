@@ -161,7 +161,14 @@ def identity(body: Body) -> tuple[str, ...]:
     if isinstance(body, Genesis):
         return (body.kind,)
     if isinstance(body, Order):
-        return (body.kind, body.run_id, str(body.round_index), str(body.attempt), body.client_id)
+        return (
+            body.kind,
+            body.run_id,
+            str(body.round_index),
+            str(body.attempt),
+            body.client_id,
+            body.message_id,
+        )
     return (body.kind, body.reservation_id)
 
 

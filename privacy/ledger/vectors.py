@@ -7,6 +7,7 @@ any order and any language.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from privacy.accounting import rdp_of_step
@@ -27,6 +28,7 @@ _STEP_ERROR = 2e-12
 RdpVector = tuple[int, ...]
 
 
+@lru_cache(maxsize=4096)
 def rdp_vector(event: Event) -> RdpVector | None:
     """Return the vector of one event, in billionths, rounded up; None where it is infinite or unknown.
 

@@ -1,0 +1,57 @@
+"""The countersignature of a data owner: what this client charged itself, signed, for the auditor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from client.errors import LedgerError
+from client.ledger import ClientLedger
+from motet.audit.receipts import data_set_tag, sign_receipts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from motet.clock import Clock
+    from privacy.ledger.canonical import Value
+
+
+def receipts_of(home: Path, client_id: str, clock: Clock) -> dict[str, Value]:
+    """Sign the whole ledger of a client's home. The document names no example and no fingerprint of data.
+
+    Args:
+      home: of the client; holds ``client.key`` and ``ledger.jsonl``.
+      client_id: the name under which the coordinator knows the key.
+      clock: for the document's time.
+
+    Raises:
+      LedgerError: there is no key, or the ledger is damaged.
+    """
+    path = home / "client.key"
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as e:
+        raise LedgerError(
+            f"{path} can not be read as a key", hint=f"make one: motet client init --home {home}"
+        ) from e
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise LedgerError(
+            f"{path} is no elliptic curve key", hint=f"make one: motet client init --home {home}"
+        )
+    ledger = ClientLedger(home / "ledger.jsonl")
+    charges: list[Value] = [
+        {
+            "attempt": charge.attempt,
+            "data_set": data_set_tag(key, charge.data_set),
+            "event": charge.event.to_json(),
+            "round_index": charge.round_index,
+            "run_id": charge.run_id,
+            "settled": charge.is_settled,
+        }
+        for charge in ledger.charges()
+    ]
+    return sign_receipts(
+        key, client_id=client_id, charges=charges, head=ledger.head(), made_at_ms=int(clock.now() * 1000)
+    )

@@ -1,0 +1,227 @@
+"""The coordinator's ledger on disk: entries, checkpoints and the key that signs them, in one folder.
+
+    entries.jsonl       one entry a line in canonical JSON; the file only grows
+    checkpoints.jsonl   one signed checkpoint a line, as JSON text; after every append
+    ledger.key          Ed25519, PEM, readable by its owner alone
+
+Every append is durable before it returns, so that a charge can be written before its order leaves. Writing what is
+there already writes nothing: the same calls after a crash complete what was begun.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from motet.audit.errors import JournalError, LedgerConflictError, LedgerKeyError
+from motet.audit.journal import Journal
+from motet.clock import Clock, SystemClock
+from privacy.ledger.chain import FIRST_PREVIOUS, Entry, check_link, entry_from_bytes, entry_hash
+from privacy.ledger.entries import CancelRefused, Genesis, identity
+from privacy.ledger.errors import ChainError, LedgerFormatError
+from privacy.ledger.merkle import MerkleTree
+from privacy.ledger.notes import Checkpoint, Verifier, sign_checkpoint, sign_note, verifier_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from privacy.ledger.entries import Body
+
+
+class CoordinatorLedger:
+    """Append-only; safe for several processes of one coordinator.
+
+    Args:
+      folder: made with a new key at the first append.
+      clock: for the time of entries.
+    """
+
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
+        self._folder = folder
+        self._clock = clock or SystemClock()
+        self._entries = Journal(folder / "entries.jsonl")
+        self._checkpoints = Journal(folder / "checkpoints.jsonl")
+        self._key: Ed25519PrivateKey | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._tree = MerkleTree()
+        self._known: dict[tuple[str, ...], Body] = {}
+        self._index: dict[tuple[str, ...], int] = {}
+        self._leaves: list[bytes] = []
+        self._origin = ""
+
+    def append(self, bodies: Iterable[Body], *, recorded_by: str = "engine") -> Checkpoint:
+        """Write what is not there yet, then a signed checkpoint; durable when this returns.
+
+        Args:
+          bodies: charges, orders, outcomes; a run and a client are declared before they are charged.
+          recorded_by: ``engine`` as it happens, ``export`` from the database afterwards.
+
+        Returns:
+          the checkpoint over everything.
+
+        Raises:
+          LedgerConflictError: an entry of that name is there with another content; nothing is written.
+          JournalError: the ledger is damaged, cut, or can not be written.
+          LedgerKeyError: the key is missing or is another one.
+        """
+        with self._entries.locked():
+            self._catch_up()
+            key = self._signing_key()
+            new: list[Body] = []
+            if not self._leaves:
+                self._origin = f"motet/{secrets.token_hex(6)}"
+                new.append(Genesis(origin=self._origin, key=verifier_of(self._origin, key).to_text()))
+            batch: dict[tuple[str, ...], Body] = {}
+            for body in bodies:
+                name = identity(body)
+                known = self._known.get(name) or batch.get(name)
+                if known is None:
+                    batch[name] = body
+                elif known != body and not isinstance(body, CancelRefused):
+                    raise LedgerConflictError(
+                        f"the ledger holds another {body.kind} entry for {' '.join(name[1:])}",
+                        hint="the database was altered or put back from an older copy; keep both and ask the auditor",
+                    )
+            new.extend(batch.values())
+            lines = self._written(new, recorded_by)
+            self._entries.append(lines)
+            for line in lines:
+                self._take(line)
+            return self._sign(key)
+
+    def entries(self) -> list[Entry]:
+        """Every entry, the chain verified.
+
+        Raises:
+          JournalError: the ledger is damaged or cut.
+        """
+        self._catch_up()
+        return [entry_from_bytes(leaf) for leaf in self._leaves]
+
+    def checkpoints(self) -> list[str]:
+        """Every signed checkpoint, as notes, oldest first.
+
+        Raises:
+          JournalError: the file is damaged or cut.
+        """
+        return [str(json.loads(line)) for line in self._checkpoints.lines()]
+
+    def verifier(self) -> Verifier:
+        """The public key that signs this ledger, by which auditors know it.
+
+        Raises:
+          LedgerKeyError: the key is missing, or the ledger is empty.
+        """
+        self._catch_up()
+        if not self._origin:
+            raise LedgerKeyError(f"{self._folder} holds no ledger yet")
+        return verifier_of(self._origin, self._signing_key())
+
+    def sign(self, text: str) -> str:
+        """Sign a note under the ledger's name (see ``privacy.ledger.notes.sign_note``)."""
+        self._catch_up()
+        return sign_note(text, self._origin, self._signing_key())
+
+    def proof(self, body: Body) -> tuple[int, list[bytes]]:
+        """Index and inclusion proof of an entry in the newest checkpoint: what a client may ask for.
+
+        Raises:
+          KeyError: there is no such entry.
+        """
+        self._catch_up()
+        index = self._index[identity(body)]
+        return index, self._tree.inclusion_proof(index)
+
+    def _written(self, bodies: Iterable[Body], recorded_by: str) -> list[bytes]:
+        previous = entry_hash(self._leaves[-1]) if self._leaves else FIRST_PREVIOUS
+        lines: list[bytes] = []
+        for body in bodies:
+            entry = Entry(
+                sequence=len(self._leaves) + len(lines),
+                previous=previous,
+                at_ms=int(self._clock.now() * 1000),
+                recorded_by=recorded_by,
+                body=body,
+            )
+            lines.append(entry.to_bytes())
+            previous = entry_hash(lines[-1])
+        return lines
+
+    def _catch_up(self) -> None:
+        """Take in what other processes, or this one before a crash, have written."""
+        lines = self._entries.lines()
+        if lines[: len(self._leaves)] != self._leaves:
+            self._forget()
+        for line in lines[len(self._leaves) :]:
+            self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        index = len(self._leaves)
+        try:
+            entry = entry_from_bytes(line)
+            check_link(entry, index, entry_hash(self._leaves[-1]) if self._leaves else FIRST_PREVIOUS)
+        except (LedgerFormatError, ChainError) as e:
+            raise JournalError(
+                f"{self._entries.path}:{index + 1}: {e}", hint="restore the newest backup of the folder"
+            ) from e
+        if isinstance(entry.body, Genesis):
+            self._origin = entry.body.origin
+        self._known[identity(entry.body)] = entry.body
+        self._index[identity(entry.body)] = index
+        self._leaves.append(line)
+        self._tree.append(line)
+
+    def _sign(self, key: Ed25519PrivateKey) -> Checkpoint:
+        checkpoint = Checkpoint(origin=self._origin, size=len(self._tree), root=self._tree.root())
+        note = json.dumps(sign_checkpoint(checkpoint, key)).encode()
+        known = self._checkpoints.lines()
+        if not known or known[-1] != note:
+            self._checkpoints.append([note])
+        return checkpoint
+
+    def _signing_key(self) -> Ed25519PrivateKey:
+        if self._key is None:
+            self._key = self._load_key()
+        first = self._known.get(("genesis",))
+        if isinstance(first, Genesis) and verifier_of(first.origin, self._key).to_text() != first.key:
+            raise LedgerKeyError(
+                f"{self._folder / 'ledger.key'} is not the key that this ledger began with",
+                hint="restore the key from the backup of the coordinator's home",
+            )
+        return self._key
+
+    def _load_key(self) -> Ed25519PrivateKey:
+        path = self._folder / "ledger.key"
+        if not path.exists():
+            if self._leaves:
+                raise LedgerKeyError(
+                    f"{path} is missing", hint="restore the key from the backup of the coordinator's home"
+                )
+            return _make_key(path)
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), None)
+        except (OSError, ValueError, TypeError) as e:
+            raise LedgerKeyError(f"{path} can not be read as a key", hint="restore it from the backup") from e
+        if not isinstance(key, Ed25519PrivateKey):
+            raise LedgerKeyError(f"{path} is no Ed25519 key", hint="restore it from the backup")
+        return key
+
+
+def _make_key(path: Path) -> Ed25519PrivateKey:
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".key-new")
+    partial.touch(mode=0o600)
+    partial.write_bytes(pem)
+    partial.replace(path)
+    return key
