@@ -35,10 +35,11 @@ class FlowerGrid:
     def online(self) -> Mapping[str, GridClient]:
         """Registered clients whose node answers its heartbeat."""
         rows = {row.client_id: row for row in self._store.clients()}
-        for client_id, row in rows.items():
-            if self._keys.get(client_id) != row.public_key:
-                self._nodes[client_id] = self._link.register_node(row.public_key, client_id)
-                self._keys[client_id] = row.public_key
+        new = [row for client_id, row in rows.items() if self._keys.get(client_id) != row.public_key]
+        known = self._link.known_nodes() if new else {}
+        for row in new:
+            node = known.get(row.public_key) or self._link.register_node(row.public_key, row.client_id)
+            self._nodes[row.client_id], self._keys[row.client_id] = node, row.public_key
         up = self._link.online_nodes()
         return {
             client_id: GridClient(client_id=client_id, capacity_class=row.capacity_class)

@@ -22,14 +22,14 @@ from flwr.app.message import make_message
 from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import fab_to_proto, user_config_to_proto
-from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
+from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
     PullTaskInputRequest,
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
-from flwr.supercore.constant import TaskType
+from flwr.supercore.constant import NodeStatus, TaskType
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
@@ -112,10 +112,27 @@ class FlowerLink:
         self._run_id = 0
         self._lock = threading.Lock()
 
-    def register_node(self, public_key: bytes, name: str) -> int:
-        """Admit a client's key; returns its node id. A key that is known keeps its node."""
+    def known_nodes(self) -> dict[bytes, int]:
+        """Node ids by public key, of all keys that the SuperLink has admitted, also before a restart."""
         with self._control() as control:
-            return int(control.RegisterNode(RegisterNodeRequest(public_key=public_key, name=name)).node_id)
+            nodes = control.ListNodes(ListNodesRequest()).nodes_info
+        return {bytes(n.public_key): int(n.node_id) for n in nodes if n.status != NodeStatus.UNREGISTERED}
+
+    def register_node(self, public_key: bytes, name: str) -> int:
+        """Admit a client's key that is not known yet; returns its node id.
+
+        Raises:
+          LinkError: the SuperLink refused the key.
+        """
+        try:
+            with self._control() as control:
+                answer = control.RegisterNode(RegisterNodeRequest(public_key=public_key, name=name))
+        except httpx.HTTPStatusError as e:
+            raise LinkError(
+                f"the SuperLink refused the key of client {name} ({e.response.status_code})",
+                hint="see superlink.log in the home folder",
+            ) from e
+        return int(answer.node_id)
 
     def open(self, timeout_s: float = 60.0) -> None:
         """Submit a carrier run, claim its task, start the heartbeat.
