@@ -37,6 +37,8 @@ GROUPS = {
     "run": "motet.cli.run:app",
     "coordinator": "motet.cli.coordinator:app",
     "client": "motet.cli.client:app",
+    "audit": "motet.cli.audit:app",
+    "budget": "motet.cli.budget:app",
 }
 
 

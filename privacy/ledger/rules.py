@@ -71,6 +71,14 @@ class LedgerState:
     findings: list[RuleFinding] = field(default_factory=list)
 
 
+def charged_event(text: str) -> Event:
+    """The event of a charge; one that can not be read is unknown, so that it costs infinity."""
+    try:
+        return event_from_json(text)
+    except MalformedEventError:
+        return UnknownEvent(text=text)
+
+
 def check_entries(entries: Iterable[Entry]) -> LedgerState:
     """Replay a ledger and hold every entry to the rules.
 
@@ -129,11 +137,11 @@ def _reserve(state: LedgerState, body: Reserve, index: int, report: Callable[[st
         report("reservation_id", f"the charge is named {body.reservation_id}, its fields make {expected}")
     if body.run_id not in state.runs:
         report("unknown_run", f"run {body.run_id} was not declared before this charge")
+    event = charged_event(body.event)
     try:
-        event = event_from_json(body.event)
+        event_from_json(body.event)
     except MalformedEventError as error:
         report("event", f"the charge can not be read: {error}")
-        event = UnknownEvent(text=body.event)
     state.reserves[body.reservation_id] = body
     state.reserve_index[body.reservation_id] = index
     state.events.setdefault(body.client_id, []).append(event)

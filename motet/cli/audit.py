@@ -1,0 +1,229 @@
+"""``motet audit``: make a bundle, check one, report on one, try to break the mechanism."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from motet.audit.verify import AuditResult
+
+app = typer.Typer(no_args_is_help=True, help="Prove what privacy was spent, and check such a proof.")
+Bundle = Annotated[Path, typer.Argument(help="The bundle; see `motet audit export`.", metavar="FILE")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@app.command("export")
+def export_command(
+    run: Annotated[str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    home: Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")] = Path(
+        "coordinator-home"
+    ),
+    receipts: Annotated[
+        list[Path] | None,
+        typer.Option("--receipts", help="A data owner's countersignature; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one file that holds all an auditor needs: the whole ledger, its checkpoints, keys and claims.
+
+    Example: motet audit export r-1a2b3c --home fed --out audit.jsonl
+    """
+    from motet.audit.bundle import make_bundle
+    from motet.audit.errors import BundleError
+    from motet.audit.ledger import CoordinatorLedger
+    from motet.cli.charges import check_nothing_was_lost, read_bodies
+    from motet.clock import SystemClock
+    from privacy.ledger.canonical import parse_canonical
+    from privacy.ledger.errors import LedgerFormatError
+
+    documents: list[dict[str, Any]] = []
+    for path in receipts or []:
+        try:
+            document = parse_canonical(_read(path).rstrip(b"\n"))
+        except LedgerFormatError as e:
+            raise BundleError(f"{path} is no countersignature: {e}", hint="see: motet audit receipts") from e
+        if not isinstance(document, dict):
+            raise BundleError(f"{path} is no countersignature", hint="see: motet audit receipts")
+        documents.append(document)
+    bodies = read_bodies(home)
+    clock = SystemClock()
+    ledger = CoordinatorLedger(home / "ledger", clock)
+    check_nothing_was_lost((e.body for e in ledger.entries()), bodies)
+    checkpoint = ledger.append(bodies, recorded_by="export")
+    data = make_bundle(
+        ledger,
+        run_id=run,
+        made_at_ms=int(clock.now() * 1000),
+        version=_installed_version(),
+        countersignatures=documents,
+    )
+    _write(out, data)
+    key = ledger.verifier().to_text()
+    if as_json:
+        print(
+            json.dumps(
+                {"file": str(out), "entries": checkpoint.size, "root": checkpoint.root.hex(), "key": key}
+            )
+        )
+        return
+    print(f"{out}: {checkpoint.size} entries, {len(data):,} bytes")
+    print(f"key of this ledger, to be told to auditors by another way: {key}")
+    print(f"next: motet audit verify {out}")
+
+
+@app.command("receipts")
+def receipts_command(
+    client: Annotated[str, typer.Argument(help="This client's name in recipes.", metavar="CLIENT")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    home: Annotated[Path, typer.Option("--home", help="This client's own folder: key, ledger.")] = Path(
+        "client-home"
+    ),
+) -> None:
+    """At a data owner: sign what this client charged itself, for the auditor. It holds no data and no hash of data.
+
+    Example: motet audit receipts ward-a --home ward-a --out ward-a-receipts.json
+    """
+    from client.receipts import receipts_of
+    from motet.clock import SystemClock
+    from privacy.ledger.canonical import canonical_bytes
+
+    document = receipts_of(home, client, SystemClock())
+    _write(out, canonical_bytes(document) + b"\n")
+    print(f"give this file to the auditor: {out}")
+
+
+@app.command("verify")
+def verify_command(
+    file: Bundle,
+    previous: Annotated[
+        Path | None, typer.Option("--previous", help="An earlier bundle or checkpoint of the same ledger.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", help="The ledger's public key, as the operator told it: name+hash+key."),
+    ] = None,
+    receipts: Annotated[
+        list[Path] | None,
+        typer.Option("--receipts", help="A countersignature straight from a data owner; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a bundle: offline, without a database, without trust in who made it. Exits with 0 only if all holds.
+
+    Example: motet audit verify audit.jsonl --previous last-month.jsonl
+    """
+    from motet.audit.errors import AuditFailedError
+    from motet.audit.verify import verify_bundle
+
+    result = verify_bundle(
+        _read(file),
+        previous=_read(previous) if previous else None,
+        key=key,
+        receipts={str(path): _read(path) for path in receipts or []},
+    )
+    if as_json:
+        print(json.dumps(result_as_json(result)))
+    else:
+        print_result(result, Console())
+    if not result.is_ok:
+        first = result.findings[0]
+        where = f"row {first.row}: " if first.row else ""
+        more = f" (and {len(result.findings) - 1} more)" if len(result.findings) > 1 else ""
+        raise AuditFailedError(
+            f"{file}: {where}{first.message}{more}",
+            hint="ask the operator; until this is explained, take no epsilon of this ledger for granted",
+        )
+
+
+def result_as_json(result: AuditResult) -> dict[str, Any]:
+    """The outcome as plain values; an infinite epsilon is null."""
+
+    def finite(value: float) -> float | None:
+        return value if value < float("inf") else None
+
+    return {
+        "ok": result.is_ok,
+        "findings": [asdict(finding) for finding in result.findings],
+        "notes": result.notes,
+        "clients": [
+            {
+                "client_id": claim.client_id,
+                "target_delta": claim.target_delta,
+                "epsilon_pld": finite(claim.epsilon_pld),
+                "epsilon_rdp": finite(claim.epsilon_rdp),
+            }
+            for claim in result.clients
+        ],
+        **result.summary,
+    }
+
+
+_FINDINGS_SHOWN = 20
+
+
+def print_result(result: AuditResult, console: Console) -> None:
+    """The outcome for people."""
+    summary = result.summary
+    console.print(
+        f"{summary['entries']} entries, {summary['checkpoints']} signed checkpoints, "
+        f"{summary['reservations']} charges, {summary['orders']} training orders, "
+        f"{summary['countersignatures']} countersignatures",
+        highlight=False,
+    )
+    if result.clients:
+        table = Table(
+            "client", "epsilon (PLD)", "epsilon (Renyi)", "delta", title="recomputed", title_justify="left"
+        )
+        for claim in result.clients:
+            table.add_row(
+                claim.client_id,
+                f"{claim.epsilon_pld:.4f}",
+                f"{claim.epsilon_rdp:.4f}",
+                f"{claim.target_delta:g}",
+            )
+        console.print(table, highlight=False)
+    for finding in result.findings[:_FINDINGS_SHOWN]:
+        where = f"row {finding.row}" if finding.row else "the file"
+        console.print(
+            f"does not hold: {where}: {finding.message} [{finding.code}]", markup=False, highlight=False
+        )
+    for note in result.notes:
+        console.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
+    if result.is_ok:
+        console.print("all holds", highlight=False)
+
+
+def _installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("motet")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "unknown"
+
+
+def _read(path: Path) -> bytes:
+    from motet.audit.errors import BundleError
+
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise BundleError(f"{path}: {e.strerror}", hint="check the path") from e
+
+
+def _write(path: Path, *parts: bytes) -> None:
+    from motet.audit.errors import JournalError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(parts))
+    except OSError as e:
+        raise JournalError(f"{path} can not be written: {e.strerror}", hint="choose another --out") from e

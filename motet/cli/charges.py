@@ -1,0 +1,135 @@
+"""What the coordinator's database says was declared, charged, ordered and answered, as entries of a ledger.
+
+Only queries are allowed on the connection: an audit changes nothing of the database, not even its schema.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import create_engine, select, text
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.orm import Session
+
+from coordinator.errors import StorageError
+from coordinator.storage.models import ClientRow, ContributionRow, PrivacyEventRow, RoundRow, RunRow
+from motet.audit.errors import LedgerConflictError
+from privacy.ledger.entries import (
+    CancelRefused,
+    ClientKey,
+    Order,
+    Reserve,
+    RunDeclared,
+    Settle,
+)
+from privacy.ledger.rules import charged_event
+from privacy.ledger.vectors import rdp_vector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from privacy.ledger.entries import Body
+
+
+def read_bodies(home: Path) -> list[Body]:
+    """Every entry that the database of a coordinator's home gives, in an order that a ledger may have.
+
+    Raises:
+      StorageError: there is no database, or it is none of this version.
+    """
+    path = home / "motet.db"
+    if not path.is_file():
+        raise StorageError(
+            f"{path}: no such database", hint="check --home, or start a coordinator there first"
+        )
+    engine = create_engine(f"sqlite:///{path}")
+    try:
+        with Session(engine) as session:
+            session.execute(text("PRAGMA query_only = ON"))
+            return list(_bodies(session))
+    except DatabaseError as e:
+        raise StorageError(
+            f"database {path}: {e.orig}", hint="was it made by another version of Motet? see: motet run list"
+        ) from e
+    finally:
+        engine.dispose()
+
+
+def _bodies(session: Session) -> Iterable[Body]:
+    for client in session.scalars(select(ClientRow).order_by(ClientRow.registered_at, ClientRow.client_id)):
+        yield ClientKey(client_id=client.client_id, public_key=client.public_key.decode("ascii", "replace"))
+    charges = {row.reservation_id: row for row in session.scalars(select(PrivacyEventRow))}
+    by_place = {(r.run_id, r.round_index, r.attempt, r.client_id): r for r in charges.values()}
+    for run in session.scalars(select(RunRow).order_by(RunRow.created_at, RunRow.run_id)):
+        yield RunDeclared(run_id=run.run_id, recipe_sha256=run.recipe_sha256, recipe_json=run.recipe_json)
+    attempts = select(RoundRow).order_by(
+        RoundRow.started_at, RoundRow.run_id, RoundRow.round_index, RoundRow.attempt
+    )
+    for attempt in session.scalars(attempts):
+        query = (
+            select(ContributionRow)
+            .where(
+                ContributionRow.run_id == attempt.run_id,
+                ContributionRow.round_index == attempt.round_index,
+                ContributionRow.attempt == attempt.attempt,
+            )
+            .order_by(ContributionRow.client_id)
+        )
+        asked = list(session.scalars(query))
+        pairs = [(c, by_place.get((c.run_id, c.round_index, c.attempt, c.client_id))) for c in asked]
+        yield from (_reserve(charge) for _, charge in pairs if charge is not None)
+        yield from (_order(c, charge) for c, charge in pairs if c.message_id)
+        for contribution, charge in pairs:
+            if charge is not None:
+                yield from _outcome(contribution, charge, attempt)
+
+
+def _reserve(row: PrivacyEventRow) -> Reserve:
+    return Reserve(
+        reservation_id=row.reservation_id,
+        run_id=row.run_id,
+        round_index=row.round_index,
+        attempt=row.attempt,
+        client_id=row.client_id,
+        event=row.event_json,
+        rdp_nano=rdp_vector(charged_event(row.event_json)),
+    )
+
+
+def _order(row: ContributionRow, charge: PrivacyEventRow | None) -> Order:
+    return Order(
+        reservation_id=charge.reservation_id if charge is not None else "",
+        run_id=row.run_id,
+        round_index=row.round_index,
+        attempt=row.attempt,
+        client_id=row.client_id,
+        message_id=row.message_id,
+    )
+
+
+def _outcome(row: ContributionRow, charge: PrivacyEventRow, attempt: RoundRow) -> Iterable[Body]:
+    """Settled, or not given back; nothing while the answer is awaited."""
+    if charge.state == "SETTLED":
+        yield Settle(reservation_id=charge.reservation_id, payload_sha256=row.payload_sha256)
+    elif row.state in ("FAILED", "LATE"):
+        yield CancelRefused(reservation_id=charge.reservation_id, reason=row.error_code or row.state.lower())
+    elif attempt.state == "ABORTED":
+        yield CancelRefused(reservation_id=charge.reservation_id, reason="aborted")
+
+
+def check_nothing_was_lost(ledger_bodies: Iterable[Body], database_bodies: Iterable[Body]) -> None:
+    """Refuse a database that lacks a charge which the ledger holds.
+
+    Raises:
+      LedgerConflictError: names the first of them.
+    """
+    known = {body.reservation_id for body in database_bodies if isinstance(body, Reserve)}
+    lost = [b for b in ledger_bodies if isinstance(b, Reserve) and b.reservation_id not in known]
+    if lost:
+        first = lost[0]
+        raise LedgerConflictError(
+            f"the database lacks {len(lost)} charges that the ledger holds, first: run {first.run_id}, round "
+            f"{first.round_index}, attempt {first.attempt}, client {first.client_id}",
+            hint="the database was put back from an older copy; restore the newest one before any run goes on",
+        )
