@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from coordinator.engine.grid import GridClient, GridFailure
 from motet.errors import MotetError
-from motet.wire.codec import WireError, decode_reply, encode_order
+from motet.wire.codec import decode_reply, encode_order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from coordinator.engine.flower_link import FlowerLink
+    from coordinator.engine.flower_link import Arrived, FlowerLink
     from coordinator.storage.store import Store
     from motet.wire.messages import TrainOrder, TrainReply
 
@@ -67,7 +67,7 @@ class FlowerGrid:
             if arrived.message_id not in message_ids:
                 continue
             self._sent.discard(arrived.message_id)
-            found.append((arrived.message_id, _read(arrived.data, arrived.reason)))
+            found.append((arrived.message_id, _read(arrived)))
         return found
 
     def is_known(self, message_id: str) -> bool:
@@ -79,10 +79,10 @@ class FlowerGrid:
         self._link.close()
 
 
-def _read(data: bytes | None, reason: str) -> TrainReply | GridFailure:
-    if data is None:
-        return GridFailure(code="client_unreachable", message=reason)
+def _read(arrived: Arrived) -> TrainReply | GridFailure:
+    if arrived.data is None:
+        return GridFailure(code=arrived.code, message=arrived.reason)
     try:
-        return decode_reply(data)
-    except (WireError, MotetError) as e:
+        return decode_reply(arrived.data)
+    except MotetError as e:
         return GridFailure(code="malformed_reply", message=e.message)

@@ -20,9 +20,15 @@ import httpx
 from flwr.app import ConfigRecord, Message, MessageType, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.cli.build import build_fab_from_disk
-from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, Status
 from flwr.common.serde import fab_to_proto, user_config_to_proto
-from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+)
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
     PullTaskInputRequest,
@@ -46,6 +52,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 HEARTBEAT_S = 10.0  # a lease lasts 60 s after a heartbeat
 CLAIM_POLL_S = 0.15
+_CODES = {
+    ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "client_crashed",
+    ErrorCode.INVALID_FAB: "bundle_refused",
+}
 PART_BYTES = 4 << 20  # one record a part: below the gateway's limit on a body
 
 
@@ -66,6 +76,17 @@ def marker_app_dir() -> Path:
 def marker_sha256() -> str:
     """The hash of the bundle; clients accept messages of runs with this bundle only."""
     return hashlib.sha256(build_fab_from_disk(marker_app_dir())).hexdigest()
+
+
+def _end_earlier_runs(control: ControlHttpClient) -> None:
+    """Stop the carrier runs of coordinators that were killed.
+
+    A client that waits for the rest of a message whose sender died half way through is let go by it at once.
+    """
+    for run_id, run in control.ListRuns(ListRunsRequest()).run_dict.items():
+        if run.status.status != Status.FINISHED:
+            control.StopRun(StopRunRequest(run_id=run_id))
+            log.info("carrier run %s of an earlier coordinator was ended", run_id)
 
 
 def split(data: bytes) -> RecordDict:
@@ -89,10 +110,15 @@ def join(content: RecordDict) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrived:
-    """A reply or an error to the message ``message_id``; ``data`` is None for an error, ``reason`` then says what."""
+    """A reply or an error to the message ``message_id``; ``data`` is None for an error.
+
+    ``code`` then is ``client_crashed``, ``bundle_refused``, ``malformed_reply`` or ``client_unreachable``, and
+    ``reason`` says what happened.
+    """
 
     message_id: str
     data: bytes | None
+    code: str = ""
     reason: str = ""
 
 
@@ -143,6 +169,7 @@ class FlowerLink:
         fab = build_fab_from_disk(marker_app_dir())
         bundle = fab_to_proto(Fab(hashlib.sha256(fab).hexdigest(), fab, {}))
         with self._control() as control:
+            _end_earlier_runs(control)
             self._run_id = control.StartRun(
                 StartRunRequest(fab=bundle, override_config=user_config_to_proto({}))
             ).run_id
@@ -216,12 +243,13 @@ class FlowerLink:
             return Arrived(
                 message_id=message_id,
                 data=None,
-                reason=f"Flower error {message.error.code}: {message.error.reason}",
+                code=_CODES.get(message.error.code, "client_unreachable"),
+                reason=message.error.reason or f"Flower error {message.error.code}",
             )
         try:
             return Arrived(message_id=message_id, data=join(message.content))
         except (KeyError, ValueError) as e:
-            return Arrived(message_id=message_id, data=None, reason=str(e))
+            return Arrived(message_id=message_id, data=None, code="malformed_reply", reason=str(e))
 
     def _open_grid(self) -> HttpGrid:
         if self._grid is None:
