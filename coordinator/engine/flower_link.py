@@ -47,11 +47,14 @@ from flwr.superlink.grid import HttpGrid
 from motet.errors import MotetError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 
 log = logging.getLogger(__name__)
 HEARTBEAT_S = 10.0  # a lease lasts 60 s after a heartbeat
 CLAIM_POLL_S = 0.15
+UPLOAD_LOOKS_S = (0.05, 0.1, 0.2, 0.4)  # waits for the rest of a reply before flwr's own, which starts at 1 s
 _CODES = {
     ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "client_crashed",
     ErrorCode.INVALID_FAB: "bundle_refused",
@@ -176,6 +179,8 @@ class FlowerLink:
         token = self._claim(self._run_id, timeout_s)
         grid = HttpGrid(self._address, self._ca is None, self._ca, token=token)
         grid._retry_invoker = patient_retry()  # noqa: SLF001 - flwr's own sends SIGINT to us on a 401
+        runtime: Any = grid._runtime_client  # noqa: SLF001
+        runtime.PullObject = soon(runtime.PullObject)
         grid.set_run(Run.create_empty(self._run_id))
         grid._runtime_client.PullTaskInput(PullTaskInputRequest())  # noqa: SLF001
         self._grid = grid
@@ -302,6 +307,25 @@ class FlowerLink:
             interceptors=[RuntimeVersionHttpInterceptor(component_name=name), *extra],
             **({"retry_invoker": patient_retry()} if retry else {}),
         )
+
+
+def soon(
+    pull: Callable[[PullObjectRequest], PullObjectResponse],
+) -> Callable[[PullObjectRequest], PullObjectResponse]:
+    """``pull``, looking again soon for an object that is announced and not there yet.
+
+    A reply is offered before its parts are uploaded, so that a quick look often comes between the two.
+    """
+
+    def pull_object(request: PullObjectRequest) -> PullObjectResponse:
+        for wait_s in UPLOAD_LOOKS_S:
+            answer = pull(request)
+            if answer.object_available or not answer.object_found:
+                return answer
+            time.sleep(wait_s)
+        return pull(request)
+
+    return pull_object
 
 
 def patient_retry(max_time_s: float = 120.0) -> RetryInvoker:
