@@ -59,6 +59,7 @@ POLL_MIN_S, POLL_MAX_S, POLL_GROWTH = 0.1, 2.0, 1.5
 HEARTBEAT_S = 15.0
 ACTIVATE_RETRY_S = 2.0
 PART_BYTES = 4 << 20
+UPLOAD_LOOK_S = 0.1  # a message is offered before its parts are there; flwr looks again after a second
 
 Answer = Callable[[bytes], bytes]
 
@@ -216,7 +217,9 @@ class FleetLink:
     def content(self, run_id: int, tree: Any) -> Message:  # noqa: ANN401 - Flower's protobuf
         """The whole message; the SuperLink keeps its copy."""
         pull = make_pull_object_fn_protobuf(self._client.PullObject, self._node(), run_id)
-        message = pull_and_inflate_object_from_tree(tree, pull, lambda _id: None, return_type=Message)
+        message = pull_and_inflate_object_from_tree(
+            tree, pull, lambda _id: None, return_type=Message, initial_backoff=UPLOAD_LOOK_S
+        )
         message.metadata.__dict__["_message_id"] = tree.object_id
         return message
 
