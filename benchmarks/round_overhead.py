@@ -219,7 +219,7 @@ class Processes:
         """One look at all trees. A child that has ended but was not waited for counts its time, not itself."""
         cpu_s, count, resident = 0.0, 0, 0
         by_program: dict[str, float] = {}
-        for name, root in self.roots.items():
+        for name, root in list(self.roots.items()):
             for process in tree(root):
                 try:
                     with process.oneshot():
