@@ -1,1 +1,1 @@
-"""The audit's shell: ledger files, bundles, their verification, the report. No torch, no SQL."""
+"""The audit's shell: ledger files, bundles, verification, report, attack. No SQL; only ``attack`` loads torch."""

@@ -201,6 +201,43 @@ def print_result(result: AuditResult, console: Console) -> None:
         console.print("all holds", highlight=False)
 
 
+@app.command("canary")
+def canary_command(
+    quick: Annotated[bool, typer.Option("--quick", help="The mechanism test alone.")] = False,
+    controls: Annotated[
+        bool, typer.Option(help="Run false mechanisms as well; an audit that misses one is blind.")
+    ] = True,
+    trials: Annotated[
+        int, typer.Option("--trials", min=100, help="Steps with and without the canary.")
+    ] = 2000,
+    canaries: Annotated[int, typer.Option("--canaries", min=100, help="Of the one-run audit.")] = 2000,
+    as_json: Json = False,
+) -> None:
+    """Attack the installed mechanism: a lower bound on the privacy it loses. It can refute a claim, never confirm one.
+
+    Exits with 11 if a claim is refuted, or if a false mechanism is not caught.
+
+    Example: motet audit canary --quick
+    """
+    from motet.audit.attack import attack
+    from motet.audit.errors import AuditFailedError
+
+    told = attack(trials=trials, canaries=canaries, with_runs=not quick, with_controls=controls)
+    if as_json:
+        print(json.dumps(told.as_json()))
+    else:
+        console = Console()
+        for table in told.tables():
+            console.print(table, highlight=False)
+        for note in told.notes():
+            console.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
+    if told.failures:
+        raise AuditFailedError(
+            "; ".join(told.failures),
+            hint="do not train with privacy on this installation; report it with --json",
+        )
+
+
 def _installed_version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
