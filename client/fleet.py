@@ -44,7 +44,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, push_objects
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.retry import RetryInvoker, exponential
+from flwr.supercore.retry import RetryInvoker, RetryState, exponential
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -122,6 +122,7 @@ class FleetLink:
         self._id_file = state_dir / "node-id"
         self._stop = stop
         self._node_id = 0
+        self._is_lost = False
         self._client = FleetHttpClient.from_server_address(
             address,
             False,
@@ -147,8 +148,24 @@ class FleetLink:
             (httpx.TransportError, httpx.HTTPStatusError),
             max_tries=None,
             max_time=None,
+            on_backoff=self._say_lost,
+            on_success=self._say_back,
             should_giveup=give_up,
+            wait_function=self._wait,
         )
+
+    def _wait(self, seconds: float) -> None:
+        self._stop.wait(seconds)
+
+    def _say_lost(self, _state: RetryState) -> None:
+        if not self._is_lost:
+            self._is_lost = True
+            log.warning("the coordinator does not answer; trying again until it does")
+
+    def _say_back(self, _state: RetryState) -> None:
+        if self._is_lost:
+            self._is_lost = False
+            log.warning("the coordinator answers again")
 
     def __enter__(self) -> Self:
         if self._id_file.exists():
@@ -179,8 +196,8 @@ class FleetLink:
                 self._node_id = int(self._client.ActivateNode(request).node_id)
                 self._id_file.write_text(str(self._node_id))
                 return
-            except (httpx.HTTPStatusError, RuntimeError) as e:
-                if not said:
+            except (httpx.HTTPError, RuntimeError) as e:
+                if not (said or self._stop.is_set()):
                     log.warning("the coordinator does not admit this client yet (%s); trying again", e)
                     said = True
                 self._stop.wait(ACTIVATE_RETRY_S)
@@ -191,7 +208,7 @@ class FleetLink:
                 node=Node(node_id=self._node_id), heartbeat_interval=HEARTBEAT_S
             )
             return bool(self._client.SendNodeHeartbeat(request).success)
-        except (httpx.HTTPStatusError, RuntimeError):
+        except (httpx.HTTPError, RuntimeError):
             return False
 
     def _heartbeat(self) -> None:
@@ -269,7 +286,8 @@ class FleetWorker:
 
     Args:
       link: the node's calls.
-      answer: order bytes to reply bytes; it does not raise for facts of the world.
+      answer: order bytes to reply bytes; facts of the world are replies. What it raises is a fault, which is
+        reported without its text: that may quote data.
       pinned: sha256 of the one bundle that is accepted.
       state_dir: holds the journal.
       stop: ends the loop.
@@ -316,7 +334,15 @@ class FleetWorker:
             reason = f"bundle {self._bundles[run_id][:12]} is not the one that this client pins"
             reply = Message(Error(ErrorCode.INVALID_FAB, reason), reply_to=head)
         else:
-            message = self._link.content(run_id, tree)
-            reply = Message(split(self._answer(join(message.content))), reply_to=message)
+            reply = self._worked(self._link.content(run_id, tree))
         self._link.send(reply, run_id, 0.0)
         self._link.confirm(run_id, tree)
+
+    def _worked(self, message: Message) -> Message:
+        """The reply. A fault in the work is told by its kind alone; the next message is taken all the same."""
+        try:
+            return Message(split(self._answer(join(message.content))), reply_to=message)
+        except Exception as e:
+            log.exception("the work on message %s failed", message.metadata.message_id[:12])
+            error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(e).__name__} in the client")
+            return Message(error, reply_to=message)

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Handler = Callable[[TrainOrder], TrainReply]
+STOP_GRACE_S = 5.0  # for the order at hand; service managers wait 10 s or more before they kill
+
+
+class _GraceIsOverError(BaseException):
+    """Raised in the main thread, out of whatever it does; the order at hand is done again at the next start."""
 
 
 class SetupError(ClientError):
@@ -88,6 +93,9 @@ def serve(
 ) -> None:
     """Answer orders until SIGTERM or SIGINT; reconnects by itself when coordinator or network come back.
 
+    On a signal the order at hand gets ``STOP_GRACE_S`` to end. What does not end is done again at the next start,
+    as after a crash; a private order is then charged again.
+
     Raises:
       SetupError: there is no key in ``home``.
     """
@@ -95,13 +103,31 @@ def serve(
     if not key_path.exists():
         raise SetupError(f"{home} holds no key", hint=f"make one: motet client init --home {home}")
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    _end_on_signals(stop)
     link = FleetLink(join.address, join.ca.encode(), key_path.read_bytes(), home, stop)
-    with link:
-        if stop.is_set():
-            return
-        on_ready()
-        FleetWorker(
-            link, lambda data: encode_reply(handler(decode_order(data))), join.bundle_sha256, home, stop
-        ).loop()
+    try:
+        with link:
+            if stop.is_set():
+                return
+            on_ready()
+            FleetWorker(
+                link, lambda data: encode_reply(handler(decode_order(data))), join.bundle_sha256, home, stop
+            ).loop()
+    except _GraceIsOverError:
+        log.warning("stopped within an order; it is done again at the next start")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _end_on_signals(stop: threading.Event) -> None:
+    def end(*_: object) -> None:
+        if not stop.is_set():
+            stop.set()
+            signal.setitimer(signal.ITIMER_REAL, STOP_GRACE_S)
+
+    def end_now(*_: object) -> None:
+        raise _GraceIsOverError
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    signal.signal(signal.SIGALRM, end_now)

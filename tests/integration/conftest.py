@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
@@ -122,8 +121,9 @@ class Deployment:
         for name in names:
             self.wait(connected[name], f"client {name} connected", START_S, needs=(name,))
 
-    def spawn_client(self, name, *, join=None):
-        where = ("--data", self.data[name], "--join", join or self.join, "--home", self.client_home(name))
+    def spawn_client(self, name, *, join=None, data=None):
+        data = data or self.data[name]
+        where = ("--data", data, "--join", join or self.join, "--home", self.client_home(name))
         return self.spawn(name, "client", "start", "--name", name, *where, "--verbose")
 
     def start(self):

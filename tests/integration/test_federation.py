@@ -1,14 +1,38 @@
-"""A federation of three clients that stays up from test to test: the same answers as embedded, through crashes."""
+"""A federation of three clients that stays up from test to test, with an embedded run's answers through crashes."""
 
 import json
+import time
 
+import psutil
 import pytest
 
+from client.ledger import ClientLedger
+from client.service import init_key
+
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("federation")]
+ALL = dict.fromkeys("abc", "RECEIVED")
+PRIVATE = "privacy: {noise_multiplier: 1.0, sampling_rate: 0.2}\n"
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "DO_NOT_TRACK": "1",
+}
 
 
-def states(rows):
-    return {r.client_id: r.state for r in rows}
+def states(deployment, run_id, round_index):
+    return {r.client_id: r.state for r in deployment.store.contributions(run_id, round_index)}
+
+
+def attempts(deployment, run_id):
+    return [(r.round_index, r.attempt, r.state) for r in deployment.store.rounds(run_id)]
+
+
+def gone(processes):
+    return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes)
+
+
+# -- the same answer -------------------------------------------------------------------------------------------------
 
 
 def test_embedded_and_deployed_give_the_same_adapter(federation, recipe_file, embedded):
@@ -18,13 +42,45 @@ def test_embedded_and_deployed_give_the_same_adapter(federation, recipe_file, em
     watched = federation.motet("run", "watch", run_id, "--home", federation.place, "--timeout", 50)
     assert watched.returncode == 0, watched.stdout + watched.stderr + federation.tails()
     row = federation.store.get_run(run_id)
-    assert row.state == "FINISHED"
     assert row.adapter_sha256 in watched.stdout
     assert row.adapter_sha256 == embedded(recipe_file())
     assert row.adapter_sha256 != embedded(recipe_file("another", seed=4))  # the hash tells runs apart
-    assert [states(federation.store.contributions(run_id, k)) for k in range(3)] == [
-        dict.fromkeys("abc", "RECEIVED")
-    ] * 3
+    assert [states(federation, run_id, k) for k in range(3)] == [ALL] * 3
+
+
+def test_a_second_run_uses_the_same_processes(federation, recipe_file):
+    before = {p.pid for p in federation.processes()}
+    assert len(before) == 6  # coordinator, SuperLink, gateway, three clients
+    run_id = federation.submit(recipe_file("second", rounds=2))
+    seen = set()
+
+    def ended():
+        seen.update(p.pid for p in federation.processes())
+        return federation.store.get_run(run_id).state == "FINISHED"
+
+    federation.wait(ended, "the second run", 45)
+    assert seen == before
+    assert {p.pid for p in federation.processes()} == before
+
+
+def test_a_private_run_deployed_charges_coordinator_and_client_the_same(federation, recipe_file):
+    run_id = federation.finish(recipe_file("private", rounds=2, extra=PRIVATE)).run_id
+    plain = federation.finish(recipe_file("plain", rounds=1)).run_id
+    for name in "abc":
+        charged = federation.store.spent_events(name, run_id)
+        charges = ClientLedger(federation.client_home(name) / "ledger.jsonl").charges()
+        own = [c for c in charges if c.run_id == run_id]
+        assert [c.event for c in own] == charged
+        assert [(c.round_index, c.attempt, c.is_settled) for c in own] == [(0, 0, True), (1, 0, True)]
+        assert federation.store.spent_events(name, plain) == []
+        assert not [c for c in charges if c.run_id == plain]
+    assert {c.num_examples for c in federation.store.contributions(run_id)} == {0}
+    assert {c.num_examples for c in federation.store.contributions(plain)} == {
+        40
+    }  # told where nothing is private
+
+
+# -- crashes ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_coordinator_killed_in_the_middle_of_a_round_and_started_again_ends_with_the_same_adapter(
@@ -34,16 +90,169 @@ def test_the_coordinator_killed_in_the_middle_of_a_round_and_started_again_ends_
     federation.wait_for_order(run_id, 1)
     children = federation.kill("coordinator")
     assert len(children) == 2  # SuperLink and gateway
-    rounds = federation.store.rounds(run_id)
-    assert [r.state for r in rounds] == ["CLOSED", "PLANNED"]  # it was in the middle of a round
-    from_before = federation.store.get_run(run_id)
-    federation.wait(
-        lambda: all(not c.is_running() or c.status() == "zombie" for c in children), "its children end", 5
-    )
+    before = federation.store.rounds(run_id)
+    assert [r.state for r in before] == ["CLOSED", "PLANNED"]  # it was in the middle of a round
+    federation.wait(lambda: gone(children), "the end of its SuperLink and gateway", 5)
     federation.start_coordinator()
     row = federation.wait_for_end(run_id)
     assert (row.state, row.adapter_sha256) == ("FINISHED", embedded(recipe_file())), federation.tails()
-    after = federation.store.rounds(run_id)
-    assert [(r.round_index, r.attempt, r.state) for r in after] == [(k, 0, "CLOSED") for k in range(3)]
-    assert from_before.created_at == row.created_at
-    assert after[1].started_at == rounds[1].started_at  # the same round went on
+    assert attempts(federation, run_id) == [(k, 0, "CLOSED") for k in range(3)]
+    assert federation.store.rounds(run_id)[1].started_at == before[1].started_at  # the same round went on
+
+
+def test_a_killed_client_that_is_back_before_the_deadline_answers_the_same_order(
+    federation, recipe_file, embedded
+):
+    run_id = federation.submit(recipe_file())
+    federation.wait_for_order(run_id, 1, "c")
+    federation.kill("c")
+    told = federation.store.contributions(run_id, 1)
+    assert next(r.state for r in told if r.client_id == "c") == "ORDERED"  # it had not answered
+    federation.start_clients("c")
+    row = federation.wait_for_end(run_id)
+    assert (row.state, row.adapter_sha256) == ("FINISHED", embedded(recipe_file())), federation.tails()
+    assert attempts(federation, run_id) == [(k, 0, "CLOSED") for k in range(3)]
+    assert states(federation, run_id, 1) == ALL
+
+
+def test_a_killed_client_is_left_behind_at_the_deadline_and_is_back_the_next_round(federation, recipe_file):
+    run_id = federation.submit(recipe_file("deadline", rounds=9, local_steps=10, deadline_s=7))
+    federation.wait_for_order(run_id, 1, "c")
+    federation.kill("c")
+    closed = federation.wait(lambda: federation.store.closed_rounds(run_id)[1:], "the end of the round", 20)
+    assert states(federation, run_id, 1) == ALL | {"c": "FAILED"}
+    assert closed[0].closed_at - closed[0].started_at >= 7
+    missed = next(r for r in federation.store.contributions(run_id, 1) if r.client_id == "c")
+    assert missed.error_code == "deadline"
+    federation.start_clients("c")
+
+    def is_back():
+        later = [r.round_index for r in federation.store.closed_rounds(run_id) if r.round_index > 1]
+        return any(states(federation, run_id, k) == ALL for k in later)
+
+    federation.wait(is_back, "a round with all three", 40)
+    assert {attempt for _, attempt, _ in attempts(federation, run_id)} == {0}
+    federation.store.request_cancel(run_id)
+    federation.wait_for_end(run_id)
+
+
+def test_a_client_reconnects_when_the_coordinator_comes_back(federation, recipe_file):
+    clients = {name: federation.running[name].pid for name in "abc"}
+    noticed = {name: federation.log(name).count("does not answer") for name in "abc"}
+    assert federation.terminate("coordinator") == [0]
+    federation.wait(
+        lambda: all(federation.log(n).count("does not answer") > noticed[n] for n in "abc"), "a word", 20
+    )
+    federation.start_coordinator()
+    run_id = federation.finish(recipe_file("after", rounds=1)).run_id
+    assert states(federation, run_id, 0) == ALL
+    assert {name: federation.running[name].pid for name in "abc"} == clients
+
+
+# -- who may take part -----------------------------------------------------------------------------------------------
+
+
+def test_an_unregistered_client_gets_no_order(federation, recipe_file, shards):
+    init_key(federation.client_home("stranger"))
+    federation.spawn_client("stranger", data=shards / "a.jsonl")
+    try:
+        refused = "does not admit this client"
+        federation.wait(lambda: refused in federation.log("stranger"), "a refusal", 40, needs=("stranger",))
+        anybody = recipe_file("anybody", rounds=1, clients=None, minimum=3)
+        run_id = federation.finish(anybody).run_id
+        assert states(federation, run_id, 0) == ALL
+        assert not (federation.client_home("stranger") / "replies").exists()
+        federation.register("stranger")  # positive control: it was the key that was missing
+        federation.wait(lambda: "is connected" in federation.log("stranger"), "admission", 20)
+        run_id = federation.finish(anybody).run_id
+        assert states(federation, run_id, 0) == ALL | {"stranger": "RECEIVED"}
+    finally:
+        assert federation.terminate("stranger") == [0]
+
+
+def test_a_client_refuses_a_bundle_that_is_not_pinned(federation, recipe_file, shards, tmp_path):
+    other = tmp_path / "join.json"
+    other.write_text(json.dumps(json.loads(federation.join.read_text()) | {"bundle_sha256": "0" * 64}))
+    federation.register("careful")
+    federation.spawn_client("careful", data=shards / "c.jsonl", join=other)
+    try:
+        federation.wait(lambda: "is connected" in federation.log("careful"), "connected", 40, ("careful",))
+        path = recipe_file("careful", rounds=1, clients="[a, careful]", minimum=1)
+        run_id = federation.finish(path).run_id
+    finally:
+        assert federation.terminate("careful") == [0]
+    assert states(federation, run_id, 0) == {"a": "RECEIVED", "careful": "FAILED"}
+    told = federation.store.contributions(run_id, 0)[1]
+    assert told.error_code == "bundle_refused"
+    assert "is not the one that this client pins" in told.error_message
+    assert not (federation.client_home("careful") / "replies").exists()
+
+
+# -- one home, one port ----------------------------------------------------------------------------------------------
+
+
+def test_a_second_coordinator_in_the_same_home_is_refused(federation):
+    done = federation.motet("coordinator", "start", "--home", federation.place, "--listen", "127.0.0.1:1")
+    assert done.returncode == 7
+    assert f"another coordinator works in {federation.place}" in done.stderr
+    assert not federation.is_down("coordinator")
+
+
+def test_a_port_in_use_is_named(federation, tmp_path):
+    before = {p.pid for p in federation.processes()}
+    done = federation.motet(
+        "coordinator", "start", "--home", tmp_path / "other", "--listen", federation.address
+    )
+    assert done.returncode == 7
+    assert f"{federation.address} can not be used" in done.stderr
+    assert "--listen" in done.stderr
+    assert {p.pid for p in federation.processes()} == before
+
+
+# -- silence ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_telemetry_or_update_check_environment(federation):
+    children = federation.children("coordinator")
+    assert len(children) == 2
+    for child, line in children.items():
+        environment = child.environ()
+        assert {key: environment.get(key) for key in QUIET} == QUIET, line
+    parent = psutil.Process(federation.running["coordinator"].pid).environ()
+    assert not set(QUIET) & set(parent)  # nobody had set it for them: it is our doing
+
+
+def test_every_connection_ends_on_this_machine_and_a_clients_at_the_gateway(federation, recipe_file):
+    run_id = federation.submit(recipe_file("silent", rounds=2))
+    clients = {federation.running[name].pid for name in "abc"}
+    anywhere, of_clients = set(), set()
+
+    def ended():
+        for process in federation.processes():
+            for connection in process.net_connections("inet"):
+                if connection.raddr:
+                    anywhere.add(connection.raddr.ip)
+                    if process.pid in clients:
+                        of_clients.add(f"{connection.raddr.ip}:{connection.raddr.port}")
+        return federation.store.get_run(run_id).state == "FINISHED"
+
+    federation.wait(ended, "the run", 45)
+    assert anywhere == {"127.0.0.1"}
+    assert of_clients == {federation.address}
+
+
+# -- cancel ----------------------------------------------------------------------------------------------------------
+
+
+def test_cancel_takes_effect_within_seconds(federation, recipe_file):
+    run_id = federation.submit(recipe_file("long", rounds=20, local_steps=300))
+    federation.wait_for_order(run_id, 0)
+    asked = time.monotonic()
+    done = federation.motet("run", "cancel", run_id, "--home", federation.place)
+    assert done.returncode == 0, done.stderr
+    row = federation.wait_for_end(run_id, 10)
+    assert row.state == "CANCELLED"
+    assert time.monotonic() - asked < 10  # the command's own start is most of it
+    assert "ORDERED" in states(federation, run_id, 0).values()  # clients were at work
+    shown = federation.motet("run", "list", "--home", federation.place, "--json")
+    assert {r["run_id"]: r["state"] for r in json.loads(shown.stdout)}[run_id] == "CANCELLED"
