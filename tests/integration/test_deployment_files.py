@@ -1,0 +1,51 @@
+"""What lies on disk around a federation: secrets for their owners alone, and words for who comes without them."""
+
+import psutil
+import pytest
+
+from motet.deployed import run_deployed
+from motet.recipe import load_recipe
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("federation")]
+
+
+def test_secrets_stay_in_files_that_only_their_owner_reads(federation, recipe_file):
+    federation.finish(recipe_file("secrets", rounds=1))
+    secret_file = federation.place / "superlink/secret"
+    secret = secret_file.read_text().strip()
+    private = [secret_file, federation.place / "tls/ca.key", federation.place / "tls/server.key"]
+    private += [federation.client_home(name) / "client.key" for name in federation.data]
+    assert all(path.stat().st_mode & 0o077 == 0 for path in private)
+    assert len(secret) >= 32
+    spoken = [" ".join(p.cmdline()).encode() for p in federation.processes()]
+    spoken += [p.read_bytes() for p in federation.home.rglob("*.log")]
+    spoken += [(federation.place / "motet.db").read_bytes(), federation.join.read_bytes()]
+    keys = [p.read_bytes().splitlines()[1] for p in private if p.suffix == ".key"]
+    assert not [word for word in (secret.encode(), *keys) if any(word in text for text in spoken)]
+    assert any(b"motet.cli.main" in text for text in spoken)  # positive control: something was looked at
+
+
+def test_a_client_without_a_join_file_or_a_key_is_told_what_to_do(federation, shards, tmp_path):
+    start = ("client", "start", "--name", "a", "--data", shards / "a.jsonl", "--home", tmp_path / "no-key")
+    without_join = federation.motet(*start, "--join", tmp_path / "none.json")
+    assert without_join.returncode == 2
+    assert "no such join file" in without_join.stderr
+    without_key = federation.motet(*start, "--join", federation.join)
+    assert without_key.returncode == 2
+    assert "motet client init" in without_key.stderr
+
+
+def test_the_demos_federation_gives_the_embedded_adapter_and_ends_all_its_processes(
+    recipe_file, embedded, tmp_path
+):
+    recipe_path = recipe_file("demo", rounds=2)
+    seen = []
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
+    result = run_deployed(load_recipe(recipe_path), tmp_path / "out", on_step=lambda *s: seen.append(s[1:]))
+    assert result["adapter_sha256"] == embedded(recipe_path)
+    assert seen[0] == (0, 2)
+    assert seen[-1] == (2, 2)
+    assert [c["lora_rank"] for c in result["clients"]] == [1, 4, 7]
+    assert len(result["curves"]["federated"]) == 3
+    assert (tmp_path / "out/adapter/adapter_model.safetensors").stat().st_size > 1000
+    assert {p.pid for p in psutil.Process().children(recursive=True)} <= before
