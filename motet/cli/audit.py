@@ -201,6 +201,50 @@ def print_result(result: AuditResult, console: Console) -> None:
         console.print("all holds", highlight=False)
 
 
+@app.command("report")
+def report_command(
+    file: Bundle,
+    out: Annotated[Path | None, typer.Option("--out", help="The HTML page to write.")] = None,
+    facts: Annotated[
+        Path | None,
+        typer.Option("--facts", help="TOML: what software can not know, such as purpose and curator."),
+    ] = None,
+    canary: Annotated[
+        Path | None, typer.Option("--canary", help="Output of `motet audit canary --json`, to be included.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """One page for a data protection officer: what was spent, what that means, what is not protected.
+
+    The bundle is checked first; the page is written whatever comes of it, and says so. Exits with 11 if not all holds.
+
+    Example: motet audit report audit.jsonl --out report.html
+    """
+    from motet.audit.errors import AuditFailedError, BundleError
+    from motet.audit.report.facts import build_report, read_facts
+    from motet.audit.report.page import render
+    from motet.audit.verify import verify_bundle
+
+    if out is None and not as_json:
+        raise BundleError("nothing to do", hint="give --out report.html, or --json")
+    result = verify_bundle(_read(file))
+    report = build_report(
+        result,
+        facts=read_facts(_read(facts).decode("utf-8", "replace"), str(facts)) if facts else {},
+        canary=_json_file(canary) if canary else None,
+    )
+    if out is not None:
+        _write(out, render(report).encode())
+    if as_json:
+        print(json.dumps(report))
+    elif out is not None:
+        print(f"{out}: one page, nothing else is needed to read it")
+    if not result.is_ok:
+        raise AuditFailedError(
+            f"{file}: {result.findings[0].message}", hint=f"every finding: motet audit verify {file}"
+        )
+
+
 @app.command("canary")
 def canary_command(
     quick: Annotated[bool, typer.Option("--quick", help="The mechanism test alone.")] = False,
@@ -256,11 +300,23 @@ def _read(path: Path) -> bytes:
         raise BundleError(f"{path}: {e.strerror}", hint="check the path") from e
 
 
-def _write(path: Path, *parts: bytes) -> None:
+def _json_file(path: Path) -> dict[str, Any]:
+    from motet.audit.errors import BundleError
+
+    try:
+        value = json.loads(_read(path))
+    except ValueError as e:
+        raise BundleError(f"{path} is no JSON", hint="see: motet audit canary --json") from e
+    if not isinstance(value, dict):
+        raise BundleError(f"{path} is no JSON object", hint="see: motet audit canary --json")
+    return value
+
+
+def _write(path: Path, data: bytes) -> None:
     from motet.audit.errors import JournalError
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"".join(parts))
+        path.write_bytes(data)
     except OSError as e:
         raise JournalError(f"{path} can not be written: {e.strerror}", hint="choose another --out") from e
