@@ -1,0 +1,48 @@
+"""Deployments of their own: stopped in the middle of work, and with messages kept in memory only."""
+
+import time
+
+import pytest
+
+from client.service import STOP_GRACE_S
+
+pytestmark = pytest.mark.integration
+
+
+def test_stopping_by_sigterm_leaves_no_process(deploy, recipe_file):
+    own = deploy("a")
+    own.start()
+    run_id = own.submit(recipe_file("long", rounds=2, local_steps=4000, clients="[a]", minimum=1))
+    own.wait_for_order(run_id, 0)
+    own.wait(lambda: (own.client_home("a") / "in-flight.pb").exists(), "the order at the client", 20)
+    time.sleep(2)  # the client trains
+    everyone = own.processes()
+    assert len(everyone) == 4  # coordinator, SuperLink, gateway, client
+    asked = time.monotonic()
+    assert own.terminate("a", "coordinator") == [0, 0]
+    assert time.monotonic() - asked < STOP_GRACE_S + 5
+    assert own.processes() == []
+    for name in ("a", "coordinator"):
+        assert "Traceback" not in own.log(name)
+        assert "error:" not in own.log(name)
+    assert own.store.get_run(run_id).state == "RUNNING"  # the next start goes on with it
+    assert [r.state for r in own.store.rounds(run_id)] == ["PLANNED"]
+    assert (own.client_home("a") / "in-flight.pb").exists()  # and the client with its order
+    assert not (own.client_home("a") / "replies").exists()  # it was stopped within training
+
+
+def test_a_federation_with_messages_in_memory_goes_on_after_a_crash(deploy, recipe_file):
+    own = deploy("a")
+    own.options = ["--link-state", "memory"]
+    own.start()
+    client = own.running["a"].pid
+    path = recipe_file("memory", rounds=3, clients="[a]", minimum=1)
+    whole = own.finish(path).adapter_sha256
+    run_id = own.submit(path)
+    own.wait_for_order(run_id, 1)
+    own.kill("coordinator")
+    own.start_coordinator()
+    row = own.wait_for_end(run_id, 60)
+    assert (row.state, row.adapter_sha256) == ("FINISHED", whole), own.tails()
+    assert [(r.round_index, r.attempt) for r in own.store.rounds(run_id)] == [(0, 0), (1, 0), (2, 0)]
+    assert own.running["a"].pid == client

@@ -1,0 +1,181 @@
+"""The gateway's filter and proxy as functions: what passes, what is refused, what the SuperLink gets to see."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from coordinator.engine.gateway import FLEET, MAX_BODY_BYTES, FleetOnly, ReverseProxy
+
+PATH = "/v1/fleet/pull-messages"
+
+
+def scope(path=PATH, *, method="POST", raw=None, length="0", kind="http", headers=()):
+    given = [(b"content-length", length.encode())] if length is not None else []
+    return {
+        "type": kind,
+        "method": method,
+        "path": path,
+        "raw_path": raw or path.encode(),
+        "headers": [*given, *headers],
+    }
+
+
+def call(app, request, chunks=(b"",)):
+    """One request through an ASGI application: the messages that it sends."""
+    sent = []
+    events = [
+        {"type": "http.request", "body": c, "more_body": i + 1 < len(chunks)} for i, c in enumerate(chunks)
+    ]
+
+    async def receive():
+        return events.pop(0) if events else {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app(request, receive, send))
+    return sent
+
+
+def status(app, request, chunks=(b"",)):
+    return call(app, request, chunks)[0]["status"]
+
+
+class Answering:
+    """An application that says yes and remembers what it was asked."""
+
+    def __init__(self):
+        self.seen = []
+
+    async def __call__(self, request, _receive, send):
+        self.seen.append(request["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"yes"})
+
+
+@pytest.fixture
+def behind():
+    return Answering()
+
+
+@pytest.fixture
+def passed(behind):
+    return FleetOnly(behind)
+
+
+def test_fleet_calls_pass_and_are_the_nine_that_a_client_needs(passed, behind):
+    for path in FLEET:
+        assert status(passed, scope(path)) == 200
+    assert sorted(behind.seen) == sorted(FLEET)
+    assert len(FLEET) == 9
+    assert not any("register" in path or "fab" in path for path in FLEET)
+
+
+@pytest.mark.parametrize(
+    "request_scope",
+    [
+        scope("/v1/control/list-runs"),
+        scope("/v1/runtime/acquire-task"),
+        scope("/v1/fleet/register-node"),
+        scope("/v1/fleet/get-fab"),
+        scope("/"),
+        scope(PATH + "/"),
+        scope("/" + PATH),
+        scope(PATH.upper()),
+        scope(PATH + "\n"),
+        scope(method="GET"),
+        scope(method="HEAD"),
+        scope(raw=b"/v1/fleet/pull%2dmessages"),
+        scope(raw=b"/v1/fleet/x/%2e%2e/pull-messages"),
+    ],
+    ids=lambda s: f"{s['method']} {s['raw_path']}",
+)
+def test_everything_else_is_not_found_and_never_forwarded(passed, behind, request_scope):
+    assert status(passed, request_scope) == 404
+    assert behind.seen == []
+
+
+@pytest.mark.parametrize("length", [None, "", "-1", "+5", "1e3", "0x10", str(MAX_BODY_BYTES + 1), "9" * 30])
+def test_a_body_too_large_or_of_no_stated_length_is_refused_before_it_is_read(passed, behind, length):
+    assert status(passed, scope(length=length)) == 413
+    assert behind.seen == []
+    assert status(passed, scope(length=str(MAX_BODY_BYTES))) == 200
+
+
+def test_a_websocket_is_closed(passed, behind):
+    assert call(passed, scope(kind="websocket")) == [{"type": "websocket.close"}]
+    assert behind.seen == []
+
+
+# -- the proxy -------------------------------------------------------------------------------------------------------
+
+
+def said(status_code, body=b"", **headers):
+    """An answer that streams, as the network's do."""
+
+    async def stream():
+        yield body
+
+    return httpx.Response(status_code, headers=headers, content=stream())
+
+
+def proxy(answer):
+    """A proxy whose SuperLink is a function."""
+    made = ReverseProxy("https://127.0.0.1:1/", None)
+    made._client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    return made
+
+
+def test_body_and_signature_arrive_unchanged_and_hop_headers_stay_behind():
+    seen = []
+
+    async def answer(request):
+        seen.append((request, await request.aread()))
+        return said(201, b"reply", etag="x")
+
+    headers = [(b"flwr-signature", b"abc"), (b"host", b"evil.example"), (b"connection", b"upgrade")]
+    sent = call(proxy(answer), scope(length="6", headers=headers), chunks=(b"one", b"two"))
+    request, body = seen[0]
+    assert body == b"onetwo"
+    assert str(request.url) == "https://127.0.0.1:1" + PATH
+    assert request.headers["flwr-signature"] == "abc"
+    assert request.headers["host"] == "127.0.0.1:1"
+    assert request.headers.get("connection") != "upgrade"
+    assert request.headers["content-length"] == "6"
+    assert sent[0]["status"] == 201
+    assert (b"etag", b"x") in sent[0]["headers"]
+    assert not [k for k, _ in sent[0]["headers"] if k.lower() == b"transfer-encoding"]
+    assert b"".join(m.get("body", b"") for m in sent[1:]) == b"reply"
+    assert not sent[-1].get("more_body", False)
+
+
+def test_a_query_is_not_forwarded():
+    seen = []
+
+    def answer(request):
+        seen.append(str(request.url))
+        return said(200)
+
+    request = scope(raw=PATH.encode() + b"?to=elsewhere") | {"query_string": b"to=elsewhere"}
+    assert status(FleetOnly(proxy(answer)), request) == 200
+    assert seen == ["https://127.0.0.1:1" + PATH]
+
+
+def test_a_superlink_that_is_down_is_503_so_that_clients_come_again():
+    def answer(_request):
+        raise httpx.ConnectError("refused")
+
+    assert status(proxy(answer), scope()) == 503
+
+
+def test_refusals_of_the_superlink_reach_the_client():
+    assert status(proxy(lambda _request: said(401)), scope()) == 401
+
+
+def test_a_client_that_leaves_within_its_body_ends_the_request():
+    async def answer(request):
+        await request.aread()
+        return said(200)
+
+    assert status(proxy(answer), scope(length="9"), chunks=()) == 503
