@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 
 import pytest
-from audit_houses import EVENT, FixedClock, order, reserve
+from audit_houses import FixedClock, order, reserve
 
 from motet.audit.errors import JournalError, LedgerConflictError, LedgerKeyError
 from motet.audit.ledger import CoordinatorLedger
@@ -125,7 +125,3 @@ def test_a_ledger_put_back_from_an_older_copy_is_refused(house):
     path.write_bytes(older)
     with pytest.raises(JournalError, match="older copy"):
         house.ledger.append([reserve(5, "a")])
-
-
-def test_the_fixed_event_is_a_private_one():
-    assert EVENT.noise_multiplier > 0
