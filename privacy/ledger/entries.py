@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from privacy.ledger.errors import LedgerFormatError
-from privacy.ledger.vectors import ORDERS
+from privacy.ledger.vectors import ORDERS, rdp_vector
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from privacy.events import Event
     from privacy.ledger.canonical import Value
 
 _HEX = frozenset("0123456789abcdef")
@@ -150,6 +151,27 @@ Body = Genesis | ClientKey | RunDeclared | Reserve | Order | Settle | CancelRefu
 _KINDS: Mapping[str, type[Body]] = {
     c.kind: c for c in (Genesis, ClientKey, RunDeclared, Reserve, Order, Settle, CancelRefused)
 }
+
+
+def reserve_of(run_id: str, round_index: int, attempt: int, client_id: str, event: Event) -> Reserve:
+    """The entry of one charge: its name, the event's text byte for byte, and its Renyi vector.
+
+    Args:
+      run_id: the run.
+      round_index: from 0.
+      attempt: from 0.
+      client_id: whose budget.
+      event: what is charged; an unknown one costs infinity.
+    """
+    return Reserve(
+        reservation_id=reservation_id(run_id, round_index, attempt, client_id),
+        run_id=run_id,
+        round_index=round_index,
+        attempt=attempt,
+        client_id=client_id,
+        event=event.to_json(),
+        rdp_nano=rdp_vector(event),
+    )
 
 
 def identity(body: Body) -> tuple[str, ...]:

@@ -21,9 +21,8 @@ from privacy.ledger.entries import (
     Reserve,
     RunDeclared,
     Settle,
-    reservation_id,
+    reserve_of,
 )
-from privacy.ledger.vectors import rdp_vector
 
 EVENT = PoissonGaussianEvent(noise_multiplier=1.1, sampling_rate=0.05, num_steps=2)
 RECIPE = json.dumps(
@@ -118,15 +117,7 @@ class House:
 
 
 def reserve(index: int, client: str, run_id: str = "r-1", event=EVENT) -> Reserve:
-    return Reserve(
-        reservation_id=reservation_id(run_id, index, 0, client),
-        run_id=run_id,
-        round_index=index,
-        attempt=0,
-        client_id=client,
-        event=event.to_json(),
-        rdp_nano=rdp_vector(event),
-    )
+    return reserve_of(run_id, index, 0, client, event)
 
 
 def order(charge: Reserve, message_id: str = "") -> Order:

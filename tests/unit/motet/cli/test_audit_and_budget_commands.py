@@ -15,11 +15,13 @@ from client.ledger import ClientLedger
 from client.service import init_key
 from coordinator.registration import register
 from coordinator.storage.store import Store
+from motet.audit.ledger import CoordinatorLedger
 from motet.cli.main import main
-from motet.recipe import parse_recipe
+from motet.recipe import canonical_json, parse_recipe, recipe_sha256
 from motet.recipe.noise import round_event
 from privacy.accounting import epsilon_pld
 from privacy.events import PoissonGaussianEvent
+from privacy.ledger.entries import RunDeclared, reserve_of
 
 YAML = """
 name: tiny
@@ -114,6 +116,21 @@ def test_a_tampered_bundle_exits_with_11_and_names_the_row(home, tmp_path, capsy
     assert "row 8" in err
     code, text, _ = motet(capsys, "audit", "verify", out, "--json")
     assert (code, json.loads(text)["findings"][0]["row"]) == (11, 8)
+
+
+def test_what_was_written_as_it_happened_is_not_written_again_at_the_export(home, tmp_path, capsys):
+    out = tmp_path / "audit.jsonl"
+    recipe = parse_recipe(YAML)
+    declared = RunDeclared(
+        run_id="r-1", recipe_sha256=recipe_sha256(recipe), recipe_json=canonical_json(recipe)
+    )
+    charges = [reserve_of("r-1", 0, 0, client, round_event(recipe)) for client in "ab"]
+    CoordinatorLedger(home / "ledger").append([declared, *charges])
+    motet(capsys, "audit", "export", "r-1", "--home", home, "--out", out)
+    code, text, _ = motet(capsys, "audit", "verify", out, "--json")
+    told = json.loads(text)
+    assert (code, told["entries"]) == (0, 22)
+    assert any("18 of 22 entries were written at an export" in note for note in told["notes"])
 
 
 def test_a_second_export_extends_the_first(home, tmp_path, capsys):
@@ -290,6 +307,7 @@ def large(tmp_path_factory):
 
 PROGRAM = """
 import sys
+from motet.audit.ledger import CoordinatorLedger
 from motet.cli.main import main
 try:
     main(["audit", "verify", sys.argv[1], "--json"])
