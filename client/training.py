@@ -70,7 +70,7 @@ def train_round(
     if private and (noise is None or noise_multiplier is None):
         raise ValueError("a private recipe needs a noise source and a noise multiplier")
     parameters = attached.trainable()
-    optimizer = make_optimizer(recipe, parameters)
+    optimizer = make_optimizer(recipe, parameters, round_index)
     guard = MovementGuard(parameters)
     generator = generator_for(recipe.seed, "train", round_index, client_id)
     with torch.random.fork_rng(devices=[]):
@@ -116,13 +116,19 @@ def train_round(
     return TrainingOutcome(num_steps=recipe.training.local_steps)
 
 
-def make_optimizer(recipe: Recipe, parameters: Mapping[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam (0.9, 0.999) or SGD; heads have their own learning rate when the recipe gives one."""
+def make_optimizer(
+    recipe: Recipe, parameters: Mapping[str, torch.nn.Parameter], round_index: int = 0
+) -> torch.optim.Optimizer:
+    """Adam (0.9, 0.999) or SGD; heads have their own learning rate when the recipe gives one.
+
+    Both rates are multiplied by ``learning_rate_decay ** round_index``.
+    """
     training = recipe.training
+    factor = training.learning_rate_decay**round_index
     heads = [p for n, p in parameters.items() if _is_head(n)]
     rest = [p for n, p in parameters.items() if not _is_head(n)]
     groups = [
-        {"params": group, "lr": rate}
+        {"params": group, "lr": rate * factor}
         for group, rate in (
             (rest, training.learning_rate),
             (heads, training.head_learning_rate or training.learning_rate),

@@ -155,6 +155,7 @@ class TrainingSection(Section):
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: PositiveFloat = 1e-3
     head_learning_rate: PositiveFloat | None = None
+    learning_rate_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     max_grad_norm: PositiveFloat | None = None
 
 

@@ -60,6 +60,7 @@ MEANINGS: Mapping[str, str] = {
     "mean size",
     "training.optimizer": "adam or sgd",
     "training.learning_rate": "of the adapter",
+    "training.learning_rate_decay": "both rates are multiplied by it after each round",
     "training.head_learning_rate": "of the head; absent: as the adapter's",
     "training.max_grad_norm": "L2 bound on a batch's gradient; for runs without privacy",
     "cohort": "who takes part",

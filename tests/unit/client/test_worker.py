@@ -10,7 +10,7 @@ from aggregation.serialize import flatten, from_bytes, read_manifest
 from client.errors import TrainableDidNotMoveError
 from client.ledger import ClientLedger
 from client.policy import Policy
-from client.training import MovementGuard
+from client.training import MovementGuard, make_optimizer
 from client.worker import ClientWorker
 from privacy.noise import SeededNoise
 
@@ -206,3 +206,18 @@ def test_replies_on_disk_hold_no_text_of_the_data(recipe_of, order_of, data_file
     worker_for(data_file, tmp_path).handle(order_of(recipe_of(extra=PRIVATE)))
     for path in (tmp_path / "state").rglob("*"):
         assert not path.is_file() or canary.encode() not in path.read_bytes()
+
+
+def test_the_learning_rates_decay_from_round_to_round(recipe_of):
+    recipe = recipe_of(training=", learning_rate_decay: 0.5")
+    parameters = {
+        "x.lora_A": torch.nn.Parameter(torch.zeros(1)),
+        "head.weight": torch.nn.Parameter(torch.zeros(1)),
+    }
+    rates = [
+        [g["lr"] for g in make_optimizer(recipe, parameters, round_index).param_groups]
+        for round_index in range(3)
+    ]
+    assert rates == [[5e-3, 2e-2], [2.5e-3, 1e-2], [1.25e-3, 5e-3]]
+    still = make_optimizer(recipe_of(), parameters, 2)
+    assert [g["lr"] for g in still.param_groups] == [5e-3, 2e-2]  # without it they stay
