@@ -9,20 +9,19 @@ know ours.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
 
 from motet.errors import MotetError
+from motet.folders import write_folder
 from motet.modeling import is_conv1d_model, load_base, load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from aggregation.adapter import FactorPair
     from motet.recipe import Recipe
@@ -162,7 +161,7 @@ def export_peft(
             encoding="utf-8",
         )
 
-    return _write_folder(out_dir, "adapter_config.json", fill)
+    return write_folder(out_dir, "adapter_config.json", fill, ExportError)
 
 
 def export_merged(
@@ -204,28 +203,4 @@ def export_merged(
             encoding="utf-8",
         )
 
-    return _write_folder(out_dir, "config.json", fill)
-
-
-def _write_folder(out_dir: Path, marker: str, fill: Any) -> Path:  # noqa: ANN401 - a local callback
-    if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / marker).exists():
-        raise ExportError(
-            f"{out_dir} exists and is not an earlier export", hint="choose another --out folder"
-        )
-    try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
-        try:
-            fill(staging)
-            staging.chmod(0o755)
-            if out_dir.exists():
-                shutil.rmtree(out_dir)
-            staging.rename(out_dir)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-    except OSError as e:
-        raise ExportError(
-            f"cannot write {out_dir}: {e.strerror or e}", hint="check the disk and the folder's rights"
-        ) from e
-    return out_dir
+    return write_folder(out_dir, "config.json", fill, ExportError)

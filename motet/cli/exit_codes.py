@@ -86,8 +86,8 @@ EXIT_CODES: Sequence[ExitCode] = (
     ExitCode(
         code=10,
         name="model",
-        meaning="The base model can not be loaded, or has no layer that the recipe names.",
-        remedy="The message lists what there is; see `base_model` and `adapter.targets`.",
+        meaning="The base model or an adapter folder can not be loaded, or has not the layers that are asked of it.",
+        remedy="The message says what there is; see `base_model` and `adapter.targets`, or [merge.md](merge.md).",
     ),
     ExitCode(
         code=11,

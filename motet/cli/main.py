@@ -31,6 +31,7 @@ COMMANDS = {
     "simulate": "motet.cli.simulate:simulate_command",
     "plan": "motet.cli.plan:plan_command",
     "export": "motet.cli.export:export_command",
+    "merge": "motet.cli.merge:merge_command",
 }
 GROUPS = {
     "materials": "motet.cli.materials:app",
