@@ -70,9 +70,13 @@ def build_app(argv: list[str]) -> object:
 
     def version(value: bool) -> None:
         if value:
+            from importlib.metadata import PackageNotFoundError
             from importlib.metadata import version as installed
 
-            typer.echo(f"motet {installed('motet')}")
+            try:
+                typer.echo(f"motet {installed('motet')}")
+            except PackageNotFoundError:
+                typer.echo("motet, run from a source tree that is not installed")
             raise typer.Exit
 
     @app.callback()
