@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from motet.errors import MotetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
 _BLOCK_BYTES = 1 << 20
 
@@ -20,6 +21,12 @@ class OutputFolderError(MotetError):
     """The folder can not be written, or holds something that is not ours to replace."""
 
     exit_code = 8
+
+
+class InputAsOutputError(OutputFolderError):
+    """The folder to write is one that is read."""
+
+    exit_code = 2
 
 
 def check_replaceable(out_dir: Path, marker: str, error: type[MotetError] = OutputFolderError) -> None:
@@ -36,6 +43,20 @@ def check_replaceable(out_dir: Path, marker: str, error: type[MotetError] = Outp
             raise error(f"{out_dir} exists and is not an earlier export (it has no {marker})", hint=choose)
     except OSError as e:
         raise error(f"cannot read {out_dir}: {e.strerror or e}", hint=choose) from e
+
+
+def check_apart(inputs: Iterable[Path], out_dir: Path) -> None:
+    """An input is never written over, not even one that we wrote.
+
+    Raises:
+      InputAsOutputError: ``out_dir`` is an input, or holds one.
+    """
+    place = out_dir.resolve()
+    for path in inputs:
+        if path.resolve() == place or place in path.resolve().parents:
+            raise InputAsOutputError(
+                f"--out {out_dir} is, or holds, the input {path}", hint="choose another --out folder"
+            )
 
 
 def write_folder(
@@ -62,7 +83,7 @@ def write_folder(
       MotetError: of the kind ``error``: ``out_dir`` holds something else, or cannot be written.
     """
     check_replaceable(out_dir, marker, error)
-    place = out_dir.absolute()
+    place = out_dir.resolve()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
@@ -99,3 +120,13 @@ def file_sha256(path: Path) -> str:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Indented JSON; infinities and NaN are a mistake of the caller's.
+
+    Raises:
+      OSError: it can not be written.
+      ValueError: a number is not finite.
+    """
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -6,7 +6,6 @@ Folders are read one layer at a time. See ``aggregation.merge`` for the numbers.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from aggregation.merge import (
 from aggregation.methods import get_method
 from aggregation.table import refusal
 from motet.errors import MotetError
-from motet.folders import check_replaceable, file_sha256, write_folder
+from motet.folders import check_apart, check_replaceable, file_sha256, write_folder, write_json
 from motet.peft_config import CONFIG_FILE, AdapterFolderError
 from motet.peft_folder import PREFIX, WEIGHTS_FILE, AdapterFolder, open_adapter
 
@@ -84,14 +83,14 @@ def merge_adapters(paths: Sequence[Path], out_dir: Path, options: MergeOptions) 
     Raises:
       MergeRefusedError: weights, rank or method do not fit these adapters.
       AdapterFolderError: a folder is not a sound LoRA adapter, or is of another base or other layers.
-      OutputFolderError: ``out_dir`` holds something else, or can not be written.
+      OutputFolderError: ``out_dir`` is an input, holds something else, or can not be written.
     """
     weights = _weights(options.weights, len(paths))
     if options.lora_rank is not None and options.lora_rank < 1:
         raise MergeRefusedError(f"--lora-rank {options.lora_rank}: must be at least 1")
     method = _method(options)
+    check_apart(paths, out_dir)
     check_replaceable(out_dir, REPORT_FILE)
-    _check_apart(paths, out_dir)
     adapters = [open_adapter(path) for path in paths]
     base = _check_same(adapters, options.base)
     layers, pairs = _merge_layers(method, adapters, weights, options.lora_rank)
@@ -131,16 +130,6 @@ def _method(options: MergeOptions) -> Method:
         raise MergeRefusedError(f"--method: {e}", hint=f"use --method {e.instead}") from e
     except KeyError as e:
         raise MergeRefusedError(f"--method: {e.args[0]}") from e
-
-
-def _check_apart(paths: Sequence[Path], out_dir: Path) -> None:
-    """An input is never written over, not even a merge of before."""
-    place = out_dir.resolve()
-    for path in paths:
-        if path.resolve() == place or place in path.resolve().parents:
-            raise MergeRefusedError(
-                f"--out {out_dir} is, or holds, the input {path}", hint="choose another --out folder"
-            )
 
 
 def _check_same(adapters: Sequence[AdapterFolder], base: str | None) -> str:
@@ -314,10 +303,10 @@ def _fill(
         tensors[f"{PREFIX}{layer}.lora_B.weight"] = b
     tensors.update({PREFIX + name: value.contiguous() for name, value in dense.items()})
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    _write_json(folder / CONFIG_FILE, config)
+    write_json(folder / CONFIG_FILE, config)
     (folder / "README.md").write_text(_card(report), encoding="utf-8")
     report["sha256"] = {name: file_sha256(folder / name) for name in (WEIGHTS_FILE, CONFIG_FILE)}
-    _write_json(folder / REPORT_FILE, report)
+    write_json(folder / REPORT_FILE, report)
 
 
 def padded(pair: FactorPair, lora_rank: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -327,10 +316,6 @@ def padded(pair: FactorPair, lora_rank: int) -> tuple[torch.Tensor, torch.Tensor
     a[: pair.lora_rank] = pair.A.float()
     b[:, : pair.lora_rank] = (pair.B.double() * pair.scale).float()
     return a, b
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _card(report: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ COMMANDS = {
     "plan": "motet.cli.plan:plan_command",
     "export": "motet.cli.export:export_command",
     "merge": "motet.cli.merge:merge_command",
+    "port": "motet.cli.port:port_command",
 }
 GROUPS = {
     "materials": "motet.cli.materials:app",

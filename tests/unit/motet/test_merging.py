@@ -8,7 +8,7 @@ from peft import PeftModel
 from peft_folders import base_model, delta_weights, edit_config, logits, make_adapter
 from safetensors.torch import load_file, save_file
 
-from motet.folders import OutputFolderError
+from motet.folders import InputAsOutputError, OutputFolderError
 from motet.merging import MergeOptions, MergeRefusedError, merge_adapters
 from motet.peft_config import AdapterFolderError
 from motet.peft_folder import open_adapter
@@ -425,7 +425,7 @@ def test_an_earlier_merge_is_replaced_whole(pair, tmp_path):
 
 def test_an_input_is_never_written_over(pair, tmp_path):
     merge(pair, tmp_path / "out", weights=[])
-    with pytest.raises(MergeRefusedError, match="is, or holds, the input"):
+    with pytest.raises(InputAsOutputError, match="is, or holds, the input"):
         merge([tmp_path / "out", pair[0]], tmp_path / "out", weights=[])
     assert open_adapter(tmp_path / "out").layers
 
@@ -438,7 +438,7 @@ def test_a_fault_while_writing_leaves_what_was_there(pair, tmp_path, monkeypatch
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("motet.merging._write_json", full)
+    monkeypatch.setattr("motet.merging.write_json", full)
     with pytest.raises(OutputFolderError, match="No space left"):
         merge(pair[:1], tmp_path / "out", weights=[])
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == kept

@@ -1,0 +1,70 @@
+"""``motet port``: an adapter to a newer version of its base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003 - typer reads the annotation
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ROWS_SHOWN = 10
+
+
+def port_command(
+    adapter: Annotated[Path, typer.Argument(help="PEFT adapter folder.", metavar="ADAPTER")],
+    old: Annotated[Path, typer.Option("--from", help="Folder of the base that it was trained on.")],
+    new: Annotated[Path, typer.Option("--to", help="Folder of the newer version of that base.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to write; made, or an earlier port that is replaced.")
+    ],
+    base_name: Annotated[
+        str | None, typer.Option("--base-name", help="What the result calls its base; default: --to.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+) -> None:
+    """Carry ADAPTER to a newer version of its base without training, and say how far the base has moved.
+
+    Example: motet port adapter --from base-v1 --to base-v2 --out adapter-v2
+    """
+    from motet.porting import port_adapter
+
+    report = port_adapter(adapter, old, new, out, base_name=base_name)
+    if as_json:
+        print(json.dumps(report))
+        return
+    _print(report, out)
+
+
+def _print(report: Mapping[str, Any], out: Path) -> None:
+    layers = report["layers"]
+    shown = sorted(layers, key=lambda name: -(layers[name]["ratio"] or 0.0))[:_ROWS_SHOWN]
+    table = Table(title=f"base's change beside the adapter's, {len(layers)} layers", title_justify="left")
+    for column in ("layer", "base moved", "adapter", "ratio", "cosine"):
+        table.add_column(column, justify="left" if column == "layer" else "right", overflow="fold")
+    for name in shown:
+        row = layers[name]
+        table.add_row(
+            escape(name),
+            f"{row['base_change_norm']:.3g}",
+            f"{row['adapter_norm']:.3g}",
+            _figure(row["ratio"]),
+            _figure(row["cosine"]),
+        )
+    Console().print(table, highlight=False)
+    if len(shown) < len(layers):
+        print(f"the {len(shown)} largest; all are in motet-port.json")
+    print(f"all layers as one: ratio {_figure(report['ratio'])}, cosine {_figure(report['cosine'])}")
+    for warning in report["warnings"]:
+        print(f"warning: {warning}")
+    print(f"written to {out}, report in motet-port.json")
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
