@@ -2,7 +2,8 @@
 
 One process, no flower-supernode, no code from the network. At least once: a message is journalled before the
 work and the SuperLink keeps its copy until the reply is stored there, so a killed client takes the same
-message up again.
+message up again. The SuperLink hands a message out once: a client that is killed in the milliseconds between that
+and the journal has lost it, and is left behind at the round's deadline.
 """
 
 from __future__ import annotations

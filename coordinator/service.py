@@ -30,7 +30,7 @@ from motet.clock import SystemClock
 from motet.errors import MotetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from motet.recipe import Recipe
@@ -95,7 +95,12 @@ def serve(
                 start_superlink(upstream, config.home, tls=tls, in_memory=config.in_memory_link_state)
             )
             children.append(start_gateway(config.listen, upstream, config.home, tls=tls))
-            link = FlowerLink(upstream, secret, (tls / "ca.crt").read_bytes())
+            link = FlowerLink(
+                upstream,
+                secret,
+                (tls / "ca.crt").read_bytes(),
+                is_over=lambda: stopping.is_set() or _ended(children) is not None,
+            )
             link.open()
             grid = FlowerGrid(link, store)
             grid.online()
@@ -126,32 +131,41 @@ def _work(
         SystemClock(),
         shape=model_shape,
         poll_s=POLL_S,
-        is_stopping=lambda: stopping.is_set() or any(c.process.poll() is not None for c in children),
+        is_stopping=lambda: stopping.is_set() or _ended(children) is not None,
     )
     while not stopping.is_set():
-        for child in children:
-            if child.process.poll() is not None:
-                raise LinkError(
-                    f"{child.name} ended by itself",
-                    hint=f"see {child.log_path}, then start the coordinator again",
-                )
+        child = _ended(children)
+        if child is not None:
+            raise LinkError(
+                f"{child.name} ended by itself",
+                hint=f"see {child.log_path}, then start the coordinator again",
+            )
         run = store.next_run()
-        if run is None:
-            if until_idle:
-                return
-            grid.online()
-            stopping.wait(IDLE_S)
-            continue
         try:
-            engine.run(run.run_id)
-            log.info("run %s finished", run.run_id)
+            if run is not None:
+                engine.run(run.run_id)
+                log.info("run %s finished", run.run_id)
+            elif until_idle:
+                return
+            else:
+                grid.online()
+                stopping.wait(IDLE_S)
         except EngineStoppedError:
             continue
         except LinkError:
+            if stopping.is_set() or _ended(children) is not None:
+                continue  # a consequence; the loop says of what
             raise
         except MotetError as e:
+            if run is None:
+                raise
             store.end_run(run.run_id, "FAILED", e.message)
             log.warning("run %s ended: %s", run.run_id, e.message)
+
+
+def _ended(children: Sequence[Child]) -> Child | None:
+    """The first child that is no longer there."""
+    return next((c for c in children if c.process.poll() is not None), None)
 
 
 def write_join_file(config: ServiceConfig) -> Path:

@@ -12,7 +12,8 @@ from motet.wire.codec import decode_reply, encode_order
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from coordinator.engine.flower_link import Arrived, FlowerLink
+    from coordinator.engine.flower_link import FlowerLink
+    from coordinator.engine.flower_messages import Arrived
     from coordinator.storage.store import Store
     from motet.wire.messages import TrainOrder, TrainReply
 
@@ -62,13 +63,9 @@ class FlowerGrid:
 
     def collect(self, message_ids: Sequence[str]) -> list[tuple[str, TrainReply | GridFailure]]:
         """Replies that arrived; what can not be decoded is a failure of that client."""
-        found: list[tuple[str, TrainReply | GridFailure]] = []
-        for arrived in self._link.pull(message_ids):
-            if arrived.message_id not in message_ids:
-                continue
-            self._sent.discard(arrived.message_id)
-            found.append((arrived.message_id, _read(arrived)))
-        return found
+        arrived = self._link.pull([m for m in message_ids if m in self._sent])
+        self._sent -= {a.message_id for a in arrived}
+        return [(a.message_id, _read(a)) for a in arrived]
 
     def is_known(self, message_id: str) -> bool:
         """Only what this process sent and has not collected."""

@@ -1,4 +1,4 @@
-"""The coordinator's side of Flower 1.41: the only module here that names Flower's private parts.
+"""The coordinator's side of Flower 1.41: beside ``flower_messages``, the only module here with Flower's private parts.
 
 The SuperLink runs in process isolation. The coordinator itself claims the task of one carrier run, keeps its
 lease alive, and pushes and pulls messages through Flower's grid from its own threads; several Motet runs may
@@ -12,15 +12,15 @@ import hashlib
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from flwr.app import ConfigRecord, Message, MessageType, Metadata, RecordDict
+from flwr.app import MessageType, Metadata
 from flwr.app.message import make_message
 from flwr.cli.build import build_fab_from_disk
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, Status
+from flwr.common.constant import SUPERLINK_NODE_ID, Status
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -31,6 +31,7 @@ from flwr.proto.control_pb2 import (
 )
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
+    PullAppMessagesRequest,
     PullTaskInputRequest,
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
@@ -44,22 +45,15 @@ from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import HttpGrid
 
+from coordinator.engine.flower_messages import Arrived, IncomingReply, split
 from motet.errors import MotetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
+    from collections.abc import Callable, Iterator, Sequence
 
 log = logging.getLogger(__name__)
 HEARTBEAT_S = 10.0  # a lease lasts 60 s after a heartbeat
 CLAIM_POLL_S = 0.15
-UPLOAD_LOOKS_S = (0.05, 0.1, 0.2, 0.4)  # waits for the rest of a reply before flwr's own, which starts at 1 s
-_CODES = {
-    ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "client_crashed",
-    ErrorCode.INVALID_FAB: "bundle_refused",
-}
-PART_BYTES = 4 << 20  # one record a part: below the gateway's limit on a body
 
 
 class LinkError(MotetError):
@@ -92,76 +86,39 @@ def _end_earlier_runs(control: ControlHttpClient) -> None:
             log.info("carrier run %s of an earlier coordinator was ended", run_id)
 
 
-def split(data: bytes) -> RecordDict:
-    """Bytes as records of at most ``PART_BYTES``."""
-    parts = [data[i : i + PART_BYTES] for i in range(0, len(data), PART_BYTES)] or [b""]
-    return RecordDict({f"part-{i:05d}": ConfigRecord({"data": part}) for i, part in enumerate(parts)})
-
-
-def join(content: RecordDict) -> bytes:
-    """The bytes of ``split``.
-
-    Raises:
-      ValueError: the records are not parts.
-    """
-    parts = [content[name]["data"] for name in sorted(content)]
-    data = [p for p in parts if isinstance(p, bytes)]
-    if len(data) != len(parts):
-        raise ValueError("records are not parts of one message")
-    return b"".join(data)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrived:
-    """A reply or an error to the message ``message_id``; ``data`` is None for an error.
-
-    ``code`` then is ``client_crashed``, ``bundle_refused``, ``malformed_reply`` or ``client_unreachable``, and
-    ``reason`` says what happened.
-    """
-
-    message_id: str
-    data: bytes | None
-    code: str = ""
-    reason: str = ""
-
-
 class FlowerLink:
     """The private side of a SuperLink: control, the carrier run's lease, and messages.
+
+    Every method raises ``LinkError`` when the SuperLink does not answer for two minutes, or refuses.
 
     Args:
       address: ``host:port`` of the SuperLink, on loopback.
       secret: shared with the SuperLink for task acquisition.
       ca: PEM of the certificate authority; None without TLS.
+      is_over: asked before each further try; True gives up at once.
     """
 
-    def __init__(self, address: str, secret: bytes, ca: bytes | None) -> None:
-        self._address, self._secret, self._ca = address, secret, ca
+    def __init__(
+        self, address: str, secret: bytes, ca: bytes | None, *, is_over: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._address, self._secret, self._ca, self._is_over = address, secret, ca, is_over
         self._stop, self.lost = threading.Event(), threading.Event()
         self._grid: HttpGrid | None = None
         self._run_id = 0
         self._lock = threading.Lock()
+        self._incoming: dict[str, IncomingReply] = {}  # by the id of the message that is answered
 
     def known_nodes(self) -> dict[bytes, int]:
         """Node ids by public key, of all keys that the SuperLink has admitted, also before a restart."""
-        with self._control() as control:
+        with _as_link_errors("list its nodes"), self._control() as control:
             nodes = control.ListNodes(ListNodesRequest()).nodes_info
         return {bytes(n.public_key): int(n.node_id) for n in nodes if n.status != NodeStatus.UNREGISTERED}
 
     def register_node(self, public_key: bytes, name: str) -> int:
-        """Admit a client's key that is not known yet; returns its node id.
-
-        Raises:
-          LinkError: the SuperLink refused the key.
-        """
-        try:
-            with self._control() as control:
-                answer = control.RegisterNode(RegisterNodeRequest(public_key=public_key, name=name))
-        except httpx.HTTPStatusError as e:
-            raise LinkError(
-                f"the SuperLink refused the key of client {name} ({e.response.status_code})",
-                hint="see superlink.log in the home folder",
-            ) from e
-        return int(answer.node_id)
+        """Admit a client's key that is not known yet; returns its node id."""
+        with _as_link_errors(f"admit the key of client {name}"), self._control() as control:
+            request = RegisterNodeRequest(public_key=public_key, name=name)
+            return int(control.RegisterNode(request).node_id)
 
     def open(self, timeout_s: float = 60.0) -> None:
         """Submit a carrier run, claim its task, start the heartbeat.
@@ -169,6 +126,11 @@ class FlowerLink:
         Raises:
           LinkError: the SuperLink offered no task in time.
         """
+        with _as_link_errors("open a carrier run"):
+            self._open(timeout_s)
+        threading.Thread(target=self._keep_lease, daemon=True, name="flower-lease").start()
+
+    def _open(self, timeout_s: float) -> None:
         fab = build_fab_from_disk(marker_app_dir())
         bundle = fab_to_proto(Fab(hashlib.sha256(fab).hexdigest(), fab, {}))
         with self._control() as control:
@@ -178,13 +140,10 @@ class FlowerLink:
             ).run_id
         token = self._claim(self._run_id, timeout_s)
         grid = HttpGrid(self._address, self._ca is None, self._ca, token=token)
-        grid._retry_invoker = patient_retry()  # noqa: SLF001 - flwr's own sends SIGINT to us on a 401
-        runtime: Any = grid._runtime_client  # noqa: SLF001
-        runtime.PullObject = soon(runtime.PullObject)
+        grid._retry_invoker = patient_retry(self._is_over)  # noqa: SLF001 - flwr's own sends SIGINT to us on a 401
         grid.set_run(Run.create_empty(self._run_id))
         grid._runtime_client.PullTaskInput(PullTaskInputRequest())  # noqa: SLF001
         self._grid = grid
-        threading.Thread(target=self._keep_lease, daemon=True, name="flower-lease").start()
 
     def close(self) -> None:
         """End the carrier run."""
@@ -200,14 +159,11 @@ class FlowerLink:
 
     def online_nodes(self) -> set[int]:
         """Ids of nodes that the SuperLink can reach now."""
-        return {int(node) for node in self._open_grid().get_node_ids()}
+        with _as_link_errors("list the nodes that are online"):
+            return {int(node) for node in self._open_grid().get_node_ids()}
 
     def push(self, node_id: int, data: bytes, *, group: str, ttl_s: float) -> str:
-        """Send bytes to a node; returns the message's id.
-
-        Raises:
-          LinkError: the SuperLink did not take it.
-        """
+        """Send bytes to a node; returns the message's id."""
         metadata = Metadata(
             run_id=self._run_id,
             message_id="",
@@ -219,7 +175,7 @@ class FlowerLink:
             ttl=ttl_s,
             message_type=MessageType.TRAIN,
         )
-        with self._lock:
+        with _as_link_errors("take a message"), self._lock:
             pushed = list(self._open_grid().push_messages([make_message(metadata, split(data))]))
         if not pushed or not pushed[0]:
             raise LinkError(
@@ -229,7 +185,7 @@ class FlowerLink:
         return str(pushed[0])
 
     def pull(self, message_ids: Sequence[str]) -> list[Arrived]:
-        """Replies that are there; each is handed out once.
+        """Replies that are there in full; each is handed out once. Never waits for an upload.
 
         Raises:
           LinkError: the lease of the carrier run is lost.
@@ -238,23 +194,24 @@ class FlowerLink:
             raise LinkError(
                 "the SuperLink no longer honours this coordinator's lease", hint="restart the coordinator"
             )
-        with self._lock:
-            return [self._arrived(m) for m in self._open_grid().pull_messages(list(message_ids))]
+        with _as_link_errors("hand out replies"), self._lock:
+            return self._pull(message_ids)
 
-    @staticmethod
-    def _arrived(message: Message) -> Arrived:
-        message_id = message.metadata.reply_to_message_id
-        if message.has_error():
-            return Arrived(
-                message_id=message_id,
-                data=None,
-                code=_CODES.get(message.error.code, "client_unreachable"),
-                reason=message.error.reason or f"Flower error {message.error.code}",
-            )
-        try:
-            return Arrived(message_id=message_id, data=join(message.content))
-        except (KeyError, ValueError) as e:
-            return Arrived(message_id=message_id, data=None, code="malformed_reply", reason=str(e))
+    def _pull(self, message_ids: Sequence[str]) -> list[Arrived]:
+        runtime = self._open_grid()._runtime_client  # noqa: SLF001
+        asked = [m for m in message_ids if m not in self._incoming]
+        if asked:
+            offered = runtime.PullMessages(PullAppMessagesRequest(message_ids=asked))
+            for head, tree in zip(offered.messages_list, offered.message_object_trees, strict=True):
+                self._incoming[head.metadata.reply_to_message_id] = IncomingReply(head, tree, self._run_id)
+        found = []
+        for message_id in message_ids:
+            reply = self._incoming.get(message_id)
+            arrived = reply.look(runtime) if reply is not None else None
+            if arrived is not None:
+                del self._incoming[message_id]
+                found.append(arrived)
+        return found
 
     def _open_grid(self) -> HttpGrid:
         if self._grid is None:
@@ -305,34 +262,31 @@ class FlowerLink:
             self._ca is None,
             self._ca,
             interceptors=[RuntimeVersionHttpInterceptor(component_name=name), *extra],
-            **({"retry_invoker": patient_retry()} if retry else {}),
+            **({"retry_invoker": patient_retry(self._is_over)} if retry else {}),
         )
 
 
-def soon(
-    pull: Callable[[PullObjectRequest], PullObjectResponse],
-) -> Callable[[PullObjectRequest], PullObjectResponse]:
-    """``pull``, looking again soon for an object that is announced and not there yet.
-
-    A reply is offered before its parts are uploaded, so that a quick look often comes between the two.
-    """
-
-    def pull_object(request: PullObjectRequest) -> PullObjectResponse:
-        for wait_s in UPLOAD_LOOKS_S:
-            answer = pull(request)
-            if answer.object_available or not answer.object_found:
-                return answer
-            time.sleep(wait_s)
-        return pull(request)
-
-    return pull_object
+@contextmanager
+def _as_link_errors(what: str) -> Iterator[None]:
+    hint = "see superlink.log in the home folder, then start the coordinator again"
+    try:
+        yield
+    except httpx.HTTPStatusError as e:
+        raise LinkError(f"the SuperLink refused to {what} ({e.response.status_code})", hint=hint) from e
+    except httpx.HTTPError as e:
+        raise LinkError(f"the SuperLink does not answer: it was to {what}", hint=hint) from e
 
 
-def patient_retry(max_time_s: float = 120.0) -> RetryInvoker:
-    """Retry transport faults and 502-504; give up at once on any other status."""
+def patient_retry(is_over: Callable[[], bool] = lambda: False, max_time_s: float = 120.0) -> RetryInvoker:
+    """Retry transport faults and 502-504 until ``is_over``; give up at once on any other status."""
 
     def give_up(error: Exception) -> bool:
-        return isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in (502, 503, 504)
+        refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in (
+            502,
+            503,
+            504,
+        )
+        return refused or is_over()
 
     return RetryInvoker(
         lambda: exponential(max_delay=2),

@@ -147,6 +147,7 @@ def main() -> None:
         log_level="warning",
         server_header=False,
         timeout_keep_alive=75,
+        timeout_graceful_shutdown=2,  # a client at work does not see that we close, and need not: it comes again
     )
 
 

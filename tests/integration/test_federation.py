@@ -103,14 +103,18 @@ def test_the_coordinator_killed_in_the_middle_of_a_round_and_started_again_ends_
 def test_a_killed_client_that_is_back_before_the_deadline_answers_the_same_order(
     federation, recipe_file, embedded
 ):
-    run_id = federation.submit(recipe_file())
+    path = recipe_file("redone", local_steps=40)
+    run_id = federation.submit(path)
     federation.wait_for_order(run_id, 1, "c")
+    journal = federation.client_home("c") / "in-flight.pb"
+    federation.wait(journal.exists, "the order in the client's journal", 10, every_s=0.002)
     federation.kill("c")
     told = federation.store.contributions(run_id, 1)
     assert next(r.state for r in told if r.client_id == "c") == "ORDERED"  # it had not answered
+    assert journal.exists()
     federation.start_clients("c")
     row = federation.wait_for_end(run_id)
-    assert (row.state, row.adapter_sha256) == ("FINISHED", embedded(recipe_file())), federation.tails()
+    assert (row.state, row.adapter_sha256) == ("FINISHED", embedded(path)), federation.tails()
     assert attempts(federation, run_id) == [(k, 0, "CLOSED") for k in range(3)]
     assert states(federation, run_id, 1) == ALL
 

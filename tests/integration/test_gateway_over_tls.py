@@ -55,7 +55,9 @@ def ask(address, path, context, *, method="POST", headers=(), body=b""):
 
 def upstream(federation):
     """Where the SuperLink listens, from the gateway's own command line."""
-    line = next(line for line in federation.children("coordinator").values() if "gateway" in line).split()
+    line = next(
+        line for line in federation.children("coordinator").values() if "coordinator.engine.gateway" in line
+    ).split()
     return line[line.index("--upstream") + 1].removeprefix("https://")
 
 

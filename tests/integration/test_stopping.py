@@ -19,8 +19,14 @@ def test_stopping_by_sigterm_leaves_no_process(deploy, recipe_file):
     everyone = own.processes()
     assert len(everyone) == 4  # coordinator, SuperLink, gateway, client
     asked = time.monotonic()
-    assert own.terminate("a", "coordinator") == [0, 0]
-    assert time.monotonic() - asked < STOP_GRACE_S + 5
+    assert own.terminate("coordinator") == [0]  # also while a client is connected and does not look
+    between = time.monotonic()
+    assert between - asked < 6
+    assert len(own.processes()) == 1
+    assert own.terminate("a") == [0]
+    assert (
+        STOP_GRACE_S - 1 < time.monotonic() - between < STOP_GRACE_S + 4
+    )  # the order at hand gets its grace
     assert own.processes() == []
     for name in ("a", "coordinator"):
         assert "Traceback" not in own.log(name)
@@ -29,6 +35,29 @@ def test_stopping_by_sigterm_leaves_no_process(deploy, recipe_file):
     assert [r.state for r in own.store.rounds(run_id)] == ["PLANNED"]
     assert (own.client_home("a") / "in-flight.pb").exists()  # and the client with its order
     assert not (own.client_home("a") / "replies").exists()  # it was stopped within training
+
+
+def test_a_superlink_or_gateway_that_dies_ends_the_coordinator_in_words_and_the_next_start_goes_on(
+    deploy, recipe_file
+):
+    own = deploy("a")
+    own.start()
+    for child_name, log in (
+        ("flower-superlink", "superlink.log"),
+        ("coordinator.engine.gateway", "gateway.log"),
+    ):
+        run_id = own.submit(recipe_file("on", rounds=2, clients="[a]", minimum=1))
+        own.wait_for_order(run_id, 0)
+        children = own.children("coordinator")
+        next(process for process, line in children.items() if child_name in line).kill()
+        asked = time.monotonic()
+        assert own.running["coordinator"].wait(20) == 7
+        assert time.monotonic() - asked < 10
+        assert "ended by itself" in own.log("coordinator")
+        assert log in own.log("coordinator")
+        assert len(own.processes()) == 1  # the client waits
+        own.start_coordinator()
+        assert own.wait_for_end(run_id).state == "FINISHED"
 
 
 def test_a_federation_with_messages_in_memory_goes_on_after_a_crash(deploy, recipe_file):

@@ -1,0 +1,310 @@
+"""One suite over every grid: clients inline, in worker processes, and over a SuperLink with its gateway."""
+
+import datetime
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from flwr.app import Message, MetricRecord, RecordDict
+
+import client.fleet
+from client.service import init_key, load_join_file, serve
+from coordinator.engine.flower_grid import FlowerGrid
+from coordinator.engine.flower_link import FlowerLink, marker_sha256
+from coordinator.engine.grid import GridClient, GridFailure
+from coordinator.engine.local_grid import LocalGrid, WorkerPool, WorkerSpec
+from coordinator.engine.superlink import free_port, start_gateway, start_superlink
+from coordinator.registration import register
+from coordinator.storage.store import Store
+from coordinator.tls import ensure_certificates, write_private
+from motet.wire.messages import TrainOrder, TrainReply
+
+pytestmark = pytest.mark.xdist_group("grid")
+ROOT = Path(__file__).resolve().parents[2]
+SLOW_S = 1.5
+SECRET = "a line of somebody's data"
+
+
+def answer(order):
+    """A client without a model: ``recipe_json`` says how it behaves."""
+    if order.recipe_json == "crash":
+        raise ValueError(SECRET)
+    if order.recipe_json == "slow":
+        time.sleep(SLOW_S)
+    return TrainReply(
+        run_id=order.run_id,
+        round_index=order.round_index,
+        attempt=order.attempt,
+        client_id=order.client_id,
+        payload=order.payload,
+        payload_sha256=order.payload_sha256,
+        num_steps=3,
+    )
+
+
+def build_answer(_spec):
+    return answer
+
+
+def serve_client(home, join):
+    """A client process, as ``motet client start`` is one, with ``answer`` in place of training."""
+    serve(Path(home), load_join_file(Path(join)), answer)
+
+
+def an_order(client_id="a", how="echo", *, round_index=0, payload=b"start"):
+    return TrainOrder(
+        run_id="r-1",
+        round_index=round_index,
+        attempt=0,
+        client_id=client_id,
+        recipe_json=how,
+        recipe_sha256="",
+        lora_rank=1,
+        reservation_id="",
+        payload=payload,
+        payload_sha256="",
+    )
+
+
+def wait_for(grid, message_ids, within_s=20.0):
+    """Outcomes by id, once all are there."""
+    found, until = {}, time.monotonic() + within_s
+    while set(found) < set(message_ids):
+        assert time.monotonic() < until, f"{len(found)} of {len(message_ids)} came"
+        for message_id, outcome in grid.collect([m for m in message_ids if m not in found]):
+            assert message_id not in found
+            found[message_id] = outcome
+        time.sleep(0.02)
+    return found
+
+
+class LocalSite:
+    """Two clients in this process, or in worker processes."""
+
+    def __init__(self, home, pool):
+        specs = {c: WorkerSpec(client_id=c, data_path=home / c, state_dir=home / c) for c in ("a", "b")}
+        self.pool = pool
+        self.new_grid = lambda: LocalGrid(specs, factory=f"{__name__}:build_answer", pool=pool)
+        self.grid = self.new_grid()
+
+    def close(self):
+        self.grid.close()
+        if self.pool is not None:
+            self.pool.close()
+
+
+class FlowerSite:
+    """A SuperLink, its gateway, and two client processes."""
+
+    def __init__(self, home):
+        self.home, self.children = home, []
+        self.store = Store.open(home / "motet.db")
+        for name in ("a", "b"):
+            register(home, name, init_key(home / name))
+        ensure_certificates(home / "tls", ["127.0.0.1"], datetime.datetime.now(datetime.UTC))
+        (home / "superlink").mkdir(mode=0o700)
+        write_private(home / "superlink" / "secret", b"0" * 64)
+        inside, outside = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        try:
+            self.children.append(start_superlink(inside, home, tls=home / "tls", in_memory=True))
+            self.children.append(start_gateway(outside, inside, home, tls=home / "tls"))
+            self.ca = (home / "tls" / "ca.crt").read_text()
+            joined = {"address": outside, "ca": self.ca, "bundle_sha256": marker_sha256()}
+            self.join = home / "join.json"
+            self.join.write_text(json.dumps(joined))
+            self.link = FlowerLink(inside, b"0" * 64, self.ca.encode())
+            self.link.open()
+            self.new_grid = lambda: FlowerGrid(self.link, self.store)
+            self.grid = self.new_grid()
+            self.grid.online()
+            self.clients = [self.start_client(name) for name in ("a", "b")]
+            until = time.monotonic() + 30
+            while set(self.grid.online()) != {"a", "b"}:
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        except BaseException:
+            self.close()
+            raise
+
+    def start_client(self, name):
+        code = f"from {__name__} import serve_client; serve_client({str(self.home / name)!r}, {str(self.join)!r})"
+        with (self.home / f"{name}.log").open("ab") as log:
+            return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=log, stderr=log)
+
+    def close(self):
+        processes = getattr(self, "clients", [])
+        for process in processes:
+            process.terminate()
+        ended = [process.wait(15) for process in processes]
+        if hasattr(self, "grid"):
+            self.grid.close()
+        for child in reversed(self.children):
+            child.stop()
+        self.store.close()
+        assert set(ended) <= {0}, ended
+
+
+@pytest.fixture(
+    scope="module", params=["inline", "processes", pytest.param("flower", marks=pytest.mark.integration)]
+)
+def site(request, tmp_path_factory):
+    home = tmp_path_factory.mktemp(request.param)
+    if request.param == "flower":
+        made = FlowerSite(home)
+    else:
+        made = LocalSite(home, WorkerPool(2) if request.param == "processes" else None)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def grid(site):
+    return site.grid
+
+
+def test_online_names_the_clients_that_can_be_reached(grid):
+    assert dict(grid.online()) == {c: GridClient(client_id=c) for c in ("a", "b")}
+
+
+def test_an_order_comes_back_as_one_reply_with_the_same_bytes(grid):
+    order = an_order("b", round_index=7, payload=bytes(range(256)))
+    message_id = grid.send(order, deadline_s=30)
+    assert wait_for(grid, [message_id]) == {message_id: answer(order)}
+    assert grid.collect([message_id]) == []
+
+
+def test_many_orders_each_come_back_to_their_own_message(grid):
+    orders = [an_order(client, round_index=i) for i in range(3) for client in ("a", "b")]
+    sent = {grid.send(order, deadline_s=30): order for order in orders}
+    assert len(sent) == len(orders)
+    assert wait_for(grid, list(sent)) == {message_id: answer(order) for message_id, order in sent.items()}
+
+
+def test_the_same_order_sent_twice_is_two_messages(grid):
+    first, second = (grid.send(an_order(), deadline_s=30) for _ in range(2))
+    assert first != second
+    assert set(wait_for(grid, [first, second])) == {first, second}
+
+
+def test_ids_that_are_not_known_are_passed_over(grid):
+    assert grid.collect([]) == []
+    assert grid.collect(["nobody-sent-this"]) == []
+    message_id = grid.send(an_order(), deadline_s=30)
+    assert set(wait_for(grid, ["nobody-sent-this", message_id][1:])) == {message_id}
+
+
+def test_what_was_not_asked_for_stays_until_it_is(grid):
+    first, second = (grid.send(an_order(c), deadline_s=30) for c in ("a", "b"))
+    assert set(wait_for(grid, [second])) == {second}
+    time.sleep(0.5)
+    assert grid.collect([second]) == []
+    assert set(wait_for(grid, [first])) == {first}
+
+
+def test_a_message_is_known_from_its_sending_to_its_reply(grid):
+    assert not grid.is_known("nobody-sent-this")
+    message_id = grid.send(an_order(), deadline_s=30)
+    assert grid.is_known(message_id)
+    wait_for(grid, [message_id])
+    assert not grid.is_known(message_id)
+
+
+def test_what_an_earlier_grid_sent_is_not_known_to_a_new_one(site, grid):
+    message_id = grid.send(an_order(), deadline_s=30)
+    assert not site.new_grid().is_known(message_id)
+    wait_for(grid, [message_id])
+
+
+def test_collect_does_not_wait_for_a_client_at_work(site, grid):
+    if isinstance(site, LocalSite) and site.pool is None:
+        pytest.skip("inline the work is done within collect")
+    warm = grid.send(an_order("a"), deadline_s=30)
+    wait_for(grid, [warm])
+    message_id = grid.send(an_order("a", "slow"), deadline_s=30)
+    started = time.monotonic()
+    assert grid.collect([message_id]) == []
+    assert time.monotonic() - started < SLOW_S / 2
+    assert isinstance(wait_for(grid, [message_id])[message_id], TrainReply)
+
+
+def test_a_crash_is_told_by_its_kind_and_the_client_works_on(grid):
+    crash, after = (grid.send(an_order("a", how), deadline_s=30) for how in ("crash", "echo"))
+    found = wait_for(grid, [crash, after])
+    assert found[crash] == GridFailure(code="client_crashed", message="ValueError in the client")
+    assert SECRET not in str(found[crash])
+    assert isinstance(found[after], TrainReply)
+
+
+def test_a_large_adapter_arrives_whole(grid):
+    payload = bytes(range(256)) * (9 << 12)  # 9 MiB: more than one part, less than two gateway bodies
+    message_id = grid.send(an_order(payload=payload), deadline_s=30)
+    outcome = wait_for(grid, [message_id])[message_id]
+    assert isinstance(outcome, TrainReply)
+    assert outcome.payload == payload
+
+
+# -- what only a network has ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stranger(site):
+    """A registered client, driven by the test: its link, and the next message with its content."""
+    register(site.home, "stranger", init_key(site.home / "stranger"))
+    site.grid.online()
+    stop = threading.Event()
+    key = (site.home / "stranger" / "client.key").read_bytes()
+    address = json.loads(site.join.read_text())["address"]
+    link = client.fleet.FleetLink(address, site.ca.encode(), key, site.home / "stranger", stop)
+    with link:
+        client.fleet.FleetWorker(link, bytes, "", site.home / "stranger", stop)  # it sets who replies
+
+        def receive():
+            until = time.monotonic() + 10
+            while (item := link.receive()) is None:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            head, tree = item
+            return link.content(head.metadata.run_id, tree), head.metadata.run_id
+
+        yield link, receive
+
+
+@pytest.mark.parametrize("site", ["flower"], indirect=True)
+def test_a_reply_that_is_announced_and_never_uploaded_holds_nobody_up(site, grid, stranger, monkeypatch):
+    link, receive = stranger
+    silent = grid.send(an_order("stranger"), deadline_s=60)
+    message, run_id = receive()
+    with monkeypatch.context() as patch:
+        patch.setattr(client.fleet, "push_objects", lambda *_args, **_kwargs: None)
+        link.send(Message(client.fleet.split(b"never"), reply_to=message), run_id, 0.0)
+    other = grid.send(an_order("a"), deadline_s=60)
+    started, found = time.monotonic(), []
+    while not found:
+        found = grid.collect([silent, other])
+        assert time.monotonic() - started < 5
+    assert [message_id for message_id, _ in found] == [other]
+    assert grid.is_known(silent)
+
+
+@pytest.mark.parametrize("site", ["flower"], indirect=True)
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict({"x": MetricRecord({"v": 1.0})}),
+        RecordDict({"part-00000": MetricRecord({"data": 1.0})}),
+        client.fleet.split(b"\xff\xff these bytes are no reply"),
+    ],
+    ids=["no parts", "parts of numbers", "no reply"],
+)
+def test_a_reply_that_can_not_be_read_is_a_failure_of_that_client(site, grid, stranger, content):
+    link, receive = stranger
+    message_id = grid.send(an_order("stranger"), deadline_s=60)
+    message, run_id = receive()
+    link.send(Message(content, reply_to=message), run_id, 0.0)
+    outcome = wait_for(grid, [message_id])[message_id]
+    assert isinstance(outcome, GridFailure)
+    assert outcome.code == "malformed_reply"
