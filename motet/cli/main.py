@@ -33,6 +33,7 @@ COMMANDS = {
     "export": "motet.cli.export:export_command",
     "merge": "motet.cli.merge:merge_command",
     "port": "motet.cli.port:port_command",
+    "advise": "motet.cli.advise:advise_command",
 }
 GROUPS = {
     "materials": "motet.cli.materials:app",
