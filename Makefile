@@ -68,7 +68,7 @@ coverage: setup-dev ## branch coverage with a floor for each package
 	$(BIN)/python -m coverage report --include='client/*,coordinator/*,motet/*' --fail-under=75
 
 benchmarks: setup-dev ## every figure that the README states
-	$(BIN)/python benchmarks/dp_step.py && $(BIN)/python benchmarks/round_overhead.py
+	$(BIN)/python benchmarks/dp_step.py && $(BIN)/python benchmarks/aggregation.py && $(BIN)/python benchmarks/round_overhead.py
 
 clean: ## remove the environment and the demo's output
 	rm -rf $(VENV) demo-out runs
