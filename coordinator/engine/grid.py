@@ -40,7 +40,8 @@ class Grid(Protocol):
         """Send one order.
 
         Returns:
-          the message's id; with a deployed grid it survives a restart of the coordinator.
+          the message's id, which no other message of this grid has. It means nothing to a later grid: after a restart
+          of the coordinator orders are sent again.
         """
 
     def collect(self, message_ids: Sequence[str]) -> list[tuple[str, TrainReply | GridFailure]]:

@@ -41,7 +41,15 @@ CANCEL_CHECK_S = 0.5
 COHORT_GRACE_S = 10.0  # how long named clients that are not online are waited for, when enough others are
 # Failures that another attempt would only repeat, at another charge.
 FINAL_CODES = frozenset(
-    {"policy_refused", "client_failed", "did_not_move", "not_finite", "ledger_failed", "bad_order"}
+    {
+        "policy_refused",
+        "bundle_refused",
+        "client_failed",
+        "did_not_move",
+        "not_finite",
+        "ledger_failed",
+        "bad_order",
+    }
 )
 
 OnRound = Callable[[int, AdapterState], None]

@@ -37,7 +37,7 @@ class ChildError(MotetError):
 
 @dataclass(slots=True, kw_only=True)
 class Child:
-    """One supervised process, in a session of its own, told to end when the coordinator does."""
+    """One supervised process, in a session of its own, that does not outlive who started it."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -59,12 +59,15 @@ class Child:
 
 
 def start(name: str, arguments: Sequence[str], log_path: Path, environment: dict[str, str]) -> Child:
-    """Start a child that receives SIGTERM when this process dies, however it dies (Linux)."""
+    """Start a child that is killed when this process dies, however it dies (Linux)."""
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    parent = os.getpid()
 
     def die_with_parent() -> None:
         if libc is not None:
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:  # it died before the line above
+                os._exit(1)
 
     with log_path.open("ab") as log_file:
         process = subprocess.Popen(

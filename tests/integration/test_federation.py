@@ -183,12 +183,15 @@ def test_a_client_refuses_a_bundle_that_is_not_pinned(federation, recipe_file, s
         federation.wait(lambda: "is connected" in federation.log("careful"), "connected", 40, ("careful",))
         path = recipe_file("careful", rounds=1, clients="[a, careful]", minimum=1)
         run_id = federation.finish(path).run_id
+        alone = federation.submit(recipe_file("alone", rounds=1, clients="[careful]", minimum=1))
+        assert federation.wait_for_end(alone).state == "FAILED"
     finally:
         assert federation.terminate("careful") == [0]
     assert states(federation, run_id, 0) == {"a": "RECEIVED", "careful": "FAILED"}
     told = federation.store.contributions(run_id, 0)[1]
     assert told.error_code == "bundle_refused"
     assert "is not the one that this client pins" in told.error_message
+    assert attempts(federation, alone) == [(0, 0, "ABORTED")]  # asking again would not help
     assert not (federation.client_home("careful") / "replies").exists()
 
 
