@@ -31,8 +31,8 @@ EXIT_CODES: Sequence[ExitCode] = (
     ExitCode(
         code=1,
         name="internal",
-        meaning="A mistake in Motet; a traceback was printed.",
-        remedy="Report it with the traceback and the recipe. It names no example.",
+        meaning="A mistake in Motet; what happened is in a file that the message names.",
+        remedy="Report it with that file and the recipe.",
     ),
     ExitCode(
         code=2,

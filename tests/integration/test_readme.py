@@ -89,6 +89,9 @@ def test_the_deployed_commands_of_the_readme_make_an_adapter_that_can_be_loaded(
                         time.sleep(0.1)
                     shutil.copy(tmp_path / "fed/join.json", tmp_path)
                 continue
+            if arguments[0] == "merge":
+                for folder in arguments[-2:]:
+                    shutil.copytree(tmp_path / "exported", tmp_path / folder)
             done = subprocess.run(
                 [*MOTET, *arguments],
                 cwd=tmp_path,
@@ -101,7 +104,9 @@ def test_the_deployed_commands_of_the_readme_make_an_adapter_that_can_be_loaded(
             if arguments[:2] == ["run", "submit"]:
                 run_id = done.stdout.split()[0]
         assert len(running) == 2
-        assert (tmp_path / "exported/adapter_model.safetensors").stat().st_size > 1000
+        for adapter in ("exported", "merged"):
+            assert (tmp_path / adapter / "adapter_model.safetensors").stat().st_size > 1000
+        assert "<html" in (tmp_path / "report.html").read_text()
     finally:
         for process in reversed(running):
             process.send_signal(signal.SIGTERM)
