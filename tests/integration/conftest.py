@@ -21,7 +21,12 @@ from motet.simulate import Shards, run_engine
 ROOT = Path(__file__).resolve().parents[2]
 MOTET = [sys.executable, "-m", "motet.cli.main"]
 MARK = "MOTET_TEST_DEPLOYMENT"  # children inherit it: every process of a deployment is found, whoever its parent is
-QUIET = ("FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "DO_NOT_TRACK")
+QUIET = (
+    "FLWR_TELEMETRY_ENABLED",
+    "FLWR_DISABLE_UPDATE_CHECK",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION",
+    "DO_NOT_TRACK",
+)
 RANKS = {"a": 1, "b": 4, "c": 7}
 START_S, END_S = 60.0, 20.0
 
