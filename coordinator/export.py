@@ -35,13 +35,22 @@ class ExportError(MotetError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFacts:
-    """What the model card states. ``epsilons`` maps client id to epsilon at ``target_delta``; empty without privacy."""
+    """What the model card states.
+
+    Attributes:
+      run_id, rounds, clients, adapter_sha256: of the run.
+      epsilons: client id -> epsilon at ``target_delta``; empty without privacy.
+      learned_rank: the rank before a serving cap cut it; 0 where nothing was cut.
+      truncation_error: what the cut took, relative to the whole product (Frobenius).
+    """
 
     run_id: str
     rounds: int
     clients: int
     adapter_sha256: str
     epsilons: Mapping[str, float] = field(default_factory=dict)
+    learned_rank: int = 0
+    truncation_error: float = 0.0
 
 
 def pad_to_rank(pair: FactorPair, lora_rank: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,6 +113,9 @@ def model_card(recipe: Recipe, facts: CardFacts, lora_rank: int) -> str:
             f"clipping norm {recipe.privacy.clipping_norm:g}."
         )
     base = recipe.base_model
+    rank = str(lora_rank) if lora_rank else "none: merged"
+    if facts.learned_rank:
+        rank += f", cut from {facts.learned_rank} with relative error {facts.truncation_error:.3g}"
     return (
         "---\nlibrary_name: peft\ntags: [lora, federated-learning, motet]\n---\n"
         f"# {recipe.name}\n\nA low-rank adapter that {facts.clients} data owners trained together with Motet; "
@@ -111,7 +123,7 @@ def model_card(recipe: Recipe, facts: CardFacts, lora_rank: int) -> str:
         f"| | |\n|---|---|\n| run | `{facts.run_id}` |\n"
         f"| base model | `{base.hub or base.path or base.material or base.tiny}` |\n"
         f"| task | {recipe.task.kind} |\n| method | {recipe.method.name} |\n| rounds | {facts.rounds} |\n"
-        f"| clients | {facts.clients} |\n| rank of this export | {lora_rank} |\n"
+        f"| clients | {facts.clients} |\n| rank of this export | {rank} |\n"
         f"| adapter sha256 | `{facts.adapter_sha256}` |\n\n"
         f"## Privacy\n{privacy}\n\n## Use\n```python\nfrom peft import PeftModel\n"
         "from motet.modeling import load_base_for\n"

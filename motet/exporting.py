@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from aggregation.ranks import truncated
 from aggregation.serialize import sha256_hex, to_bytes
 from aggregation.table import refusal
 from client.adapters import fed_sb_bases
 from client.personal import PersonalParts
-from coordinator.export import CardFacts, export_merged, export_peft
+from coordinator.export import CardFacts, ExportError, export_merged, export_peft
 from coordinator.storage.artifacts import ArtifactStore
 from coordinator.storage.store import Store
 from motet.errors import MotetError
@@ -18,8 +20,10 @@ from motet.recipe.method import method_of
 from privacy.accounting import epsilon_pld
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+    import torch
 
     from aggregation.adapter import AdapterState, FactorPair
 
@@ -35,7 +39,51 @@ def has_personal_part(recipe: Recipe) -> bool:
     return recipe.method.train_adapter and refusal(recipe.method.name, "personal_part") is None
 
 
-def export_personal(home: Path, run_id: str, out_dir: Path, *, merged: bool = False) -> dict[str, Any]:
+def write_export(
+    recipe: Recipe,
+    product: Mapping[str, FactorPair],
+    dense: Mapping[str, torch.Tensor],
+    out_dir: Path,
+    facts: CardFacts,
+    *,
+    merged: bool = False,
+    lora_rank: int | None = None,
+) -> CardFacts:
+    """Write an adapter folder, cut to the serving rank, or a whole model.
+
+    Args:
+      recipe: of the run; its ``adapter.serving_lora_rank`` is the cap unless ``lora_rank`` says another.
+      product: layer -> everything learned.
+      dense: heads.
+      out_dir: see ``coordinator.export``.
+      facts: for the model card.
+      merged: a whole model, which no cap applies to.
+      lora_rank: the most that the server of the adapter takes.
+
+    Returns:
+      ``facts`` with what was cut.
+
+    Raises:
+      ExportError: a rank is asked for a merged model, or ``out_dir`` can not be written.
+    """
+    if merged and lora_rank is not None:
+        raise ExportError(
+            "a merged model has no rank to cut", hint="leave out --merged, or leave out --lora-rank"
+        )
+    cap = lora_rank or recipe.adapter.serving_lora_rank
+    learned = max((pair.lora_rank for pair in product.values()), default=0)
+    if merged or cap is None or learned <= cap:
+        (export_merged if merged else export_peft)(recipe, product, dense, out_dir, facts)
+        return facts
+    cut = truncated(product, cap)
+    facts = replace(facts, learned_rank=learned, truncation_error=cut.relative_error)
+    export_peft(recipe, cut.product, dense, out_dir, facts)
+    return facts
+
+
+def export_personal(
+    home: Path, run_id: str, out_dir: Path, *, merged: bool = False, lora_rank: int | None = None
+) -> dict[str, Any]:
     """Export a client's own model of a run whose method keeps a part of it at the client.
 
     Args:
@@ -43,9 +91,10 @@ def export_personal(home: Path, run_id: str, out_dir: Path, *, merged: bool = Fa
       run_id: the run.
       out_dir: see ``coordinator.export``.
       merged: a whole model instead of an adapter folder.
+      lora_rank: as in ``write_export``.
 
     Returns:
-      ``run_id``, ``out_dir``, ``rounds``, ``merged``.
+      ``run_id``, ``out_dir``, ``rounds``, ``merged``, ``learned_rank``, ``truncation_error``.
 
     Raises:
       ClientError: nothing personal was kept of that run.
@@ -62,9 +111,14 @@ def export_personal(home: Path, run_id: str, out_dir: Path, *, merged: bool = Fa
         adapter_sha256=sha256_hex(to_bytes(state)),
         epsilons={"this client": epsilon_pld([event] * rounds, delta)} if event else {},
     )
-    write = export_merged if merged else export_peft
-    write(recipe, dict(method_of(recipe).product(state)), state.dense, out_dir, facts)
-    return {"run_id": run_id, "out_dir": str(out_dir), "rounds": rounds, "merged": merged}
+    product = dict(method_of(recipe).product(state))
+    facts = write_export(recipe, product, state.dense, out_dir, facts, merged=merged, lora_rank=lora_rank)
+    return {"run_id": run_id, "out_dir": str(out_dir), "rounds": rounds, "merged": merged} | cut_of(facts)
+
+
+def cut_of(facts: CardFacts) -> dict[str, Any]:
+    """What a serving cap cut, as plain values; zeros where nothing was."""
+    return {"learned_rank": facts.learned_rank, "truncation_error": facts.truncation_error}
 
 
 def learned_product(recipe: Recipe, state: AdapterState) -> dict[str, FactorPair]:
@@ -95,7 +149,9 @@ def epsilons_of(store: Store, run_id: str, recipe: Recipe, clients: Iterable[str
     return {client: epsilon_pld(store.spent_events(client, run_id), delta) for client in clients}
 
 
-def export_run(home: Path, run_id: str, out_dir: Path, *, merged: bool = False) -> dict[str, Any]:
+def export_run(
+    home: Path, run_id: str, out_dir: Path, *, merged: bool = False, lora_rank: int | None = None
+) -> dict[str, Any]:
     """Export the newest closed round of a stored run.
 
     Args:
@@ -103,9 +159,11 @@ def export_run(home: Path, run_id: str, out_dir: Path, *, merged: bool = False) 
       run_id: the run.
       out_dir: see ``coordinator.export``.
       merged: a whole model instead of an adapter folder.
+      lora_rank: as in ``write_export``.
 
     Returns:
-      ``run_id``, ``out_dir``, ``adapter_sha256``, ``rounds``, ``merged``.
+      ``run_id``, ``out_dir``, ``adapter_sha256``, ``rounds``, ``merged``; ``learned_rank`` and ``truncation_error``,
+      both 0 where nothing was cut.
 
     Raises:
       NothingToExportError: no round of the run has closed.
@@ -134,12 +192,12 @@ def export_run(home: Path, run_id: str, out_dir: Path, *, merged: bool = False) 
         adapter_sha256=closed[-1].adapter_sha256,
         epsilons=epsilons,
     )
-    write = export_merged if merged else export_peft
-    write(recipe, learned_product(recipe, state), state.dense, out_dir, facts)
+    product = learned_product(recipe, state)
+    facts = write_export(recipe, product, state.dense, out_dir, facts, merged=merged, lora_rank=lora_rank)
     return {
         "run_id": run_id,
         "out_dir": str(out_dir),
         "adapter_sha256": facts.adapter_sha256,
         "rounds": facts.rounds,
         "merged": merged,
-    }
+    } | cut_of(facts)

@@ -21,12 +21,19 @@ from client.personal import PersonalParts
 from coordinator.engine.local_grid import LocalGrid, WorkerPool, WorkerSpec
 from coordinator.engine.round_engine import RoundEngine, RunResult
 from coordinator.engine.shape import ModelShape
-from coordinator.export import CardFacts, export_merged, export_peft
+from coordinator.export import CardFacts
 from coordinator.storage.artifacts import ArtifactStore
 from coordinator.storage.store import Store
 from motet.clock import SystemClock
 from motet.data import Example, partition, write_shards
-from motet.exporting import epsilons_of, export_personal, has_personal_part, learned_product
+from motet.exporting import (
+    cut_of,
+    epsilons_of,
+    export_personal,
+    has_personal_part,
+    learned_product,
+    write_export,
+)
 from motet.modeling import initial_dense, layer_shapes
 
 if TYPE_CHECKING:
@@ -214,7 +221,8 @@ def simulate(
       ``run_id``, ``adapter_dir``, ``adapter_sha256``, ``method``, ``rounds``, ``metrics`` (start, local_only,
       federated, and head_only, head_only_private, federated_no_privacy where run), ``gains`` (how much better
       a federated run is than each other way, paired, with its standard error), ``clients`` (client_id,
-      lora_rank, num_examples, bytes_up, bytes_down, epsilon or None), ``curves``, ``seconds``, ``recipe_name``.
+      lora_rank, num_examples, bytes_up, bytes_down, epsilon or None), ``curves``, ``seconds``, ``recipe_name``;
+      ``learned_rank`` and ``truncation_error`` where a serving cap cut the adapter, else 0.
 
     Raises:
       motet.errors.MotetError: bad data, a failed run, or an export that can not be written.
@@ -253,9 +261,10 @@ def simulate(
                 export_personal(home, main.result.run_id, out_dir / "merged" / client, merged=True)
     else:
         product = learned_product(recipe, main.state)
-        adapter_dir = export_peft(recipe, product, main.state.dense, out_dir / "adapter", facts)
+        adapter_dir = out_dir / "adapter"
         if merged:
-            export_merged(recipe, product, main.state.dense, out_dir / "merged", facts)
+            write_export(recipe, product, main.state.dense, out_dir / "merged", facts, merged=True)
+        facts = write_export(recipe, product, main.state.dense, adapter_dir, facts)
     return {
         "run_id": main.result.run_id,
         "recipe_name": recipe.name,
@@ -269,7 +278,7 @@ def simulate(
         "aggregation_error": [row["relative_error"] for row in main.result.rounds],
         "curves": {n: [start, *o.curve] for n, o in outcomes.items() if n.startswith("federated")},
         "seconds": round(time.monotonic() - started, 1),
-    }
+    } | cut_of(facts)
 
 
 def _other_ways(

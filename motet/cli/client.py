@@ -37,16 +37,26 @@ def export_command(
     out: Annotated[Path, typer.Option("--out", help="Folder to write; must be new, or an earlier export.")],
     home: Home = DEFAULT_HOME,
     merged: Annotated[bool, typer.Option("--merged", help="A whole model instead of an adapter.")] = False,
+    lora_rank: Annotated[
+        int | None,
+        typer.Option("--lora-rank", min=1, help="The most that the adapter's server takes; the cut is told."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write this client's own model of a run whose method keeps a part of it here (fedsa).
 
     Example: motet client export r-3f9a1c --home ward-a --out ward-a-adapter
     """
+    from motet.cli.export import cut_words
     from motet.exporting import export_personal
 
-    result = export_personal(home, run_id, out, merged=merged)
-    print(json.dumps(result) if as_json else f"written to {result['out_dir']}")
+    result = export_personal(home, run_id, out, merged=merged, lora_rank=lora_rank)
+    if as_json:
+        print(json.dumps(result))
+        return
+    print(f"written to {result['out_dir']}")
+    if result["learned_rank"]:
+        print(cut_words(result))
 
 
 @app.command("start")

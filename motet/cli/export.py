@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+
+def cut_words(facts: dict[str, Any]) -> str:
+    """What a serving cap cut, for people."""
+    return f"cut from rank {facts['learned_rank']}: relative error {facts['truncation_error']:.3g}"
 
 
 def export_command(
@@ -20,6 +25,10 @@ def export_command(
     merged: Annotated[
         bool, typer.Option("--merged", help="Write a whole merged model instead of an adapter.")
     ] = False,
+    lora_rank: Annotated[
+        int | None,
+        typer.Option("--lora-rank", min=1, help="The most that the adapter's server takes; the cut is told."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write the adapter of RUN so that peft loads it unchanged, heads included.
@@ -28,9 +37,11 @@ def export_command(
     """
     from motet.exporting import export_run
 
-    facts = export_run(home, run_id, out, merged=merged)
+    facts = export_run(home, run_id, out, merged=merged, lora_rank=lora_rank)
     if as_json:
         print(json.dumps(facts))
         return
     print(f"{'model' if merged else 'adapter'} of {facts['run_id']} written to {facts['out_dir']}")
+    if facts["learned_rank"]:
+        print(cut_words(facts))
     print(f"sha256 of the run's adapter state: {facts['adapter_sha256']}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from motet.cli.export import cut_words
 from motet.cli.progress import RoundProgress
 from motet.cli.report import clients_table, is_private, metrics_table, plot_learning_curve
 
@@ -30,6 +31,8 @@ def print_result(result: dict[str, Any], out_dir: Path, *, as_json: bool) -> Non
             "The noise of a private run is fresh every time: a second run gives another adapter, seed or no seed."
         )
     console.print(f"\nadapter          {result['adapter_dir']}", highlight=False)
+    if result.get("learned_rank"):
+        console.print(f"                 {cut_words(result)}", highlight=False)
     console.print(f"learning curve   {picture}", highlight=False)
     console.print(f"took             {result['seconds']:.0f} s", highlight=False)
 

@@ -117,7 +117,8 @@ class AdapterSection(Section):
 
     ``lora_rank`` is one rank for all, or a map from client id or capacity class to rank
     (``default`` is the fallback). ``alpha`` is a number, or ``"2r"``: that multiple of each client's own
-    rank, so that the scale is the same for all. ``targets`` are endings of layer names.
+    rank, so that the scale is the same for all. ``targets`` are endings of layer names. ``serving_lora_rank`` is
+    the most that servers of the result take: exports are cut to it, training is not.
     """
 
     lora_rank: PositiveInt | dict[Name, PositiveInt] = 8
@@ -125,6 +126,7 @@ class AdapterSection(Section):
     targets: Annotated[list[str], Field(min_length=1)] = ["query", "value"]
     layers: list[Annotated[int, Field(ge=0)]] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    serving_lora_rank: PositiveInt | None = None
 
 
 class MethodSection(Section):

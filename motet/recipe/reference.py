@@ -46,6 +46,8 @@ MEANINGS: Mapping[str, str] = {
     "adapter.targets": "endings of the names of adapted layers",
     "adapter.layers": "indices, from 0, of adapted blocks; absent: all",
     "adapter.dropout": "share of the adapter's inputs that is dropped in training",
+    "adapter.serving_lora_rank": "the most that servers of the result take: exports are cut to it by SVD and tell "
+    "the error; absent: as learned",
     "method": "how updates become one",
     "method.name": "which of the methods of docs/methods.md; `flora` is exact and takes mixed ranks",
     "method.ridge": "of lora-fair: weight of staying near the mean",

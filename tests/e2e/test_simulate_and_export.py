@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 
 from client.adapters import attach
 from client.base import loaded_base
@@ -150,3 +151,44 @@ def test_a_method_with_a_personal_part_gives_each_client_its_own_model(recipe_te
     with pytest.raises(NothingToExportError) as caught:
         export_run(tmp_path / "out/runs/federated", result["run_id"], tmp_path / "global")
     assert "motet client export" in caught.value.hint
+
+
+def test_a_serving_cap_cuts_the_export_and_its_error_is_told_everywhere(recipe_text, tmp_path):
+    recipe = parse_recipe(recipe_text("tiny-bert", "flora", MIXED))
+    simulated = simulate(recipe, tmp_path / "out", baselines=False, processes=0)
+    home = tmp_path / "out/runs/federated"
+    whole = export_run(home, simulated["run_id"], tmp_path / "whole")
+    assert (whole["learned_rank"], whole["truncation_error"]) == (0, 0)
+    cut = export_run(home, simulated["run_id"], tmp_path / "cut", lora_rank=2)
+    before, after = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "cut"))
+    missed = size = 0.0
+    for key in (k for k in before if k.endswith("lora_A.weight")):
+        b = key.replace("lora_A", "lora_B")
+        exact, kept = before[b] @ before[key], after[b] @ after[key]
+        assert after[key].shape[0] == 2
+        missed, size = missed + float((exact - kept).square().sum()), size + float(exact.square().sum())
+    assert cut["truncation_error"] == pytest.approx((missed / size) ** 0.5, rel=1e-3)
+    assert 0.01 < cut["truncation_error"] < 1
+    assert json.loads((tmp_path / "cut/adapter_config.json").read_text())["r"] == 2
+    card = (tmp_path / "cut/README.md").read_text()
+    assert f"2, cut from {cut['learned_rank']} with relative error {cut['truncation_error']:.3g}" in card
+    PeftModel.from_pretrained(load_base_for(tmp_path / "cut"), tmp_path / "cut")
+    with pytest.raises(ExportError, match="no rank to cut"):
+        export_run(home, simulated["run_id"], tmp_path / "merged", merged=True, lora_rank=2)
+    typed = ("--out", tmp_path / "typed", "--lora-rank", "2")
+    done = subprocess.run(
+        [sys.executable, "-m", "motet.cli.main", "export", simulated["run_id"], "--home", home, *typed],
+        capture_output=True,
+        text=True,
+    )
+    assert f"cut from rank {cut['learned_rank']}: relative error {cut['truncation_error']:.3g}" in done.stdout
+
+
+def test_a_recipes_serving_rank_caps_the_adapter_of_a_simulation(recipe_text, tmp_path):
+    text = recipe_text("tiny-bert", "fedit", "4").replace(
+        "lora_rank: 4,", "lora_rank: 4, serving_lora_rank: 1,"
+    )
+    result = simulate(parse_recipe(text), tmp_path / "out", baselines=False, processes=0)
+    assert result["learned_rank"] == 4
+    assert 0 < result["truncation_error"] < 1
+    assert json.loads((tmp_path / "out/adapter/adapter_config.json").read_text())["r"] == 1
