@@ -86,6 +86,7 @@ def receipts_command(
     home: Annotated[Path, typer.Option("--home", help="This client's own folder: key, ledger.")] = Path(
         "client-home"
     ),
+    as_json: Json = False,
 ) -> None:
     """At a data owner: sign what this client charged itself, for the auditor. It holds no data and no hash of data.
 
@@ -97,7 +98,7 @@ def receipts_command(
 
     document = receipts_of(home, client, SystemClock())
     _write(out, canonical_bytes(document) + b"\n")
-    print(f"give this file to the auditor: {out}")
+    print(json.dumps({"receipts": str(out)}) if as_json else f"give this file to the auditor: {out}")
 
 
 @app.command("verify")

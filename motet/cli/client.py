@@ -71,6 +71,9 @@ def start_command(
         Path | None, typer.Option("--policy", help="TOML file: what this data owner allows.")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every order.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="When connected, say so as one JSON object.")
+    ] = False,
 ) -> None:
     """Answer the coordinator's orders with one process that keeps the model loaded. Stop it with Ctrl-C.
 
@@ -92,9 +95,9 @@ def start_command(
 
     torch.set_num_threads(1)
     worker = ClientWorker(name, data, home, load_policy(policy) if policy else None)
-    serve(
-        home,
-        joined,
-        worker.handle,
-        on_ready=lambda: print(f"client {name} is connected to {joined.address}", flush=True),
-    )
+
+    def connected() -> None:
+        told = {"connected": True, "client_id": name, "address": joined.address}
+        print(json.dumps(told) if as_json else f"client {name} is connected to {joined.address}", flush=True)
+
+    serve(home, joined, worker.handle, on_ready=connected)

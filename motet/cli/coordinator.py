@@ -29,6 +29,9 @@ def start_command(
     ] = "disk",
     until_idle: Annotated[bool, typer.Option("--until-idle", help="End when no run is left.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every round.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="When clients can connect, say so as one JSON object.")
+    ] = False,
 ) -> None:
     """Start the coordinator: SuperLink, gateway and the round engine. Stop it with Ctrl-C.
 
@@ -48,7 +51,10 @@ def start_command(
     )
 
     def ready() -> None:
-        print(f"coordinator ready on {listen}; give {home / 'join.json'} to every client", flush=True)
+        join = home / "join.json"
+        told = {"ready": True, "listen": listen, "join": str(join)}
+        words = f"coordinator ready on {listen}; give {join} to every client"
+        print(json.dumps(told) if as_json else words, flush=True)
 
     serve(config, on_ready=ready, until_idle=until_idle)
 

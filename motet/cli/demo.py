@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -61,7 +63,23 @@ def demo_command(
         result = run(recipe, out, on_step=bars.on_step)
     print_result(result, out, as_json=as_json)
     if not as_json:
-        adapter = result["adapter_dir"]
-        Console(highlight=False).print(
-            f"\nnext\n  ls {adapter}\n  motet plan {path}\n  motet demo --deployed", soft_wrap=True
-        )
+        lines = [f"  {line}" for line in _next_commands(task, path, out, result["run_id"], deployed=deployed)]
+        Console(highlight=False).print("\n".join(["", "next", *lines]), soft_wrap=True)
+
+
+def _next_commands(task: DemoTask, path: Path, out: Path, run_id: str, *, deployed: bool) -> list[str]:
+    """Three commands worth trying now, as they can be typed here."""
+    motet = "motet" if shutil.which("motet") else sys.argv[0]
+    other = next(t for t in DemoTask if t is not task).value
+    if deployed:
+        bundle = out / "audit.jsonl"
+        return [
+            f"{motet} audit export {run_id} --home {out / 'deployment' / 'coordinator'} --out {bundle}",
+            f"{motet} audit verify {bundle}",
+            f"{motet} demo --task {other}",
+        ]
+    return [
+        f"{motet} plan {path}",
+        f"{motet} demo --deployed" + (f" --task {task.value}" if task is not DemoTask.classification else ""),
+        f"{motet} demo --task {other}",
+    ]
