@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from aggregation.initial import generator_for
+from client.corrections import correct, proximal
 from client.errors import TrainableDidNotMoveError, TrainingDivergedError
 from client.tokens import TokenisedExamples, per_example_loss
 from privacy.dpsgd import DpSgd
@@ -50,7 +51,8 @@ def train_round(
     Every step draws a Poisson batch. A private recipe draws it and the noise from ``noise``, at the public
     ``privacy.sampling_rate``; otherwise from a generator keyed by (seed, round_index, client_id) at the rate
     that gives the expected batch size. The sum of gradients is divided by ``expected_batch_size``, whatever
-    the batch drawn.
+    the batch drawn. What the recipe's ``training.algorithm`` adds to a gradient is added after clipping and noise; see
+    ``client.corrections``.
 
     Args:
       attached: what trains.
@@ -71,6 +73,8 @@ def train_round(
         raise ValueError("a private recipe needs a noise source and a noise multiplier")
     parameters = attached.trainable()
     optimizer = make_optimizer(recipe, parameters, round_index)
+    if recipe.training.algorithm == "fedprox":
+        correct(optimizer, parameters, proximal(parameters, recipe.training.proximal_weight))
     guard = MovementGuard(parameters)
     generator = generator_for(recipe.seed, "train", round_index, client_id)
     with torch.random.fork_rng(devices=[]):

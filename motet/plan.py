@@ -275,6 +275,8 @@ def _notes(recipe: Recipe, sizes: Mapping[str, int | None], *, known: bool) -> S
         notes.append(f"method.ridge is not read by {method.name}")
     if "basis" in method.model_fields_set and method.name != "fed-sb":
         notes.append(f"method.basis is not read by {method.name}")
+    if "proximal_weight" in recipe.training.model_fields_set and recipe.training.algorithm != "fedprox":
+        notes.append(f"training.proximal_weight is not read by {recipe.training.algorithm}")
     privacy = recipe.privacy
     if privacy is None:
         return notes

@@ -132,6 +132,19 @@ def _dropout(recipe: Recipe) -> Iterator[Finding]:
         )
 
 
+def _algorithm(recipe: Recipe) -> Iterator[Finding]:
+    training = recipe.training
+    if training.algorithm == "fedprox" and training.optimizer == "sgd":
+        rate = max(training.learning_rate, training.head_learning_rate or 0.0)
+        if rate * training.proximal_weight >= 1:
+            yield Finding(
+                path=("training", "proximal_weight"),
+                problem=f"{training.proximal_weight:g} at learning rate {rate:g} makes each step jump past the "
+                "round's start that it pulls to",
+                remedy=f"use less than {1 / rate:g}",
+            )
+
+
 def _privacy(recipe: Recipe) -> Iterator[Finding]:
     privacy = recipe.privacy
     if privacy is None:
@@ -273,6 +286,7 @@ _RULES: Sequence[Callable[[Recipe], Iterator[Finding]]] = (
     _mixed_ranks,
     _head_alone,
     _dropout,
+    _algorithm,
     _privacy,
     _cohort,
     _partition,

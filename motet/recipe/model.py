@@ -148,7 +148,8 @@ class TrainingSection(Section):
     """Local work of one client in one round.
 
     ``expected_batch_size`` is a public constant: the sum of gradients
-    is divided by it, also when a Poisson batch is larger or smaller.
+    is divided by it, also when a Poisson batch is larger or smaller. ``algorithm`` is what the client does beside the
+    data: nothing, or a pull towards the round's start (fedprox, of strength ``proximal_weight``).
     """
 
     rounds: PositiveInt = 3
@@ -159,6 +160,8 @@ class TrainingSection(Section):
     head_learning_rate: PositiveFloat | None = None
     learning_rate_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     max_grad_norm: PositiveFloat | None = None
+    algorithm: Literal["fedavg", "fedprox"] = "fedavg"
+    proximal_weight: PositiveFloat = 0.01
 
 
 class CohortSection(Section):

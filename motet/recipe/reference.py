@@ -65,6 +65,10 @@ MEANINGS: Mapping[str, str] = {
     "training.learning_rate_decay": "both rates are multiplied by it after each round",
     "training.head_learning_rate": "of the head; absent: as the adapter's",
     "training.max_grad_norm": "L2 bound on a batch's gradient; for runs without privacy",
+    "training.algorithm": "fedavg: plain local steps; fedprox: with a pull towards the round's start, which keeps "
+    "clients of unlike data together",
+    "training.proximal_weight": "of fedprox: mu in mu / 2 times the squared distance to the round's start, over all "
+    "that trains",
     "cohort": "who takes part",
     "cohort.clients": "client ids; absent: everyone who is there",
     "cohort.minimum": "replies that are enough to close a round at its deadline; fewer abort it",

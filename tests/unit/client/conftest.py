@@ -14,13 +14,13 @@ KINDS = {
 }
 
 
-def make_recipe(kind="bert", method="flora", rank="4", extra="", training=""):
+def make_recipe(kind="bert", method="flora", rank="4", extra="", training="", local_steps=3, rate="5e-3"):
     tiny, task, targets = KINDS[kind]
     return parse_recipe(
         f"name: t\nbase_model: {{tiny: {tiny}}}\ntask: {task}\ndata: {{path: x.jsonl}}\n"
         f"adapter: {{lora_rank: {rank}, targets: {targets}}}\nmethod: {{name: {method}}}\ncohort: {{clients: [a, b]}}\n"
-        "training: {rounds: 2, local_steps: 3, expected_batch_size: 8, learning_rate: 5e-3, head_learning_rate: 2e-2"
-        f"{training}}}\nseed: 3\n{extra}"
+        f"training: {{rounds: 2, local_steps: {local_steps}, expected_batch_size: 8, learning_rate: {rate}, "
+        f"head_learning_rate: 2e-2{training}}}\nseed: 3\n{extra}"
     )
 
 

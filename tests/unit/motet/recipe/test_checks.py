@@ -48,6 +48,11 @@ UNSOUND = {
         "needs one: B and "
         "A of different ranks have no mean. Write lora_rank: 4, or set method.name: zero-pad.",
     ),
+    "a pull past its goal": (
+        {"training": "{algorithm: fedprox, optimizer: sgd, learning_rate: 0.5, proximal_weight: 2}"},
+        "r.yaml:6: training.proximal_weight: 2 at learning rate 0.5 makes each step jump past the round's start "
+        "that it pulls to. Use less than 2.",
+    ),
     "counts in a private run": (
         {"privacy": PRIVATE, "cohort": "{weights: num_examples}"},
         "r.yaml:7: cohort.weights: num_examples would tell each client's exact number of examples, which "
@@ -185,6 +190,10 @@ SOUND = {
         "method": "{name: fedit, train_adapter: false}",
         "adapter": "{lora_rank: {amazon: 4, default: 8}}",
     },
+    "a pull that stops short of its goal": {
+        "training": "{algorithm: fedprox, optimizer: sgd, learning_rate: 0.5, proximal_weight: 1.9}"
+    },
+    "a strong pull with adam": {"training": "{algorithm: fedprox, learning_rate: 0.5, proximal_weight: 2}"},
     "counts without privacy": {"cohort": "{weights: num_examples}"},
     "limit at target": {"privacy": "{target_epsilon: 8, sampling_rate: 0.1, epsilon_limit: 8}"},
     "language model": LM,

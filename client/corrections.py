@@ -1,0 +1,52 @@
+"""What is added to a gradient beside the data: FedProx's pull to the round's start.
+
+A correction reads parameters and what the coordinator sent, never an example. It enters after clipping and noise,
+right before the optimiser's step, so that one example moves a private step by what it moved it before, and no more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+
+
+def proximal(
+    parameters: Mapping[str, torch.nn.Parameter], weight: float
+) -> Callable[[str, torch.Tensor], torch.Tensor]:
+    """``mu (w - w_start)``: the gradient of FedProx's ``mu / 2 ||w - w_start||^2`` over all that trains.
+
+    Li et al. 2020, https://arxiv.org/abs/1812.06127. ``w_start`` is copied when this is called.
+
+    Args:
+      parameters: what trains, at the round's start.
+      weight: mu.
+    """
+    start = {name: p.detach().clone() for name, p in parameters.items()}
+
+    def pull(name: str, value: torch.Tensor) -> torch.Tensor:
+        return weight * (value - start[name])
+
+    return pull
+
+
+def correct(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, torch.nn.Parameter],
+    correction: Callable[[str, torch.Tensor], torch.Tensor],
+) -> None:
+    """Add ``correction(name, value)`` to each parameter's gradient before every step of ``optimizer``.
+
+    A step without a gradient (an empty batch) is a step by the correction alone.
+    """
+
+    def before_step(_optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:  # noqa: ANN401 - torch's
+        for name, parameter in parameters.items():
+            value = parameter.detach()
+            added = correction(name, value)
+            parameter.grad = added if parameter.grad is None else parameter.grad + added
+
+    optimizer.register_step_pre_hook(before_step)
