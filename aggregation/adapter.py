@@ -89,6 +89,7 @@ class AdapterState:
       halves: layer name -> one factor alone (FFA-LoRA, RoLoRA, FedSA-LoRA).
       cores: layer name -> R (r, r) of Fed-SB, in ``s * B @ R @ A`` with frozen B and A.
       dense: parameter name -> whole trained tensor (classification heads).
+      control: key of ``aggregation.control.trained_values`` -> mean control variate of SCAFFOLD; no part of the model.
     """
 
     lora: Mapping[str, FactorPair] = field(default_factory=dict)
@@ -96,6 +97,7 @@ class AdapterState:
     halves: Mapping[str, HalfPair] = field(default_factory=dict)
     cores: Mapping[str, torch.Tensor] = field(default_factory=dict)
     dense: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    control: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

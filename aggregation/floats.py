@@ -64,6 +64,16 @@ def floats_down(
     return total
 
 
+def floats_control(method: str, layer_shapes: Shapes, lora_rank: int, dense_numel: int) -> int:
+    """Floats of SCAFFOLD's mean control variate, which comes down with every round but the first.
+
+    One for each number that a client trains and sends. Nothing more goes up: the coordinator derives the change of the
+    mean from what is sent anyway (``aggregation.control``).
+    """
+    scales = 0 if sent_factors(method) == "core" else len(layer_shapes)
+    return floats_up(method, layer_shapes, lora_rank, dense_numel) - scales
+
+
 def _layers(sent: Sent, layer_shapes: Shapes, lora_rank: int) -> int:
     if sent == "core":
         return len(layer_shapes) * lora_rank**2

@@ -6,7 +6,8 @@ names a state, and bytes that are accepted are exactly the bytes that would be w
 file that any reader of the format reads.
 
 Keys: ``lora/<layer>/A``, ``lora/<layer>/B``, ``lora/<layer>/scale`` (shape (1,)), the same under ``base/``;
-under ``half/`` either A or B, and the scale; ``core/<layer>``, ``dense/<name>``. Checks go from cheap to dear:
+under ``half/`` either A or B, and the scale; ``core/<layer>``, ``dense/<name>``, ``control/<kind>/<name>``.
+Checks go from cheap to dear:
 length, header, keys, types, shapes, offsets, finiteness.
 """
 
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 4
-_KEY = re.compile(r"(lora|base|half)/[A-Za-z0-9._-]{1,200}/(A|B|scale)|(core|dense)/[A-Za-z0-9._-]{1,200}")
+_NAME = r"[A-Za-z0-9._-]{1,200}"
+_KEY = re.compile(
+    rf"(lora|base|half)/{_NAME}/(A|B|scale)|(core|dense)/{_NAME}|control/(A|B|core|dense)/{_NAME}"
+)
 
 Manifest = dict[str, tuple[int, ...]]
 
@@ -54,6 +58,7 @@ def flatten(state: AdapterState) -> dict[str, torch.Tensor]:
         flat[f"half/{layer}/scale"] = torch.tensor([half.scale])
     flat.update({f"core/{layer}": core for layer, core in state.cores.items()})
     flat.update({f"dense/{name}": value for name, value in state.dense.items()})
+    flat.update({f"control/{key}": value for key, value in state.control.items()})
     return {key: flat[key].detach().to(torch.float32).contiguous() for key in sorted(flat)}
 
 
@@ -209,6 +214,7 @@ def from_bytes(data: bytes, *, max_bytes: int | None = None) -> AdapterState:
         halves=_halves(flat),
         cores={key[5:]: value for key, value in flat.items() if key.startswith("core/")},
         dense={key[6:]: value for key, value in flat.items() if key.startswith("dense/")},
+        control={key[8:]: value for key, value in flat.items() if key.startswith("control/")},
     )
 
 

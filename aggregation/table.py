@@ -21,6 +21,7 @@ Need: TypeAlias = Literal[
     "exact",
     "fixed_base",
     "personal_part",
+    "control_variates",
 ]
 NEEDS: tuple[Need, ...] = get_args(Need)
 COLUMNS: Mapping[Need, tuple[str, str]] = {
@@ -35,6 +36,11 @@ COLUMNS: Mapping[Need, tuple[str, str]] = {
     "exact": ("exact", "the next model is the mean of the models that the clients hold"),
     "fixed_base": ("base stays", "the base weights never change, so that 8 and 4 bit bases work"),
     "personal_part": ("personal part", "each client keeps a part of its own"),
+    "control_variates": (
+        "control variates",
+        "SCAFFOLD: what trains has the same coordinates in every round and client, so that gradients of two "
+        "rounds compare; one rank for all",
+    ),
 }
 
 
@@ -70,6 +76,7 @@ class Row:
     constant_download: Verdict
     exact: Verdict
     fixed_base: Verdict
+    control_variates: Verdict
     example_dp: Verdict = True
     personal_part: Verdict = No("everything that is trained is shared", "fedsa")
 
@@ -88,6 +95,8 @@ _MEAN_IS_BIASED = "the product of means is not the mean of products"
 _NEEDS_FACTORS = "it needs every client's factors, not their sum"
 _UNBOUNDED = "its result is not a sum of what clients send, so clipping does not bound one client's influence"
 _QUANTISED = "a base of 8 or 4 bits can not take what is folded into it"
+_FRESH = "clients begin each round with fresh factors, so that a kept gradient is of factors that are gone"
+_TURNED = "a new decomposition turns the factors each round, so that a kept gradient is of other coordinates"
 _WIDE = "(m + n) R at first, m n at most"
 
 TABLE: Mapping[str, Row] = {
@@ -104,6 +113,7 @@ TABLE: Mapping[str, Row] = {
         constant_download=True,
         exact=No(_MEAN_IS_BIASED, "fedex"),
         fixed_base=True,
+        control_variates=True,
     ),
     "flora": Row(
         title="FLoRA",
@@ -118,6 +128,7 @@ TABLE: Mapping[str, Row] = {
         constant_download=No("all clients' factors come back to each client", "flexlora"),
         exact=True,
         fixed_base=No(_QUANTISED, "flexlora"),
+        control_variates=No(_FRESH, "ffa"),
     ),
     "fed-sb": Row(
         title="Fed-SB",
@@ -132,6 +143,7 @@ TABLE: Mapping[str, Row] = {
         constant_download=True,
         exact=True,
         fixed_base=True,
+        control_variates=True,
     ),
     "lora-fair": Row(
         title="LoRA-FAIR",
@@ -146,6 +158,9 @@ TABLE: Mapping[str, Row] = {
         constant_download=True,
         exact=No("what lies outside the rows of the mean of A is lost", "fedex"),
         fixed_base=True,
+        control_variates=No(
+            "B is rewritten after the mean, so that a kept gradient is of another B", "fedit"
+        ),
     ),
     "zero-pad": Row(
         title="Zero padding",
@@ -160,6 +175,7 @@ TABLE: Mapping[str, Row] = {
         constant_download=True,
         exact=No(_MEAN_IS_BIASED + ", and padding shrinks what few clients have", "product"),
         fixed_base=True,
+        control_variates=True,
     ),
     "rank-index": Row(
         title="Mean by rank index",
@@ -174,6 +190,7 @@ TABLE: Mapping[str, Row] = {
         constant_download=True,
         exact=No(_MEAN_IS_BIASED + ", and few clients count for many", "product"),
         fixed_base=True,
+        control_variates=True,
     ),
     "product": Row(
         title="Exact product",
@@ -188,6 +205,7 @@ TABLE: Mapping[str, Row] = {
         constant_download=No("the remainder that is folded into the base grows with the cohort", "flexlora"),
         exact=True,
         fixed_base=No(_QUANTISED, "flexlora"),
+        control_variates=No(_TURNED, "fedit"),
     ),
     "flexlora": Row(
         title="FlexLoRA",
@@ -202,6 +220,7 @@ TABLE: Mapping[str, Row] = {
         constant_download=True,
         exact=No("what the global rank can not hold is cut", "product"),
         fixed_base=True,
+        control_variates=No(_TURNED, "fedit"),
     ),
     "florist": Row(
         title="FLoRIST",
@@ -216,6 +235,7 @@ TABLE: Mapping[str, Row] = {
         constant_download=No("what is kept of each round comes back to each client", "flexlora"),
         exact=No("components below the energy threshold are cut", "product"),
         fixed_base=No(_QUANTISED, "flexlora"),
+        control_variates=No(_FRESH, "ffa"),
     ),
     "fedex": Row(
         title="FedEx-LoRA",
@@ -230,6 +250,9 @@ TABLE: Mapping[str, Row] = {
         constant_download=No("the residual that is folded into the base grows with the cohort", "lora-fair"),
         exact=True,
         fixed_base=No(_QUANTISED, "lora-fair"),
+        control_variates=No(
+            "the base moves below the factors each round, so that a kept gradient is of another base", "fedit"
+        ),
     ),
     "ffa": Row(
         title="FFA-LoRA",
@@ -244,6 +267,7 @@ TABLE: Mapping[str, Row] = {
         constant_download=True,
         exact=True,
         fixed_base=True,
+        control_variates=True,
     ),
     "rolora": Row(
         title="RoLoRA",
@@ -258,6 +282,9 @@ TABLE: Mapping[str, Row] = {
         constant_download=True,
         exact=True,
         fixed_base=True,
+        control_variates=No(
+            "the factor that trains changes every round, so that a kept gradient is of the other one", "ffa"
+        ),
     ),
     "fedsa": Row(
         title="FedSA-LoRA",
@@ -272,6 +299,7 @@ TABLE: Mapping[str, Row] = {
         constant_download=True,
         exact=No("every client keeps its own B, so there is no global model", "ffa"),
         fixed_base=True,
+        control_variates=No("each client's own B differs for good, and A's gradient with it", "ffa"),
         personal_part=True,
     ),
     "hetlora": Row(
@@ -289,6 +317,9 @@ TABLE: Mapping[str, Row] = {
         constant_download=True,
         exact=No(_MEAN_IS_BIASED + ", and larger changes count more", "product"),
         fixed_base=True,
+        control_variates=No(
+            "clients count by the size of their change, control variates count them alike", "zero-pad"
+        ),
     ),
     "dp-lora": Row(
         title="DP-LoRA",
@@ -303,6 +334,7 @@ TABLE: Mapping[str, Row] = {
         constant_download=True,
         exact=No(_MEAN_IS_BIASED + "; the noise of both factors multiplies", "ffa"),
         fixed_base=True,
+        control_variates=True,
     ),
 }
 

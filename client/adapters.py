@@ -70,6 +70,21 @@ class Attached:
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
 
+def trained_parameters(attached: Attached) -> dict[str, nn.Parameter]:
+    """What trains, by the keys of ``aggregation.control.trained_values``."""
+    named: dict[str, Any] = {}
+    module: Any
+    for layer, module in attached.layers.items():
+        if isinstance(module, SquareLinear):
+            named[f"core/{layer}"] = module.core.weight
+        else:
+            named[f"A/{layer}"] = module.lora_A[_ADAPTER].weight
+            named[f"B/{layer}"] = module.lora_B[_ADAPTER].weight
+    parameters = dict(attached.model.named_parameters())
+    named |= {f"dense/{name}": parameters[name] for name in attached.dense_names}
+    return {key: parameter for key, parameter in named.items() if parameter.requires_grad}
+
+
 def fed_sb_bases(model: nn.Module, recipe: Recipe, rank: int) -> Bases:
     """The frozen bases of Fed-SB for every target layer: from the base weights' SVD, or from the seed. Data-free.
 

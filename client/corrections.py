@@ -1,4 +1,4 @@
-"""What is added to a gradient beside the data: FedProx's pull to the round's start.
+"""What is added to a gradient beside the data: FedProx's pull to the round's start, SCAFFOLD's control variates.
 
 A correction reads parameters and what the coordinator sent, never an example. It enters after clipping and noise,
 right before the optimiser's step, so that one example moves a private step by what it moved it before, and no more.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    import torch
 
 
 def proximal(
@@ -31,6 +31,19 @@ def proximal(
         return weight * (value - start[name])
 
     return pull
+
+
+def control(shift: Mapping[str, torch.Tensor]) -> Callable[[str, torch.Tensor], torch.Tensor]:
+    """``c - c_i`` of SCAFFOLD, the same in every step of a round; see ``aggregation.control``.
+
+    Args:
+      shift: by parameter name; a missing one is zero.
+    """
+
+    def turn(name: str, value: torch.Tensor) -> torch.Tensor:
+        return shift[name].to(value.dtype) if name in shift else torch.zeros_like(value)
+
+    return turn
 
 
 def correct(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from aggregation.initial import generator_for
-from client.corrections import correct, proximal
+from client.adapters import trained_parameters
+from client.corrections import control, correct, proximal
 from client.errors import TrainableDidNotMoveError, TrainingDivergedError
 from client.tokens import TokenisedExamples, per_example_loss
 from privacy.dpsgd import DpSgd
@@ -45,6 +46,7 @@ def train_round(
     client_id: str,
     noise: NoiseSource | None,
     noise_multiplier: float | None = None,
+    control_shift: Mapping[str, torch.Tensor] | None = None,
 ) -> TrainingOutcome:
     """Take ``training.local_steps`` steps on ``attached``.
 
@@ -62,6 +64,7 @@ def train_round(
       client_id: keys the seeded generator.
       noise: of a private run; never seeded from the recipe.
       noise_multiplier: of a private run.
+      control_shift: c - c_i of SCAFFOLD by key of ``client.adapters.trained_parameters``; None or empty is zero.
 
     Raises:
       TrainableDidNotMoveError: a tensor that should train stayed as it was.
@@ -75,6 +78,8 @@ def train_round(
     optimizer = make_optimizer(recipe, parameters, round_index)
     if recipe.training.algorithm == "fedprox":
         correct(optimizer, parameters, proximal(parameters, recipe.training.proximal_weight))
+    if control_shift:
+        correct(optimizer, trained_parameters(attached), control(control_shift))
     guard = MovementGuard(parameters)
     generator = generator_for(recipe.seed, "train", round_index, client_id)
     with torch.random.fork_rng(devices=[]):
@@ -127,19 +132,14 @@ def make_optimizer(
 
     Both rates are multiplied by ``learning_rate_decay ** round_index``.
     """
-    training = recipe.training
-    factor = training.learning_rate_decay**round_index
     heads = [p for n, p in parameters.items() if _is_head(n)]
     rest = [p for n, p in parameters.items() if not _is_head(n)]
     groups = [
-        {"params": group, "lr": rate * factor}
-        for group, rate in (
-            (rest, training.learning_rate),
-            (heads, training.head_learning_rate or training.learning_rate),
-        )
+        {"params": group, "lr": recipe.learning_rate_of(round_index, head=group is heads)}
+        for group in (rest, heads)
         if group
     ]
-    if training.optimizer == "adam":
+    if recipe.training.optimizer == "adam":
         return torch.optim.Adam(groups)
     return torch.optim.SGD(groups)
 

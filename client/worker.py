@@ -13,16 +13,19 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from aggregation.control import shifted, trained_values
 from aggregation.errors import MalformedUpdateError
 from aggregation.initial import generator_for
 from aggregation.serialize import from_bytes, sha256_hex
 from client.adapters import attach, detach, read_state
 from client.base import loaded_base
+from client.control import OwnControls
 from client.errors import BadOrderError, ClientError
 from client.files import write_durably
 from client.ledger import ClientLedger, data_set_fingerprint
@@ -75,6 +78,7 @@ class ClientWorker:
         self._data_path = data_path
         self._replies = state_dir / "replies"
         self._personal = PersonalParts(state_dir / "personal")
+        self._controls = OwnControls(state_dir / "control")
         self._ledger = ClientLedger(state_dir / "ledger.jsonl")
         self._policy = policy or Policy()
         self._noise = noise or SystemNoise()
@@ -126,6 +130,7 @@ class ClientWorker:
         if (
             not _RUN_ID.fullmatch(order.run_id)
             or min(order.round_index, order.attempt, order.lora_rank - 1) < 0
+            or not 0 <= order.counted_round <= order.round_index
         ):
             raise BadOrderError(
                 "the order's run, round, attempt or rank is none"
@@ -165,6 +170,7 @@ class ClientWorker:
             fresh_seed=generator_for(recipe.seed, "fresh", order.round_index, order.client_id).initial_seed(),
             personal=self._personal.before(order.run_id, order.round_index),
         )
+        own = self._own_control(order, recipe)
         base = loaded_base(recipe)
         with base.lock:
             bases = base.bases_of(recipe, order.lora_rank) if start.cores else None
@@ -179,13 +185,47 @@ class ClientWorker:
                     client_id=order.client_id,
                     noise=self._noise,
                     noise_multiplier=noise_multiplier,
+                    control_shift=_difference(received.control, own),
                 )
                 state = read_state(attached)
             finally:
                 detach(attached)
+        self._keep_control(order, recipe, received, own, start, state)
         kept = method.personal_part(state)
         self._personal.keep(order.run_id, order.round_index, kept, model=state, recipe_json=order.recipe_json)
         return method.trained_part(state, order.round_index)
+
+    def _own_control(self, order: TrainOrder, recipe: Recipe) -> Mapping[str, torch.Tensor]:
+        if recipe.training.algorithm != "scaffold":
+            return {}
+        return self._controls.in_force(order.run_id, order.counted_round)
+
+    def _keep_control(
+        self,
+        order: TrainOrder,
+        recipe: Recipe,
+        received: AdapterState,
+        own: Mapping[str, torch.Tensor],
+        start: AdapterState,
+        state: AdapterState,
+    ) -> None:
+        """Made of what is released and of what was received, so that a private run's variate needs no charge."""
+        if recipe.training.algorithm != "scaffold":
+            return
+        part = partial(method_of(recipe).trained_part, round_index=order.round_index)
+        ended = trained_values(part(state))
+        rates = {
+            key: recipe.learning_rate_of(order.round_index, head=key.startswith("dense/")) for key in ended
+        }
+        next_own = shifted(
+            own,
+            received.control,
+            trained_values(part(start)),
+            ended,
+            num_steps=recipe.training.local_steps,
+            rates=rates,
+        )
+        self._controls.keep(order.run_id, order.round_index, next_own, counted_round=order.counted_round)
 
     def _tokenised(self, recipe: Recipe) -> TokenisedExamples:
         key = (
@@ -229,6 +269,20 @@ class ClientWorker:
             raise ClientError(
                 f"the reply can not be stored: {e.strerror}", hint="check the client's disk"
             ) from e
+
+
+def _difference(
+    left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """``left - right`` by key; a missing one is zero."""
+    parts = {key: (left.get(key), right.get(key)) for key in sorted({*left, *right})}
+    made = {}
+    for key, (one, other) in parts.items():
+        if one is not None:
+            made[key] = one if other is None else one - other
+        elif other is not None:
+            made[key] = -other
+    return made
 
 
 def build_handler(spec: Mapping[str, Any]) -> Handler:

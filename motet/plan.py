@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from aggregation.floats import floats_down, floats_up
+from aggregation.floats import floats_control, floats_down, floats_up
 from motet.errors import MotetError
 from motet.recipe import Problem, Recipe, RecipeError, recipe_sha256
 from motet.recipe.checks import check_shapes
@@ -213,9 +213,15 @@ def _clients(
     method = recipe.method.name
     ranks = {client: recipe.lora_rank_of(client) for client in sizes}
     rows = []
+    scaffold = recipe.training.algorithm == "scaffold"
     for client, rank in ranks.items():
+        control = floats_control(method, shapes, rank, dense) if scaffold else 0
         down = tuple(
-            BYTES_PER_FLOAT * floats_down(method, shapes, [*ranks.values()], rank, dense, round_index)
+            BYTES_PER_FLOAT
+            * (
+                floats_down(method, shapes, [*ranks.values()], rank, dense, round_index)
+                + (control if round_index else 0)
+            )
             for round_index in range(recipe.training.rounds)
         )
         per_layer = [rank * rank if method == "fed-sb" else rank * (m + n) for m, n in shapes.values()]
@@ -275,6 +281,11 @@ def _notes(recipe: Recipe, sizes: Mapping[str, int | None], *, known: bool) -> S
         notes.append(f"method.ridge is not read by {method.name}")
     if "basis" in method.model_fields_set and method.name != "fed-sb":
         notes.append(f"method.basis is not read by {method.name}")
+    if recipe.training.algorithm == "scaffold":
+        notes.append(
+            "scaffold doubles what a client receives after the first round (the mean control variate), not what it "
+            "sends: the coordinator derives the change of that mean from the updates"
+        )
     if "proximal_weight" in recipe.training.model_fields_set and recipe.training.algorithm != "fedprox":
         notes.append(f"training.proximal_weight is not read by {recipe.training.algorithm}")
     privacy = recipe.privacy

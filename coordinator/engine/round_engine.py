@@ -10,7 +10,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from aggregation.adapter import AdapterState, ClientUpdate
 from aggregation.errors import MalformedUpdateError
 from aggregation.serialize import sha256_hex, to_bytes
 from coordinator.engine.admission import admit
+from coordinator.engine.controls import RoundControl, counted_round
 from coordinator.engine.grid import Grid, GridFailure
 from coordinator.errors import BudgetRefusedError, RunFailedError
 from coordinator.storage.store import reservation_id
@@ -49,6 +50,7 @@ FINAL_CODES = frozenset(
         "not_finite",
         "ledger_failed",
         "bad_order",
+        "control_lost",
     }
 )
 
@@ -309,7 +311,8 @@ class _OneRun:
         @cache
         def start(lora_rank: int) -> bytes:
             scale = self._recipe.scale_of(lora_rank)
-            return to_bytes(self._method.starting_point(state, lora_rank=lora_rank, scale=scale))
+            sent = self._method.starting_point(state, lora_rank=lora_rank, scale=scale)
+            return to_bytes(replace(sent, control=state.control))
 
         return start
 
@@ -331,6 +334,9 @@ class _OneRun:
             reservation_id=reserved,
             payload=payload,
             payload_sha256=sha256_hex(payload),
+            counted_round=counted_round(self._store, self._run_id, row.round_index, contribution.client_id)
+            if recipe.training.algorithm == "scaffold"
+            else 0,
         )
 
     def _order_and_admit(self, row: RoundRow) -> None:
@@ -426,8 +432,9 @@ class _OneRun:
     def _reduce_and_commit(self, row: RoundRow, received: Sequence[ContributionRow]) -> str:
         before = self._artifacts.load_state(row.start_sha256)
         try:
-            reduction = self._method.reduce(before, self._updates(received))
-            data = to_bytes(reduction.state)
+            control = RoundControl(self._recipe, self._method)
+            reduction = self._method.reduce(before, control.watch(self._updates(received)))
+            data = to_bytes(control.closed(reduction.state, before, row.round_index))
         except ValueError as e:  # every update was admitted by itself; together they have no sum
             raise RunFailedError(
                 f"run {self._run_id}, round {row.round_index}: the updates can not be reduced: {e}",

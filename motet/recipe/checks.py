@@ -145,6 +145,43 @@ def _algorithm(recipe: Recipe) -> Iterator[Finding]:
             )
 
 
+def _scaffold(recipe: Recipe) -> Iterator[Finding]:
+    training, name = recipe.training, recipe.method.name
+    if training.algorithm != "scaffold":
+        return
+    refused = refusal(name, "control_variates")
+    if refused is not None and recipe.method.train_adapter:
+        yield Finding(
+            path=("training", "algorithm"),
+            problem=f"scaffold does not fit {name}: {refused.reason}",
+            remedy=f"set method.name: {refused.instead}, or algorithm: fedprox",
+        )
+    if training.optimizer != "sgd":
+        yield Finding(
+            path=("training", "optimizer"),
+            problem="scaffold reads mean gradients off the way that was gone, which adam has rescaled",
+            remedy="set it to sgd with a learning rate to match, or algorithm: fedprox",
+        )
+    if recipe.cohort.clients is None:
+        yield Finding(
+            path=("cohort",),
+            problem="scaffold keeps a mean over all clients, so it has to know who they are",
+            remedy="name them in cohort.clients, or set algorithm: fedprox",
+        )
+    if recipe.cohort.weights != "uniform":
+        yield Finding(
+            path=("cohort", "weights"),
+            problem="scaffold counts every client alike, also those that miss a round",
+            remedy="set it to uniform, or algorithm: fedprox",
+        )
+    if len(distinct_ranks(recipe)) > 1 and recipe.method.train_adapter:
+        yield Finding(
+            path=("adapter", "lora_rank"),
+            problem="scaffold compares gradients of all clients, which have to have one rank",
+            remedy="give all clients one rank, or set algorithm: fedprox",
+        )
+
+
 def _privacy(recipe: Recipe) -> Iterator[Finding]:
     privacy = recipe.privacy
     if privacy is None:
@@ -287,6 +324,7 @@ _RULES: Sequence[Callable[[Recipe], Iterator[Finding]]] = (
     _head_alone,
     _dropout,
     _algorithm,
+    _scaffold,
     _privacy,
     _cohort,
     _partition,

@@ -149,7 +149,8 @@ class TrainingSection(Section):
 
     ``expected_batch_size`` is a public constant: the sum of gradients
     is divided by it, also when a Poisson batch is larger or smaller. ``algorithm`` is what the client does beside the
-    data: nothing, or a pull towards the round's start (fedprox, of strength ``proximal_weight``).
+    data: nothing, a pull towards the round's start (fedprox, of strength ``proximal_weight``), or control variates
+    that take the drift of unlike data out of each step (scaffold).
     """
 
     rounds: PositiveInt = 3
@@ -160,7 +161,7 @@ class TrainingSection(Section):
     head_learning_rate: PositiveFloat | None = None
     learning_rate_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     max_grad_norm: PositiveFloat | None = None
-    algorithm: Literal["fedavg", "fedprox"] = "fedavg"
+    algorithm: Literal["fedavg", "fedprox", "scaffold"] = "fedavg"
     proximal_weight: PositiveFloat = 0.01
 
 
@@ -222,6 +223,12 @@ class Recipe(Section):
             if key is not None and key in ranks:
                 return ranks[key]
         return 8
+
+    def learning_rate_of(self, round_index: int, *, head: bool) -> float:
+        """The rate of the heads, or of all else that trains, in a round."""
+        training = self.training
+        own = training.head_learning_rate if head else None
+        return (own or training.learning_rate) * training.learning_rate_decay**round_index
 
     def scale_of(self, lora_rank: int) -> float:
         """The PEFT scale alpha / rank of a client with ``lora_rank``."""

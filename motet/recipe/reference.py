@@ -66,7 +66,8 @@ MEANINGS: Mapping[str, str] = {
     "training.head_learning_rate": "of the head; absent: as the adapter's",
     "training.max_grad_norm": "L2 bound on a batch's gradient; for runs without privacy",
     "training.algorithm": "fedavg: plain local steps; fedprox: with a pull towards the round's start, which keeps "
-    "clients of unlike data together",
+    "clients of unlike data together; scaffold: with control variates, which take the drift of unlike data out of "
+    "each step",
     "training.proximal_weight": "of fedprox: mu in mu / 2 times the squared distance to the round's start, over all "
     "that trains",
     "cohort": "who takes part",

@@ -24,6 +24,8 @@ class TrainOrder:
       reservation_id: the coordinator's budget reservation, empty when the run is not private.
       payload: canonical safetensors of the starting ``AdapterState``.
       payload_sha256: hex digest of ``payload``.
+      counted_round: one more than the last round whose result used this client's update, so that its own state
+        (SCAFFOLD) is of that round; 0: none did, or the run keeps none.
     """
 
     run_id: str
@@ -36,6 +38,7 @@ class TrainOrder:
     reservation_id: str
     payload: bytes
     payload_sha256: str
+    counted_round: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """A federation of three clients that stays up from test to test, with an embedded run's answers through crashes."""
 
 import json
+import re
 import time
 
 import psutil
@@ -46,6 +47,25 @@ def test_embedded_and_deployed_give_the_same_adapter(federation, recipe_file, em
     assert row.adapter_sha256 == embedded(recipe_file())
     assert row.adapter_sha256 != embedded(recipe_file("another", seed=4))  # the hash tells runs apart
     assert [states(federation, run_id, k) for k in range(3)] == [ALL] * 3
+
+
+def test_a_clients_control_variates_outlive_its_process_and_the_adapter_is_the_embedded_one(
+    federation, recipe_file, embedded
+):
+    path = recipe_file("scaffold", rounds=4)
+    text = re.sub(r"lora_rank: \{.*?\}", "lora_rank: 4", path.read_text()).replace("flora", "ffa")
+    path.write_text(
+        text.replace("learning_rate: 5e-3", "algorithm: scaffold, optimizer: sgd, learning_rate: 1.0")
+    )
+    run_id = federation.submit(path)
+    federation.wait_for_order(run_id, 2, "c")
+    federation.kill("c")
+    folder = federation.client_home("c") / "control" / run_id
+    assert sorted(p.stem for p in folder.glob("*.safetensors"))[:2] in (["0", "1"], ["1", "2"], ["1"])
+    federation.start_clients("c")
+    row = federation.wait_for_end(run_id)
+    assert (row.state, row.adapter_sha256) == ("FINISHED", embedded(path)), federation.tails()
+    assert [states(federation, run_id, k) for k in range(4)] == [ALL] * 4
 
 
 def test_a_second_run_uses_the_same_processes(federation, recipe_file):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from aggregation.adapter import AdapterState, ClientUpdate, FactorPair, HalfPair
+from aggregation.control import trained_values
 from aggregation.floats import floats_down
 from aggregation.methods import METHODS
 from aggregation.methods import table as beside_the_methods
@@ -150,6 +151,25 @@ def test_a_method_is_exact_where_the_table_says_so(name):
     state = started(name)
     error = reduced(name, state, [sent(name, state, k) for k in range(3)]).relative_error
     assert (error < 1e-5) == (refusal(name, "exact") is None)
+
+
+@EVERY
+def test_control_variates_fit_where_the_next_round_starts_at_the_mean_of_what_was_sent(name):
+    """In the same coordinates, on the same base, with nothing that only one client has."""
+    method, state = METHODS[name], started(name)
+    updates = [sent(name, state, k) for k in range(3)]
+    after = reduced(name, state, updates).state
+    received = method.starting_point(after, lora_rank=3, scale=2.0)
+    start = method.local_start(
+        received, layer_shapes=SHAPES, lora_rank=3, scale=2.0, seed=0, fresh_seed=7, personal=None
+    )
+    begun = trained_values(method.trained_part(start, 1))
+    ended = [trained_values(u) for u in updates]
+    same = begun.keys() == ended[0].keys() and all(
+        torch.allclose(begun[k], torch.stack([e[k] for e in ended]).mean(0), atol=1e-5) for k in begun
+    )
+    fits = same and not method.changes_base and refusal(name, "personal_part") is not None
+    assert fits == (refusal(name, "control_variates") is None)
 
 
 def test_example_privacy_covers_all_methods_and_noise_counts_nothing_else():

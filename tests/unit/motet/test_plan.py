@@ -7,6 +7,7 @@ from rich.console import Console
 from typer import Typer
 from typer.testing import CliRunner
 
+from aggregation.control import trained_values
 from aggregation.methods import get_method
 from motet.cli.plan import BudgetTooSmallError, plan_command, print_plan
 from motet.data.partition import partition
@@ -50,6 +51,24 @@ def test_planned_bytes_are_those_of_the_state_that_travels(method):
     client = plan(recipe, probe=False).clients[0]
     assert client.bytes_up == 4 * count
     assert client.bytes_down == (client.bytes_up,) * 4
+
+
+@pytest.mark.parametrize("method", ["fedit", "ffa", "fed-sb"])
+def test_control_variates_double_what_comes_down_and_nothing_that_goes_up(method):
+    text = f"method: {{name: {method}}}\nadapter: {{lora_rank: 4}}\ncohort: {{clients: [a, b]}}\n"
+    plain = plan(tiny(text), probe=False).clients[0]
+    changed = TINY.replace("rounds: 4,", "rounds: 4, algorithm: scaffold, optimizer: sgd,")
+    recipe = parse_recipe(changed + text)
+    result = plan(recipe, probe=False)
+    ours = result.clients[0]
+    implementation = get_method(method)
+    state = implementation.initial_state(
+        layer_shapes(recipe), lora_rank=4, scale=2.0, dense=initial_dense(recipe), seed=0
+    )
+    control = 4 * sum(v.numel() for v in trained_values(implementation.trained_part(state)).values())
+    assert ours.bytes_up == plain.bytes_up
+    assert ours.bytes_down == (plain.bytes_down[0], *(b + control for b in plain.bytes_down[1:]))
+    assert any("scaffold doubles what a client receives" in note for note in result.notes)
 
 
 def test_a_client_with_a_smaller_rank_sends_less_and_flora_starts_from_nothing():

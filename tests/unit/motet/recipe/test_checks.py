@@ -53,6 +53,37 @@ UNSOUND = {
         "r.yaml:6: training.proximal_weight: 2 at learning rate 0.5 makes each step jump past the round's start "
         "that it pulls to. Use less than 2.",
     ),
+    "control variates with fresh factors": (
+        {
+            "training": "{algorithm: scaffold, optimizer: sgd}",
+            "cohort": "{clients: [a, b]}",
+        },
+        "r.yaml:6: training.algorithm: scaffold does not fit flora: clients begin each round with fresh factors, so "
+        "that a kept gradient is of factors that are gone. Set method.name: ffa, or algorithm: fedprox.",
+    ),
+    "control variates of steps that were rescaled": (
+        {
+            "method": "{name: ffa}",
+            "training": "{algorithm: scaffold}",
+            "cohort": "{clients: [a, b]}",
+        },
+        "r.yaml:6: training.optimizer: scaffold reads mean gradients off the way that was gone, which adam has "
+        "rescaled. Set it to sgd with a learning rate to match, or algorithm: fedprox.",
+    ),
+    "control variates of nobody knows whom, unlike weights and ranks": (
+        {
+            "method": "{name: ffa}",
+            "training": "{algorithm: scaffold, optimizer: sgd}",
+            "cohort": "{weights: num_examples}",
+            "adapter": "{lora_rank: {a: 2, default: 4}}",
+        },
+        "r.yaml:7: cohort: scaffold keeps a mean over all clients, so it has to know who they are. Name them in "
+        "cohort.clients, or set algorithm: fedprox.\n"
+        "r.yaml:7: cohort.weights: scaffold counts every client alike, also those that miss a round. Set it to "
+        "uniform, or algorithm: fedprox.\n"
+        "r.yaml:8: adapter.lora_rank: scaffold compares gradients of all clients, which have to have one rank. Give "
+        "all clients one rank, or set algorithm: fedprox.",
+    ),
     "counts in a private run": (
         {"privacy": PRIVATE, "cohort": "{weights: num_examples}"},
         "r.yaml:7: cohort.weights: num_examples would tell each client's exact number of examples, which "
@@ -194,6 +225,11 @@ SOUND = {
         "training": "{algorithm: fedprox, optimizer: sgd, learning_rate: 0.5, proximal_weight: 1.9}"
     },
     "a strong pull with adam": {"training": "{algorithm: fedprox, learning_rate: 0.5, proximal_weight: 2}"},
+    "control variates": {
+        "method": "{name: ffa}",
+        "training": "{algorithm: scaffold, optimizer: sgd}",
+        "cohort": "{clients: [a, b]}",
+    },
     "counts without privacy": {"cohort": "{weights: num_examples}"},
     "limit at target": {"privacy": "{target_epsilon: 8, sampling_rate: 0.1, epsilon_limit: 8}"},
     "language model": LM,
