@@ -18,7 +18,7 @@ from motet.audit.errors import JournalError
 from motet.audit.journal import Journal
 from privacy.accounting import epsilon_pld
 from privacy.errors import MalformedEventError
-from privacy.events import event_from_json
+from privacy.events import event_from_json, units_of
 from privacy.ledger.canonical import canonical_bytes
 from privacy.ledger.chain import FIRST_PREVIOUS, entry_hash
 
@@ -114,7 +114,13 @@ class ClientLedger:
         """
         with _as_ledger_errors(), self._journal.locked():
             if epsilon_cap is not None:
-                projected = epsilon_pld([*self.spent(data_set), event], target_delta)
+                every = [*self.spent(data_set), event]
+                if len(units_of(every)) > 1:
+                    raise PolicyRefusedError(
+                        "clause max_epsilon: this data set was charged in another unit before "
+                        f"({', '.join(units_of(every)[:2])}), and budgets of different units do not add up"
+                    )
+                projected = epsilon_pld(every, target_delta)
                 if projected > epsilon_cap:
                     raise PolicyRefusedError(
                         f"clause max_epsilon: this data set would reach epsilon {projected:.2f}, "

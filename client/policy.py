@@ -5,6 +5,7 @@ target_delta = 1e-5
 min_noise_multiplier = 0.4
 max_clipping_norm = 10.0
 require_privacy = true
+allowed_units = ["example", "person"]   # "client" trusts the coordinator with this owner's updates
 allowed_base_models = ["minilm"]
 allowed_methods = ["flora", "fed-sb"]
 max_lora_rank = 32
@@ -42,6 +43,7 @@ class Policy:
     min_noise_multiplier: float | None = None
     max_clipping_norm: float | None = None
     require_privacy: bool = False
+    allowed_units: tuple[str, ...] | None = None
     allowed_base_models: tuple[str, ...] | None = None
     allowed_methods: tuple[str, ...] | None = None
     max_lora_rank: int | None = None
@@ -82,6 +84,20 @@ def _is_usable(key: str, value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
+def _check_unit(policy: Policy, unit: str) -> None:
+    """Privacy towards the coordinator is what an owner means who asks for any, unless ``client`` is named."""
+    allowed = policy.allowed_units
+    if allowed is None and unit == "client" and (policy.require_privacy or policy.max_epsilon is not None):
+        raise PolicyRefusedError(
+            "clause allowed_units: with unit client updates leave in the clear towards the coordinator; the owner has "
+            "not named that unit"
+        )
+    if allowed is not None and unit not in allowed:
+        raise PolicyRefusedError(
+            f"clause allowed_units: {unit} is asked, the owner allows {', '.join(allowed)}"
+        )
+
+
 def check_policy(policy: Policy, recipe: Recipe, *, lora_rank: int, noise_multiplier: float | None) -> None:
     """Refuse what the owner does not allow; the epsilon cap is checked by the ledger, in one step with its charge.
 
@@ -92,6 +108,8 @@ def check_policy(policy: Policy, recipe: Recipe, *, lora_rank: int, noise_multip
     if privacy is None and (policy.require_privacy or policy.max_epsilon is not None):
         clause = "require_privacy" if policy.require_privacy else "max_epsilon"
         raise PolicyRefusedError(f"clause {clause}: the recipe has no privacy section")
+    if privacy is not None:
+        _check_unit(policy, privacy.unit)
     if privacy is not None and noise_multiplier is not None:
         if policy.min_noise_multiplier is not None and noise_multiplier < policy.min_noise_multiplier:
             raise PolicyRefusedError(

@@ -20,11 +20,15 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenisedExamples:
-    """Ids of every example, at most ``task.max_length`` long and never empty; labels; what pads."""
+    """Ids of every example, at most ``task.max_length`` long and never empty; labels; what pads; and whose they are.
+
+    ``persons`` holds the examples of each person, as indices; empty where the recipe's unit is not the person.
+    """
 
     ids: Sequence[Sequence[int]]
     labels: Sequence[int]
     pad_id: int
+    persons: Sequence[Sequence[int]] = ()
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -40,7 +44,16 @@ def tokenise(
     if examples:
         texts = [example.text for example in examples]
         ids = tokenizer(texts, truncation=True, max_length=recipe.task.max_length)["input_ids"]
-    return TokenisedExamples(ids=[i or [pad] for i in ids], labels=[e.label for e in examples], pad_id=pad)
+    by_person: dict[str, list[int]] = {}
+    for index, example in enumerate(examples):
+        if example.person:
+            by_person.setdefault(example.person, []).append(index)
+    return TokenisedExamples(
+        ids=[i or [pad] for i in ids],
+        labels=[e.label for e in examples],
+        pad_id=pad,
+        persons=list(by_person.values()),
+    )
 
 
 def batch(

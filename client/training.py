@@ -16,8 +16,8 @@ from client.adapters import trained_parameters
 from client.corrections import control, correct, proximal
 from client.errors import TrainableDidNotMoveError, TrainingDivergedError
 from client.tokens import TokenisedExamples, per_example_loss
+from client.units import MICRO_BATCH, private_batches
 from privacy.dpsgd import DpSgd
-from privacy.sampling import poisson_indices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from motet.recipe import Recipe
     from privacy.noise import NoiseSource
 
-MICRO_BATCH = 32
 GUARDED_STEPS = 2
 
 
@@ -50,11 +49,11 @@ def train_round(
 ) -> TrainingOutcome:
     """Take ``training.local_steps`` steps on ``attached``.
 
-    Every step draws a Poisson batch. A private recipe draws it and the noise from ``noise``, at the public
-    ``privacy.sampling_rate``; otherwise from a generator keyed by (seed, round_index, client_id) at the rate
-    that gives the expected batch size. The sum of gradients is divided by ``expected_batch_size``, whatever
-    the batch drawn. What the recipe's ``training.algorithm`` adds to a gradient is added after clipping and noise; see
-    ``client.corrections``.
+    Every step draws a Poisson batch. A recipe of DP-SGD draws it and the noise from ``noise``, at the public
+    ``privacy.sampling_rate``, of examples or of persons (``client.units``); otherwise from a generator keyed by
+    (seed, round_index, client_id) at the rate that gives the expected batch size. The sum of gradients is divided by
+    ``expected_batch_size``, whatever the batch drawn. What the recipe's ``training.algorithm`` adds to a gradient is
+    added after clipping and noise; see ``client.corrections``.
 
     Args:
       attached: what trains.
@@ -71,7 +70,7 @@ def train_round(
       TrainingDivergedError: a tensor is no longer finite.
       ValueError: a private recipe without noise.
     """
-    private = recipe.privacy is not None
+    private = recipe.trains_privately
     if private and (noise is None or noise_multiplier is None):
         raise ValueError("a private recipe needs a noise source and a noise multiplier")
     parameters = attached.trainable()
@@ -96,9 +95,9 @@ def train_round(
             )
             try:
                 for _ in range(recipe.training.local_steps):
-                    chosen = poisson_indices(len(tokens), recipe.privacy.sampling_rate, noise)
-                    for part in _micro_batches(chosen.tolist()):
-                        engine.accumulate(per_example_loss(recipe, attached.model, tokens, part)[0])
+                    for part in private_batches(recipe.privacy, tokens, noise):
+                        losses = per_example_loss(recipe, attached.model, tokens, part.examples)[0]
+                        engine.accumulate(losses, part.owners)
                     engine.step()
                     guard.after_step(moved_by_data=True)
             finally:
@@ -109,8 +108,8 @@ def train_round(
                 drawn = torch.rand(len(tokens), generator=generator, dtype=torch.float64) < rate
                 chosen_plain = drawn.nonzero().flatten().tolist()
                 optimizer.zero_grad(set_to_none=True)
-                for part in _micro_batches(chosen_plain):
-                    losses = per_example_loss(recipe, attached.model, tokens, part)[0]
+                for part_plain in _micro_batches(chosen_plain):
+                    losses = per_example_loss(recipe, attached.model, tokens, part_plain)[0]
                     (losses.sum() / recipe.training.expected_batch_size).backward()  # type: ignore[no-untyped-call]
                 if recipe.training.max_grad_norm is not None:
                     torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.training.max_grad_norm)

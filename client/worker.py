@@ -103,7 +103,7 @@ class ClientWorker:
         stored = self._stored_reply(order)
         if stored is not None:
             return stored
-        if recipe.privacy and self._noise.is_test_only and not self._allows_test_noise:
+        if recipe.trains_privately and self._noise.is_test_only and not self._allows_test_noise:
             raise ClientError("private noise would come from a predictable source; nothing was trained")
         noise_multiplier = resolve_noise_multiplier(recipe) if recipe.privacy else None
         check_policy(self._policy, recipe, lora_rank=order.lora_rank, noise_multiplier=noise_multiplier)
@@ -232,6 +232,7 @@ class ClientWorker:
             recipe.task.model_dump_json()
             + recipe.base_model.model_dump_json()
             + recipe.data.model_dump_json()
+            + str(recipe.privacy and recipe.privacy.unit_column)
         )
         if self._tokens is None or self._tokens[0] != key:
             examples = read_examples(
@@ -239,6 +240,7 @@ class ClientWorker:
                 text_column=recipe.data.text_column,
                 label_column=recipe.data.label_column,
                 num_labels=recipe.task.num_labels,
+                person_column=None if recipe.privacy is None else recipe.privacy.unit_column,
             )
             self._tokens = (key, tokenise(recipe, loaded_base(recipe).tokenizer, examples))
         return self._tokens[1]

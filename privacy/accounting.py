@@ -1,6 +1,8 @@
 """Epsilon of a list of privacy events, by two accountants that share no code.
 
-Neighbours differ by adding or removing one example. Both results are upper bounds: they never under-report.
+Neighbours differ by adding or removing one unit, which the events name. Both results are upper bounds: they never
+under-report. Events of different units have no common epsilon: one that protects examples says nothing about persons.
+Together they cost infinity; ``privacy.events.of_unit`` takes them apart.
 
   * ``epsilon_pld``: privacy loss distributions (Koskela et al. 2020, https://arxiv.org/abs/1906.03049;
     Doroshenko et al. 2022, https://arxiv.org/abs/2207.04380) by ``dp_accounting``, rounded pessimistically
@@ -50,8 +52,8 @@ def epsilon_pld(events: Iterable[Event], target_delta: float) -> float:
       target_delta: in (0, 1).
 
     Returns:
-      Epsilon >= 0. Zero for no events; infinite for an unknown event or one without noise. Where the RDP
-      bound is above ``PLD_LARGEST_EPSILON`` that bound is returned.
+      Epsilon >= 0. Zero for no events; infinite for an unknown event, one without noise, or several units. Where
+      the RDP bound is above ``PLD_LARGEST_EPSILON`` that bound is returned.
 
     Raises:
       ValueError: ``target_delta`` is outside (0, 1).
@@ -77,7 +79,7 @@ def epsilon_rdp(events: Iterable[Event], target_delta: float) -> float:
       target_delta: in (0, 1).
 
     Returns:
-      Epsilon >= 0; infinite for an unknown event or one without noise.
+      Epsilon >= 0; infinite for an unknown event, one without noise, or several units.
 
     Raises:
       ValueError: ``target_delta`` is outside (0, 1).
@@ -112,8 +114,9 @@ def _check_delta(target_delta: float) -> None:
 
 
 def _grouped(events: Iterable[Event]) -> _Rows | None:
-    """Sum the steps of equal (noise, rate); None: some event has no finite epsilon."""
+    """Sum the steps of equal (noise, rate); None: some event has no finite epsilon, or the units differ."""
     steps: dict[tuple[float, float], int] = {}
+    units = set()
     for event in events:
         if not isinstance(event, PoissonGaussianEvent):
             return None
@@ -121,8 +124,11 @@ def _grouped(events: Iterable[Event]) -> _Rows | None:
             continue
         if event.noise_multiplier == 0:
             return None
+        units.add(event.unit)
         key = (float(event.noise_multiplier), float(event.sampling_rate))
         steps[key] = steps.get(key, 0) + event.num_steps
+    if len(units) > 1:
+        return None
     return tuple(sorted((noise, rate, count) for (noise, rate), count in steps.items()))
 
 

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from privacy.errors import NonFiniteUpdateError, PerExampleGradientError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from privacy.noise import NoiseSource
 
@@ -37,7 +37,8 @@ class DpSgd:
     Poisson sample is a Poisson-subsampled Gaussian mechanism with this ``noise_multiplier`` under add/remove
     neighbours, because one example changes the sum before noise by at most ``clipping_norm`` in L2 over all
     trainable parameters together (up to float32 rounding, relative 1e-5). It holds if example i alone
-    determines ``per_example_loss[i]``.
+    determines ``per_example_loss[i]``. With ``owners`` the same holds for a person in place of an example, where the
+    Poisson sample is one of persons.
 
     Edge cases: an empty batch is a step with noise alone. An example with a non-finite loss or gradient
     contributes exactly zero, silently: neither an error nor a count leaves, both would tell of the data.
@@ -81,10 +82,15 @@ class DpSgd:
             noise=noise,
         )
         self._sum_was_checked = False
+        self._owners_of_step: set[int] = set()
         self._closed = False
 
-    def accumulate(self, per_example_loss: torch.Tensor) -> None:
-        """Backpropagate, clip each example's gradient and add it to the sum of the current step.
+    def accumulate(self, per_example_loss: torch.Tensor, owners: Sequence[int] | None = None) -> None:
+        """Backpropagate, clip each unit's gradient and add it to the sum of the current step.
+
+        The unit is the example. With ``owners`` it is the person: the gradients of a person's examples are added up,
+        and that sum is clipped to ``clipping_norm``. A person's whole contribution to a step is then bounded, however
+        many examples there are, and the guarantee is for a person with all of them.
 
         May be called several times a step (micro-batches) with the same result as one call on the whole
         batch.
@@ -92,23 +98,29 @@ class DpSgd:
         Args:
           per_example_loss: shape (B,), on the graph of the forward pass just made; entry i depends on example
             i alone. Each is a term of a sum: do not divide by B. B = 0 adds nothing.
+          owners: whose each example is, B integers >= 0; None where every example stands for itself. All examples
+            that a person has in a step go into one call.
 
         Raises:
           PerExampleGradientError: some parameter got no per-example gradient, or they do not add up to the
             gradient of the batch (a weight was used around its module). Nothing of this batch enters the sum.
-          ValueError: the loss is not one-dimensional.
+          ValueError: the loss is not one-dimensional; there are not B owners; or an owner had examples in an
+            earlier call of this step already, which would be clipped apart.
         """
         self._check_open()
         if per_example_loss.ndim != 1:
             shape = tuple(per_example_loss.shape)
             raise ValueError(f"per_example_loss must have shape (B,), one loss for each example, not {shape}")
         try:
+            persons = self._persons(per_example_loss, owners)
             if per_example_loss.numel() == 0:
                 return
             for param in self._params:
                 param.grad = None
             per_example_loss.sum().backward()  # type: ignore[no-untyped-call]
             self._check_gradients(per_example_loss.shape[0])
+            if persons is not None:
+                self._add_up(persons)
             self._optimizer.clip_and_accumulate()
         finally:
             self._hooks.forget()
@@ -134,6 +146,7 @@ class DpSgd:
                     )
             self._optimizer.original_optimizer.step()
         finally:
+            self._owners_of_step.clear()
             self._optimizer.zero_grad(set_to_none=True)
 
     def close(self) -> None:
@@ -151,6 +164,29 @@ class DpSgd:
     def _check_open(self) -> None:
         if self._closed:
             raise PerExampleGradientError("this DpSgd is closed; make a new one for the next round")
+
+    def _persons(self, per_example_loss: torch.Tensor, owners: Sequence[int] | None) -> list[int] | None:
+        """Position of each example's person among the persons of this call."""
+        if owners is None:
+            return None
+        if len(owners) != len(per_example_loss):
+            raise ValueError(f"{len(owners)} owners for {len(per_example_loss)} examples")
+        again = self._owners_of_step.intersection(owners)
+        if again:
+            raise ValueError(
+                "a person's examples of one step must go into one accumulate call, to be clipped together"
+            )
+        self._owners_of_step.update(owners)
+        position = {owner: index for index, owner in enumerate(dict.fromkeys(owners))}
+        return [position[owner] for owner in owners]
+
+    def _add_up(self, persons: Sequence[int]) -> None:
+        """Replace the gradient of each example by that of each person: the sum over the person's examples."""
+        for param in self._params:
+            gradient = _at_least_float32(param.grad_sample)  # type: ignore[attr-defined]
+            whole = torch.zeros(max(persons) + 1, *param.shape, dtype=gradient.dtype, device=gradient.device)
+            index = torch.tensor(persons, device=gradient.device)
+            param.grad_sample = whole.index_add_(0, index, gradient)  # type: ignore[attr-defined]
 
     def _check_gradients(self, batch_size: int) -> None:
         """Refuse a batch whose per-example gradients are missing, misshapen or (at first) do not sum up."""

@@ -27,12 +27,14 @@ class Example:
       label: class index from 0; 0 where there are no classes.
       group: where it comes from by nature (a domain, a topic): natural clients are groups. May be empty.
       source: the document it was cut from. All examples of one source stay on one side of a split.
+      person: whose it is, where a column says so; the unit of privacy of some recipes. May be empty.
     """
 
     text: str
     label: int = 0
     group: str = ""
     source: str = ""
+    person: str = ""
 
 
 def text_source(text: str) -> str:
@@ -41,7 +43,12 @@ def text_source(text: str) -> str:
 
 
 def read_examples(
-    path: Path, *, text_column: str = "text", label_column: str = "label", num_labels: int | None = None
+    path: Path,
+    *,
+    text_column: str = "text",
+    label_column: str = "label",
+    num_labels: int | None = None,
+    person_column: str | None = None,
 ) -> list[Example]:
     """Read a JSONL or CSV file (told by its suffix; UTF-8, first line of a CSV names the columns).
 
@@ -53,6 +60,7 @@ def read_examples(
       label_column: name of the column with the class index, an integer from 0.
       num_labels: number of classes; each line must then have a label below it. None: no classes, a label
         may be absent.
+      person_column: name of the column that says whose an example is; each line must then say it.
 
     Raises:
       DataError: no such file, empty, wrong suffix, not UTF-8, or a line that does not fit; the message says
@@ -74,6 +82,7 @@ def read_examples(
                     label=_label_of(row, label_column, num_labels, where),
                     group=str(row.get("group") or ""),
                     source=str(row.get("source") or "") or text_source(text),
+                    person="" if person_column is None else _person_of(row, person_column, where),
                 )
             )
     except UnicodeDecodeError as error:
@@ -86,9 +95,14 @@ def read_examples(
 
 
 def write_jsonl(
-    examples: Iterable[Example], path: Path, *, text_column: str = "text", label_column: str = "label"
+    examples: Iterable[Example],
+    path: Path,
+    *,
+    text_column: str = "text",
+    label_column: str = "label",
+    person_column: str | None = None,
 ) -> Path:
-    """Write one JSON object a line (text, label, group, source): equal examples give equal bytes.
+    """Write one JSON object a line (text, label, group, source, and the person): equal examples give equal bytes.
 
     Raises:
       DataError: the file can not be written.
@@ -98,6 +112,8 @@ def write_jsonl(
         with path.open("w", encoding="utf-8", newline="\n") as stream:
             for e in examples:
                 row = {text_column: e.text, label_column: e.label, "group": e.group, "source": e.source}
+                if person_column is not None:
+                    row[person_column] = e.person
                 stream.write(json.dumps(row) + "\n")
     except OSError as error:
         raise DataError(f"{path}: can not be written: {error.strerror or error}") from error
@@ -162,10 +178,22 @@ def _label_of(row: Mapping[str, Any], column: str, num_labels: int | None, where
     return value
 
 
+def _person_of(row: Mapping[str, Any], column: str, where: str) -> str:
+    value = _cell(row, column, where, "unit_column")
+    person = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    if not person:
+        raise DataError(
+            f"{where}: column {column!r} does not say whose the example is",
+            hint="fill it, or remove the line: an example without a person can not be protected with one",
+        )
+    return person
+
+
 def _cell(row: Mapping[str, Any], column: str, where: str, setting: str) -> Any:  # noqa: ANN401 - what the file holds
     if column not in row:
         known = ", ".join(repr(key) for key in row)
         raise DataError(
-            f"{where}: no column {column!r}; there are {known}", hint=f"set data.{setting} in the recipe"
+            f"{where}: no column {column!r}; there are {known}",
+            hint=f"set {'privacy' if setting == 'unit_column' else 'data'}.{setting} in the recipe",
         )
     return row[column]

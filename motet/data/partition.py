@@ -32,14 +32,15 @@ _WORDS_PER_TOKEN = 0.75
 class Partition:
     """Training examples by client id, and the held-out ones; no source is on both sides.
 
-    ``text_column`` and ``label_column`` are the recipe's: files of the examples are written with these names,
-    so that a client reads them as its own data.
+    ``text_column``, ``label_column`` and ``person_column`` are the recipe's: files of the examples are written with
+    these names, so that a client reads them as its own data.
     """
 
     train: Mapping[str, Sequence[Example]]
     test: Sequence[Example]
     text_column: str = "text"
     label_column: str = "label"
+    person_column: str | None = None
 
 
 def partition(recipe: Recipe) -> Partition:
@@ -84,7 +85,12 @@ def partition(recipe: Recipe) -> Partition:
         test=test,
         text_column=data.text_column,
         label_column=data.label_column,
+        person_column=_person_column(recipe),
     )
+
+
+def _person_column(recipe: Recipe) -> str | None:
+    return None if recipe.privacy is None else recipe.privacy.unit_column
 
 
 def write_shards(dealt: Partition, folder: Path) -> dict[str, Path]:
@@ -96,7 +102,13 @@ def write_shards(dealt: Partition, folder: Path) -> dict[str, Path]:
 
     def write(examples: Sequence[Example], name: str) -> Path:
         path = folder / f"{name}.jsonl"
-        return write_jsonl(examples, path, text_column=dealt.text_column, label_column=dealt.label_column)
+        return write_jsonl(
+            examples,
+            path,
+            text_column=dealt.text_column,
+            label_column=dealt.label_column,
+            person_column=dealt.person_column,
+        )
 
     write(dealt.test, TEST_FILE)
     return {client: write(dealt.train[client], client) for client in sorted(dealt.train)}
@@ -220,6 +232,7 @@ def _load(recipe: Recipe, path: Path | None) -> list[Example]:
             text_column=data.text_column,
             label_column=data.label_column,
             num_labels=task.num_labels,
+            person_column=_person_column(recipe),
         )
     name = str(data.material)
     examples = load_material(name, passage_words=max(8, int(task.max_length * _WORDS_PER_TOKEN)))
@@ -233,7 +246,18 @@ def _load(recipe: Recipe, path: Path | None) -> list[Example]:
             )
         if classes != task.num_labels:
             raise DataError(f"task.num_labels: {task.num_labels}, but {name!r} has {classes} classes")
-    return examples
+    return _with_persons(examples, _person_column(recipe), name)
+
+
+def _with_persons(examples: list[Example], column: str | None, name: str) -> list[Example]:
+    """A data set by name knows documents and groups; either may stand for persons."""
+    if column is None:
+        return examples
+    if column not in ("source", "group"):
+        raise DataError(
+            f"privacy.unit_column: {name!r} has no column {column!r}", hint="use source (a document) or group"
+        )
+    return [replace(e, person=e.source if column == "source" else e.group) for e in examples]
 
 
 def _only_classes(examples: list[Example], classes: Sequence[str]) -> list[Example]:
@@ -317,12 +341,13 @@ def _from_folder(recipe: Recipe, folder: Path, rng: np.random.Generator) -> Part
             f"{folder}: lacks {', '.join(lacking)}", hint="one file a client, and test.jsonl held out"
         )
 
-    def read(path: Path) -> list[Example]:
+    def read(path: Path, person_column: str | None = None) -> list[Example]:
         return read_examples(
             path,
             text_column=data.text_column,
             label_column=data.label_column,
             num_labels=recipe.task.num_labels,
+            person_column=person_column,
         )
 
     test = read(test_file)
@@ -330,7 +355,7 @@ def _from_folder(recipe: Recipe, folder: Path, rng: np.random.Generator) -> Part
     most = data.partition.examples_per_client
     train: dict[str, list[Example]] = {}
     for client in sorted(wanted):
-        examples = read(files[client])
+        examples = read(files[client], _person_column(recipe))
         both = sorted({e.source for e in examples} & held_out)
         if both:
             raise DataError(
@@ -343,6 +368,7 @@ def _from_folder(recipe: Recipe, folder: Path, rng: np.random.Generator) -> Part
         test=_thinned(test, data.test_examples, rng),
         text_column=data.text_column,
         label_column=data.label_column,
+        person_column=_person_column(recipe),
     )
 
 

@@ -193,7 +193,7 @@ def _privacy(recipe: Recipe) -> Iterator[Finding]:
             "privacy hides",
             remedy="set it to uniform",
         )
-    if recipe.training.max_grad_norm is not None:
+    if recipe.training.max_grad_norm is not None and recipe.trains_privately:
         yield Finding(
             path=("training", "max_grad_norm"),
             problem="a private run clips every example already, and its noise would be clipped here",
@@ -207,12 +207,64 @@ def _privacy(recipe: Recipe) -> Iterator[Finding]:
             remedy=f"set target_epsilon to {limit:g} or less, or raise the limit",
         )
     most = recipe.data.partition.examples_per_client
-    if most is not None and privacy.target_delta * most >= 1:
+    if most is not None and recipe.trains_privately and privacy.target_delta * most >= 1:
         yield Finding(
             path=("privacy", "target_delta"),
             problem=f"{privacy.target_delta:g} for {most} examples allows that one of them is "
             "published whole",
             remedy=f"use well under 1 / {most}, such as {0.1 / most:.0e}",
+        )
+
+
+_OF_UNIT = {"unit_column": "person", "max_examples_per_person": "person", "expected_cohort": "client"}
+
+
+def _unit(recipe: Recipe) -> Iterator[Finding]:
+    privacy = recipe.privacy
+    if privacy is None:
+        return
+    for field, unit in _OF_UNIT.items():
+        is_set = getattr(privacy, field) is not None
+        if is_set and privacy.unit != unit:
+            yield Finding(
+                path=("privacy", field),
+                problem=f"is read with unit: {unit} only, not with unit: {privacy.unit}",
+                remedy=f"remove it, or set unit: {unit}",
+            )
+        if not is_set and privacy.unit == unit == "person":
+            remedy = (
+                "name the column that says whose an example is"
+                if field == "unit_column"
+                else "set it, such as 8: a step draws that many of a person who has more"
+            )
+            yield Finding(path=("privacy", field), problem="is missing; unit: person needs it", remedy=remedy)
+
+
+def _client_unit(recipe: Recipe) -> Iterator[Finding]:
+    """What noise on the sum of clipped updates rests on."""
+    privacy = recipe.privacy
+    if privacy is None or privacy.noise_is_local:
+        return
+    yield Finding(path=("privacy", "unit"), problem="client is not there yet", remedy="use example or person")
+    refused = refusal(recipe.method.name, "client_dp")
+    if refused is not None and recipe.method.train_adapter:
+        yield Finding(
+            path=("method", "name"),
+            problem=f"{recipe.method.name} has no client-level privacy: {refused.reason}",
+            remedy=f"set it to {refused.instead}, or set privacy.unit: example",
+        )
+    if recipe.training.algorithm == "scaffold":
+        yield Finding(
+            path=("training", "algorithm"),
+            problem="scaffold's mean control variate is made of single updates and goes to all clients without noise",
+            remedy="set it to fedprox or fedavg",
+        )
+    if recipe.cohort.minimum > 1:
+        yield Finding(
+            path=("cohort", "minimum"),
+            problem=f"{recipe.cohort.minimum} would draw a cohort again until it is large enough, which the accounting "
+            "of privacy.unit: client does not cover",
+            remedy="remove it; a round closes with whoever arrived, also with nobody",
         )
 
 
@@ -326,6 +378,8 @@ _RULES: Sequence[Callable[[Recipe], Iterator[Finding]]] = (
     _algorithm,
     _scaffold,
     _privacy,
+    _unit,
+    _client_unit,
     _cohort,
     _partition,
 )

@@ -175,12 +175,18 @@ class CohortSection(Section):
 
 
 class PrivacySection(Section):
-    """Example-level DP-SGD on the client (Poisson sampling, add/remove neighbours). Absent: no privacy.
+    """Differential privacy (Poisson sampling, add/remove neighbours). Absent: no privacy.
 
+    ``unit`` says what one neighbour has and the other lacks. ``example`` and ``person`` are DP-SGD on the client;
+    ``client`` is noise on the coordinator's sum of clipped updates, and trusts the coordinator.
     ``sampling_rate`` is a public constant, not derived from the number of examples. Exactly one of
     ``noise_multiplier`` and ``target_epsilon`` is set; the target is for the whole run.
     """
 
+    unit: Literal["example", "person", "client"] = "example"
+    unit_column: str | None = None
+    max_examples_per_person: PositiveInt | None = None
+    expected_cohort: PositiveFloat | None = None
     clipping_norm: PositiveFloat = 1.0
     noise_multiplier: PositiveFloat | None = None
     target_epsilon: PositiveFloat | None = None
@@ -194,6 +200,11 @@ class PrivacySection(Section):
             msg = "set exactly one of noise_multiplier, target_epsilon"
             raise ValueError(msg)
         return self
+
+    @property
+    def noise_is_local(self) -> bool:
+        """Whether each client adds its noise itself, so that what leaves it is private already."""
+        return self.unit != "client"
 
 
 class Recipe(Section):
@@ -229,6 +240,11 @@ class Recipe(Section):
         training = self.training
         own = training.head_learning_rate if head else None
         return (own or training.learning_rate) * training.learning_rate_decay**round_index
+
+    @property
+    def trains_privately(self) -> bool:
+        """Whether clients train by DP-SGD. Without it their updates leave in the clear towards the coordinator."""
+        return self.privacy is not None and self.privacy.noise_is_local
 
     def scale_of(self, lora_rank: int) -> float:
         """The PEFT scale alpha / rank of a client with ``lora_rank``."""

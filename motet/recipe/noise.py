@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def resolve_noise_multiplier(recipe: Recipe) -> float:
     """The noise multiplier of the whole run: the recipe's own, or the least that meets ``target_epsilon``.
 
-    The target is for all ``rounds * local_steps`` steps of one client together.
+    The target is for all steps of one client together: ``rounds * local_steps``, or one a round where the unit is the
+    client.
 
     Raises:
       RecipeError: no noise reaches the target.
@@ -34,7 +35,7 @@ def resolve_noise_multiplier(recipe: Recipe) -> float:
             privacy.target_epsilon,
             privacy.target_delta,
             privacy.sampling_rate,
-            recipe.training.rounds * recipe.training.local_steps,
+            recipe.training.rounds * _steps_of_round(recipe),
         )
     except CalibrationError as error:
         problem = Problem(
@@ -54,5 +55,11 @@ def round_event(recipe: Recipe) -> PoissonGaussianEvent | None:
     return PoissonGaussianEvent(
         noise_multiplier=resolve_noise_multiplier(recipe),
         sampling_rate=recipe.privacy.sampling_rate,
-        num_steps=recipe.training.local_steps,
+        num_steps=_steps_of_round(recipe),
+        unit=recipe.privacy.unit,
     )
+
+
+def _steps_of_round(recipe: Recipe) -> int:
+    """How often noise is added in a round: in every step at the client, or once to the sum."""
+    return recipe.training.local_steps if recipe.trains_privately else 1

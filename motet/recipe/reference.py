@@ -72,15 +72,22 @@ MEANINGS: Mapping[str, str] = {
     "that trains",
     "cohort": "who takes part",
     "cohort.clients": "client ids; absent: everyone who is there",
-    "cohort.minimum": "replies that are enough to close a round at its deadline; fewer abort it",
+    "cohort.minimum": "replies that are enough to close a round at its deadline; fewer abort it (not with "
+    "privacy.unit client, where every round closes)",
     "cohort.deadline_s": "seconds that a round waits for replies",
     "cohort.weights": "weight of each client in the mean; num_examples is refused in a private run",
-    "privacy": "differential privacy for each example (DP-SGD at the client, add/remove neighbours); "
-    "absent: none",
-    "privacy.clipping_norm": "L2 bound on one example's gradient over all trained tensors",
+    "privacy": "differential privacy (add/remove neighbours); absent: none",
+    "privacy.unit": "what is protected: an example or a person (DP-SGD at the client), or a client's whole data "
+    "(noise on the coordinator's sum: the coordinator is trusted)",
+    "privacy.unit_column": "of unit person: column that says whose an example is",
+    "privacy.max_examples_per_person": "of unit person: examples of a person that a step uses; more are drawn from",
+    "privacy.expected_cohort": "of unit client: public divisor of the noised sum; absent: sampling_rate times the "
+    "number of cohort.clients",
+    "privacy.clipping_norm": "L2 bound over all trained tensors: on an example's gradient, on the sum of a person's, "
+    "or on a client's whole change in a round",
     "privacy.noise_multiplier": "noise standard deviation over clipping_norm; or set target_epsilon",
     "privacy.target_epsilon": "of the whole run, for each client's data; or set noise_multiplier",
     "privacy.target_delta": "delta of every epsilon here; keep it well under 1 / number of examples",
-    "privacy.sampling_rate": "public probability with which an example joins a step",
+    "privacy.sampling_rate": "public probability with which an example or a person joins a step, or a client a round",
     "privacy.epsilon_limit": "the run is refused a round that would take a client's data over this",
 }

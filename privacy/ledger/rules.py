@@ -180,7 +180,10 @@ def _check_against_recipe(
         "sampling_rate": (event.sampling_rate, privacy.get("sampling_rate")),
         "local_steps": (event.num_steps, training.get("local_steps")),
         "noise_multiplier": (event.noise_multiplier, privacy.get("noise_multiplier")),
+        "unit": (event.unit, privacy.get("unit", "example")),
     }
+    if event.unit == "client":  # noise is added once a round, to the sum
+        told["local_steps"] = (event.num_steps, 1)
     for name, (charged, declared) in told.items():
         if declared is not None and charged != declared:
             report("recipe_differs", f"{name} {charged!r} is charged, the run's recipe says {declared!r}")

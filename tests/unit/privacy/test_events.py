@@ -9,7 +9,7 @@ import pytest
 
 from privacy.accounting import epsilon_pld, epsilon_rdp, would_exceed
 from privacy.errors import MalformedEventError
-from privacy.events import PoissonGaussianEvent, UnknownEvent, event_from_json
+from privacy.events import PoissonGaussianEvent, UnknownEvent, event_from_json, of_unit, units_of
 
 EVENT = PoissonGaussianEvent(noise_multiplier=1.25, sampling_rate=0.064, num_steps=40)
 
@@ -85,3 +85,23 @@ def test_a_damaged_event_is_an_error_and_never_a_free_one(text):
 def test_values_out_of_range_are_refused(fields):
     with pytest.raises(MalformedEventError):
         PoissonGaussianEvent(**{"noise_multiplier": 1.0, "sampling_rate": 0.1, "num_steps": 1, **fields})
+
+
+def test_the_unit_is_written_unless_it_is_the_example_so_that_old_texts_stay():
+    person = PoissonGaussianEvent(noise_multiplier=1.25, sampling_rate=0.064, num_steps=40, unit="person")
+    assert event_from_json(person.to_json()) == person
+    assert person.to_json() == changed(unit="person").replace(" ", "")
+    assert isinstance(event_from_json(changed(unit="household")), UnknownEvent)
+    with pytest.raises(MalformedEventError, match="unit"):
+        PoissonGaussianEvent(noise_multiplier=1, sampling_rate=1, num_steps=1, unit="household")  # type: ignore[arg-type]
+
+
+def test_events_of_different_units_have_no_common_epsilon():
+    person = PoissonGaussianEvent(noise_multiplier=1.25, sampling_rate=0.064, num_steps=40, unit="person")
+    assert epsilon_pld([person], 1e-5) == epsilon_pld([EVENT], 1e-5) < math.inf  # each has one by itself
+    assert epsilon_pld([EVENT, person], 1e-5) == epsilon_rdp([EVENT, person], 1e-5) == math.inf
+    assert would_exceed([EVENT], person, 1e9, 1e-5)
+    unknown = UnknownEvent(text="{}")
+    assert units_of([EVENT, person, unknown]) == ["example", "person"]
+    assert units_of([unknown]) == ["example"]
+    assert of_unit([EVENT, person, unknown], "person") == [person, unknown]

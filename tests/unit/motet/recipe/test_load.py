@@ -105,12 +105,12 @@ REPLACED = {
         "privacy: {noise_multiplier: 1, sampling_rate: 3}",
         "r.yaml:6: privacy.sampling_rate: must be at most 1, not 3. It is: public probability with which "
         "an example "
-        "joins a step.",
+        "or a person joins a step, or a client a round.",
     ),
     "missing key": (
         "privacy: {noise_multiplier: 1}",
         "r.yaml:6: privacy.sampling_rate: is missing. Add it: public probability with which an example "
-        "joins a step.",
+        "or a person joins a step, or a client a round.",
     ),
     "both kinds of noise": (
         "privacy: {noise_multiplier: 1, target_epsilon: 8, sampling_rate: 0.1}",
