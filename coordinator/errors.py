@@ -27,3 +27,7 @@ class BudgetRefusedError(MotetError):
     """The next round would pass the recipe's epsilon limit; nobody was asked."""
 
     exit_code = 6
+
+
+class DatabaseAwayError(StorageError):
+    """The database server can not be reached now; work goes on when it is back."""

@@ -82,6 +82,7 @@ def serve(
     with _exclusive(config.home):
         check_port_is_free(config.listen)
         store = Store.open(config.home / "motet.db")
+        store.ledger.reconcile()
         tls = config.home / "tls"
         ensure_certificates(
             tls, [*config.names, config.listen.rsplit(":", 1)[0]], datetime.datetime.now(datetime.UTC)

@@ -21,11 +21,11 @@ from coordinator.engine.admission import admit
 from coordinator.engine.controls import RoundControl, counted_round
 from coordinator.engine.grid import Grid, GridFailure
 from coordinator.errors import BudgetRefusedError, RunFailedError
-from coordinator.storage.store import reservation_id
 from motet.recipe import Recipe, canonical_json, from_canonical_json, recipe_sha256, round_event
 from motet.recipe.method import method_of
 from motet.wire.messages import TrainOrder, TrainReply
 from privacy.accounting import would_exceed
+from privacy.ledger.entries import reservation_id
 
 if TYPE_CHECKING:
     from coordinator.engine.shape import ModelShape
@@ -137,6 +137,7 @@ class RoundEngine:
             self._store.end_run(run_id, "FAILED", e.message)
             raise
         self._store.end_run(run_id, "FINISHED", adapter_sha256=adapter_sha256)
+        self._store.ledger.publish()
         return run_result(self._store, run_id)
 
     def shape_of(self, recipe: Recipe) -> ModelShape:
@@ -341,6 +342,8 @@ class _OneRun:
 
     def _order_and_admit(self, row: RoundRow) -> None:
         """Send what was not sent (or is lost), then take replies until all have answered or the deadline has passed."""
+        if self._event is not None:
+            self._store.ledger.publish()  # signed and on disk, before any order leaves
         starts = self._starts(row)
         deadline_s = self._recipe.cohort.deadline_s
         left_s = max(

@@ -2,13 +2,15 @@
 
 States. run: QUEUED -> RUNNING -> FINISHED | FAILED | CANCELLED. round: PLANNED -> CLOSED | ABORTED.
 contribution: ORDERED -> RECEIVED | FAILED, FAILED -> LATE. privacy event: RESERVED -> SETTLED; both count
-in full.
+in full. Triggers refuse whatever would take back an entry of the ledger, a charge, or a budget's count of charges.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
+    CheckConstraint,
     Float,
     ForeignKey,
     ForeignKeyConstraint,
@@ -17,6 +19,7 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Text,
+    UniqueConstraint,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -116,7 +119,7 @@ class ArtifactRow(Base):
 
 
 class PrivacyEventRow(Base):
-    """Budget reserved for one client and one attempt at a round. Never deleted."""
+    """Budget reserved for one client and one attempt at a round. Never deleted, never changed but to SETTLED."""
 
     __tablename__ = "privacy_events"
     reservation_id: Mapped[str] = mapped_column(String(160), primary_key=True)
@@ -128,3 +131,39 @@ class PrivacyEventRow(Base):
     state: Mapped[str] = mapped_column(String(16))
     reserved_at: Mapped[float] = mapped_column(Float)
     __table_args__ = (Index("ix_privacy_events_run_client", "run_id", "client_id"),)
+
+
+class LedgerEntryRow(Base):
+    """One entry of the ledger: the chain that auditors get. The table only grows, in order.
+
+    ``leaf``: canonical bytes. ``sha256``: of them. ``identity``: hash of what a ledger holds at most once.
+    """
+
+    __tablename__ = "ledger_entries"
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(String(16))
+    identity: Mapped[str] = mapped_column(String(64))
+    leaf: Mapped[bytes] = mapped_column(LargeBinary)
+    previous: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64))
+    __table_args__ = (UniqueConstraint("identity", name="uq_ledger_entries_identity"),)
+
+
+class BudgetRow(Base):
+    """How many charges a client has, and how many of them an accountant had seen when the last one was admitted.
+
+    The constraint refuses a charge that was admitted without a look at all the others.
+    """
+
+    __tablename__ = "budgets"
+    client_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    charges: Mapped[int] = mapped_column(BigInteger)
+    accounted: Mapped[int] = mapped_column(BigInteger)
+    __table_args__ = (CheckConstraint("charges <= accounted", name="every_charge_was_accounted_for"),)
+
+
+class WriteLockRow(Base):
+    """The row that every writer locks first on PostgreSQL, as BEGIN IMMEDIATE locks the file on SQLite."""
+
+    __tablename__ = "write_lock"
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)

@@ -1,29 +1,23 @@
-"""Run state in SQL: one method a transition, each ONE transaction. SQLite file by default; any SQLAlchemy URL will do.
+"""Run state in SQL: one method a transition, each ONE transaction under the write lock of ``Database``.
 
-Writers take the write lock first (BEGIN IMMEDIATE on SQLite), so what a method reads is what it changes. Readers take
-none: they see the last commit and hold nobody up.
+What a transition means for privacy (a charge, an order, an outcome) is an entry of the ledger in the same transaction.
 """
 
 from __future__ import annotations
 
-import hashlib
 import secrets
-import threading
-from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
-from sqlalchemy import Engine, create_engine, event, func, select, update
-from sqlalchemy.exc import DatabaseError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy import CursorResult, func, select, update
 
 from coordinator.errors import RunNotFoundError, StorageError
+from coordinator.storage.charges import bodies_of
+from coordinator.storage.database import Database
+from coordinator.storage.ledger import StoredLedger
 from coordinator.storage.models import (
     ArtifactRow,
+    BudgetRow,
     ClientRow,
     ContributionRow,
     MetricRow,
@@ -34,99 +28,71 @@ from coordinator.storage.models import (
 from motet.clock import Clock, SystemClock
 from motet.recipe import Recipe, canonical_json, recipe_sha256
 from privacy.events import Event, PoissonGaussianEvent, event_from_json
+from privacy.ledger.entries import (
+    CancelRefused,
+    ClientKey,
+    Order,
+    RunDeclared,
+    Settle,
+    reservation_id,
+    reserve_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-_one_migration_at_a_time = threading.Lock()  # alembic's environment is global to the process
+    from sqlalchemy import URL
+    from sqlalchemy.orm import Session
+
+    from privacy.ledger.entries import Body
+
 ENDED = ("FINISHED", "FAILED", "CANCELLED")
-_READS = "motet_reads"  # execution option of connections that change nothing
 
 
 class Store:
     """Everything that survives a crash of the coordinator. Rows that it returns are detached copies."""
 
-    def __init__(self, engine: Engine, clock: Clock | None = None) -> None:
-        self._engine = engine
-        self._sessions = sessionmaker(engine, expire_on_commit=False)
-        self._reads = sessionmaker(engine.execution_options(**{_READS: True}), expire_on_commit=False)
-        self._clock = clock or SystemClock()
+    def __init__(self, database: Database, ledger: StoredLedger, clock: Clock) -> None:
+        self._database, self._ledger, self._clock = database, ledger, clock
+        self._transaction, self._reading = database.transaction, database.reading
 
     @classmethod
-    def open(cls, where: Path | str, *, create: bool = True, clock: Clock | None = None) -> Self:
+    def open(
+        cls,
+        where: Path | str | URL,
+        *,
+        create: bool = True,
+        clock: Clock | None = None,
+        ledger: Path | None = None,
+    ) -> Self:
         """Open a database and bring it to the newest revision.
 
         Args:
           where: path of an SQLite file, or a database URL.
           create: make a missing SQLite file.
           clock: for records.
+          ledger: folder of the signed ledger; beside an SQLite file by default.
 
         Raises:
           StorageError: missing, read-only, no database of Motet, or the disk is full.
+          DatabaseAwayError: its server can not be reached.
+          ValueError: a URL without ``ledger``.
         """
-        url = where if isinstance(where, str) else f"sqlite:///{where}"
-        if isinstance(where, Path):
-            if not create and not where.exists():
-                raise StorageError(
-                    f"{where}: no such database", hint="check --home, or start a coordinator there first"
-                )
-            try:
-                where.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as e:
-                raise StorageError(f"{where.parent} can not be made: {e.strerror}") from e
-        engine = create_engine(
-            url, connect_args={"timeout": 30, "check_same_thread": False} if url.startswith("sqlite") else {}
-        )
-        if engine.dialect.name == "sqlite":
-            event.listen(engine, "connect", _configure_sqlite)
-            event.listen(engine, "begin", _begin_immediate)
-        store = cls(engine, clock)
-        with _one_migration_at_a_time, store._translated(), engine.begin() as connection:
-            config = Config()
-            config.set_main_option(
-                "script_location", str(resources.files("coordinator.storage") / "migrations")
-            )
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-        return store
+        if ledger is None and not isinstance(where, Path):
+            raise ValueError("a database that is no file needs the folder of its ledger")
+        folder = ledger or Path(where).parent / "ledger"  # type: ignore[arg-type]
+        clock = clock or SystemClock()
+        database = Database.open(where, create=create)
+        return cls(database, StoredLedger(database, folder, clock), clock)
 
     def close(self) -> None:
         """Release the connections."""
-        self._engine.dispose()
+        self._database.close()
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except CommandError as e:
-            raise StorageError(
-                f"database {self._engine.url.database}: {e}",
-                hint="it was made by another version of Motet; install that version, or choose another --home",
-            ) from e
-        except DatabaseError as e:
-            text = str(e.orig)
-            hint = "check the disk and the file's rights"
-            if "readonly" in text or "read-only" in text:
-                hint = "make the database and its folder writable for this user"
-            elif "full" in text:
-                hint = "free disk space; nothing was lost"
-            elif "locked" in text:
-                hint = "another process holds the database; stop it or wait"
-            elif "unable to open" in text:
-                hint = "check that the folder exists and belongs to this user"
-            elif "not a database" in text or "malformed" in text:
-                hint = "this is no whole SQLite file; restore it, or choose another --home"
-            raise StorageError(f"database {self._engine.url.database}: {text}", hint=hint) from e
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Session]:
-        with self._translated(), self._sessions.begin() as session:
-            yield session
-
-    @contextmanager
-    def _reading(self) -> Iterator[Session]:
-        with self._translated(), self._reads.begin() as session:
-            yield session
+    @property
+    def ledger(self) -> StoredLedger:
+        """Every charge, order and outcome, in a chain; ``publish`` it before an order leaves."""
+        return self._ledger
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
@@ -155,6 +121,7 @@ class Store:
                     created_at=self._clock.now(),
                 )
             )
+            self._ledger.record(session, [_declared(run_id, recipe)])
         return run_id
 
     def get_run(self, run_id: str) -> RunRow:
@@ -299,8 +266,6 @@ class Store:
             )
             session.flush()
             for client_id, rank in sorted(ranks.items()):
-                if event is not None and may_spend is not None:
-                    may_spend(client_id, _events(session, client_id))
                 session.add(
                     ContributionRow(
                         run_id=run_id,
@@ -311,19 +276,24 @@ class Store:
                         lora_rank=rank,
                     )
                 )
-                if event is not None:
-                    session.add(
-                        PrivacyEventRow(
-                            reservation_id=reservation_id(run_id, round_index, attempt, client_id),
-                            run_id=run_id,
-                            round_index=round_index,
-                            attempt=attempt,
-                            client_id=client_id,
-                            event_json=event.to_json(),
-                            state="RESERVED",
-                            reserved_at=now,
-                        )
+                if event is None:
+                    continue
+                _charge_budget(session, client_id, may_spend)
+                session.add(
+                    PrivacyEventRow(
+                        reservation_id=reservation_id(run_id, round_index, attempt, client_id),
+                        run_id=run_id,
+                        round_index=round_index,
+                        attempt=attempt,
+                        client_id=client_id,
+                        event_json=event.to_json(),
+                        state="RESERVED",
+                        reserved_at=now,
                     )
+                )
+            if event is not None:
+                charges = [reserve_of(run_id, round_index, attempt, c, event) for c in sorted(ranks)]
+                self._ledger.record(session, charges)
 
     def order_sent(
         self, run_id: str, round_index: int, attempt: int, client_id: str, *, message_id: str, bytes_down: int
@@ -412,33 +382,47 @@ class Store:
             ContributionRow.attempt == attempt,
             ContributionRow.client_id == client_id,
         )
+        name = reservation_id(run_id, round_index, attempt, client_id)
         with self._transaction() as session:
-            session.execute(
+            done = session.execute(
                 update(ContributionRow).where(*keys, ContributionRow.state == "ORDERED").values(**values)
             )
-            if values.get("state") == "RECEIVED":
-                session.execute(
-                    update(PrivacyEventRow)
-                    .where(
-                        PrivacyEventRow.reservation_id
-                        == reservation_id(run_id, round_index, attempt, client_id)
-                    )
-                    .values(state="SETTLED")
+            if not isinstance(done, CursorResult) or done.rowcount == 0:
+                return  # it was answered, or left behind, before
+            charge = session.get(PrivacyEventRow, name)
+            body: Body | None = None
+            if "message_id" in values:
+                body = Order(
+                    reservation_id=name if charge is not None else "",
+                    run_id=run_id,
+                    round_index=round_index,
+                    attempt=attempt,
+                    client_id=client_id,
+                    message_id=values["message_id"],
                 )
+            elif charge is not None and values["state"] == "RECEIVED":
+                charge.state = "SETTLED"
+                body = Settle(reservation_id=name, payload_sha256=values["payload_sha256"])
+            elif charge is not None:
+                body = CancelRefused(reservation_id=name, reason=values["error_code"] or "failed")
+            self._ledger.record(session, [] if body is None else [body])
 
     def abort_round(self, run_id: str, round_index: int, attempt: int, reason: str) -> None:
         """PLANNED -> ABORTED. Reservations stay: they count in full."""
         with self._transaction() as session:
-            session.execute(
-                update(RoundRow)
-                .where(
-                    RoundRow.run_id == run_id,
-                    RoundRow.round_index == round_index,
-                    RoundRow.attempt == attempt,
-                    RoundRow.state == "PLANNED",
-                )
-                .values(state="ABORTED", reason=reason, closed_at=self._clock.now())
+            row = session.get(RoundRow, (run_id, round_index, attempt))
+            if row is None or row.state != "PLANNED":
+                return
+            row.state, row.reason, row.closed_at = "ABORTED", reason, self._clock.now()
+            query = select(PrivacyEventRow.reservation_id).where(
+                PrivacyEventRow.run_id == run_id,
+                PrivacyEventRow.round_index == round_index,
+                PrivacyEventRow.attempt == attempt,
+                PrivacyEventRow.state == "RESERVED",
             )
+            names = session.scalars(query.order_by(PrivacyEventRow.client_id)).all()
+            refused = [CancelRefused(reservation_id=name, reason="aborted") for name in names]
+            self._ledger.record(session, refused)
 
     def close_round(
         self,
@@ -495,11 +479,18 @@ class Store:
                 row = ClientRow(client_id=client_id, registered_at=self._clock.now(), public_key=public_key)
                 session.add(row)
             row.public_key, row.node_id, row.capacity_class = public_key, node_id, capacity_class
+            pem = public_key.decode("ascii", "replace")
+            self._ledger.record(session, [ClientKey(client_id=client_id, public_key=pem)])
 
     def clients(self) -> Sequence[ClientRow]:
         """All registered data owners, by name."""
         with self._reading() as session:
             return session.scalars(select(ClientRow).order_by(ClientRow.client_id)).all()
+
+    def charge_bodies(self) -> list[Body]:
+        """What the tables say was declared, charged, ordered and answered, as a ledger would."""
+        with self._reading() as session:
+            return list(bodies_of(session))
 
     def count_rows(self) -> dict[str, int]:
         """Rows a table: for tests of crashes and for people who look after a database."""
@@ -508,10 +499,36 @@ class Store:
             return {t.__tablename__: session.scalar(select(func.count()).select_from(t)) or 0 for t in tables}
 
 
-def reservation_id(run_id: str, round_index: int, attempt: int, client_id: str) -> str:
-    """Names one charge; the same charge always has the same name."""
-    text = f"{run_id}/{round_index}/{attempt}/{client_id}"
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+def _declared(run_id: str, recipe: Recipe) -> RunDeclared:
+    return RunDeclared(run_id=run_id, recipe_sha256=recipe_sha256(recipe), recipe_json=canonical_json(recipe))
+
+
+def _charge_budget(
+    session: Session, client_id: str, may_spend: Callable[[str, Sequence[Event]], None] | None
+) -> None:
+    """Count one more charge, after a look at all of them; the table refuses one that was not looked at.
+
+    Raises:
+      StorageError: there are not as many charges as were counted.
+    """
+    budget = session.get(BudgetRow, client_id, with_for_update=True)
+    if budget is None:
+        budget = BudgetRow(client_id=client_id, charges=0, accounted=0)
+        session.add(budget)
+        session.flush()
+    spent = _events(session, client_id)
+    if len(spent) != budget.charges:
+        raise StorageError(
+            f"client {client_id} has {len(spent)} charges, its budget counts {budget.charges}",
+            hint="rows were removed or added by hand; restore the newest backup before any run goes on",
+        )
+    if may_spend is not None:
+        may_spend(client_id, spent)
+    session.execute(
+        update(BudgetRow)
+        .where(BudgetRow.client_id == client_id)
+        .values(charges=BudgetRow.charges + 1, accounted=len(spent) + 1)
+    )
 
 
 def _events(session: Session, client_id: str, run_id: str | None = None) -> list[Event]:
@@ -528,14 +545,3 @@ def _count(session: Session, run_id: str, round_index: int, name: str) -> None:
         row = MetricRow(run_id=run_id, round_index=round_index, name=name, value=0.0)
         session.add(row)
     row.value += 1.0
-
-
-def _configure_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own
-    connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_immediate(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's connection
-    reads = connection.get_execution_options().get(_READS, False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,14 +20,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from motet.audit.errors import JournalError, LedgerConflictError, LedgerKeyError
 from motet.audit.journal import Journal
 from motet.clock import Clock, SystemClock
-from privacy.ledger.chain import FIRST_PREVIOUS, Entry, check_link, entry_from_bytes, entry_hash
-from privacy.ledger.entries import CancelRefused, Genesis, identity
+from privacy.ledger.chain import (
+    FIRST_PREVIOUS,
+    Entry,
+    chained,
+    check_link,
+    entry_from_bytes,
+    entry_hash,
+)
+from privacy.ledger.entries import CancelRefused, Genesis, Reserve, identity
 from privacy.ledger.errors import ChainError, LedgerFormatError
 from privacy.ledger.merkle import MerkleTree
 from privacy.ledger.notes import Checkpoint, Verifier, sign_checkpoint, sign_note, verifier_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from privacy.ledger.entries import Body
@@ -74,10 +81,7 @@ class CoordinatorLedger:
         with self._entries.locked():
             self._catch_up()
             key = self._signing_key()
-            new: list[Body] = []
-            if not self._leaves:
-                self._origin = f"motet/{secrets.token_hex(6)}"
-                new.append(Genesis(origin=self._origin, key=verifier_of(self._origin, key).to_text()))
+            new: list[Body] = [] if self._leaves else [_genesis(key)]
             batch: dict[tuple[str, ...], Body] = {}
             for body in bodies:
                 name = identity(body)
@@ -90,11 +94,71 @@ class CoordinatorLedger:
                         hint="the database was altered or put back from an older copy; keep both and ask the auditor",
                     )
             new.extend(batch.values())
-            lines = self._written(new, recorded_by)
-            self._entries.append(lines)
-            for line in lines:
-                self._take(line)
+            self._write(
+                chained(
+                    new,
+                    sequence=len(self._leaves),
+                    previous=entry_hash(self._leaves[-1]) if self._leaves else FIRST_PREVIOUS,
+                    at_ms=int(self._clock.now() * 1000),
+                    recorded_by=recorded_by,
+                )
+            )
             return self._sign(key)
+
+    def follow(self, leaves_from: Callable[[int], Sequence[bytes]]) -> Checkpoint:
+        """Take over what another record of the same ledger holds beyond this one, and sign it; durable on return.
+
+        Args:
+          leaves_from: canonical bytes of the other's entries from a place on. It is first asked for the last entry
+            that both must have.
+
+        Returns:
+          the checkpoint over everything.
+
+        Raises:
+          LedgerConflictError: the other lacks entries that were signed here, or has others in their place.
+          JournalError: the ledger is damaged, cut, or can not be written.
+          LedgerKeyError: the key is missing or is another one.
+        """
+        with self._entries.locked():
+            self._catch_up()
+            common = len(self._leaves)
+            told = leaves_from(max(common - 1, 0))
+            if common and list(told[:1]) != self._leaves[-1:]:
+                self._raise_conflict(leaves_from(0))
+            self._write(told[1:] if common else told)
+            return self._sign(self._signing_key())
+
+    def hold_against(self, leaves: Sequence[bytes]) -> None:
+        """Compare another record of the same ledger with this one, entry by entry.
+
+        Raises:
+          LedgerConflictError: an entry that was signed here is missing there, or is another one.
+          JournalError: the ledger is damaged or cut.
+        """
+        self._catch_up()
+        if list(leaves[: len(self._leaves)]) != self._leaves:
+            self._raise_conflict(leaves)
+
+    def leaves(self) -> list[bytes]:
+        """Canonical bytes of every entry, the chain verified.
+
+        Raises:
+          JournalError: the ledger is damaged or cut.
+        """
+        self._catch_up()
+        return list(self._leaves)
+
+    def genesis(self) -> Genesis:
+        """The first entry: that of this ledger, or one for a ledger that is to begin with this folder's key.
+
+        Raises:
+          LedgerKeyError: the key is missing or is another one.
+        """
+        self._catch_up()
+        first = self._known.get(("genesis",))
+        key = self._signing_key()
+        return first if isinstance(first, Genesis) else _genesis(key)
 
     def entries(self) -> list[Entry]:
         """Every entry, the chain verified.
@@ -139,20 +203,27 @@ class CoordinatorLedger:
         index = self._index[identity(body)]
         return index, self._tree.inclusion_proof(index)
 
-    def _written(self, bodies: Iterable[Body], recorded_by: str) -> list[bytes]:
-        previous = entry_hash(self._leaves[-1]) if self._leaves else FIRST_PREVIOUS
-        lines: list[bytes] = []
-        for body in bodies:
-            entry = Entry(
-                sequence=len(self._leaves) + len(lines),
-                previous=previous,
-                at_ms=int(self._clock.now() * 1000),
-                recorded_by=recorded_by,
-                body=body,
+    def _raise_conflict(self, others: Sequence[bytes]) -> NoReturn:
+        here = [entry_from_bytes(leaf) for leaf in self._leaves]
+        lost = [e.body for e in here[len(others) :] if isinstance(e.body, Reserve)]
+        if lost and list(others) == self._leaves[: len(others)]:
+            first = lost[0]
+            raise LedgerConflictError(
+                f"the database lacks {len(lost)} charges that the ledger holds, first: run {first.run_id}, round "
+                f"{first.round_index}, attempt {first.attempt}, client {first.client_id}",
+                hint="the database was put back from an older copy; restore the newest one before any run goes on",
             )
-            lines.append(entry.to_bytes())
-            previous = entry_hash(lines[-1])
-        return lines
+        pairs = zip(self._leaves, others, strict=False)
+        index = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), len(others))
+        raise LedgerConflictError(
+            f"entry {index} of the database is not the one that was signed in {self._entries.path}",
+            hint="the database was altered or put back from an older copy; keep both and ask the auditor",
+        )
+
+    def _write(self, lines: Sequence[bytes]) -> None:
+        self._entries.append(lines)
+        for line in lines:
+            self._take(line)
 
     def _catch_up(self) -> None:
         """Take in what other processes, or this one before a crash, have written."""
@@ -212,6 +283,11 @@ class CoordinatorLedger:
         if not isinstance(key, Ed25519PrivateKey):
             raise LedgerKeyError(f"{path} is no Ed25519 key", hint="restore it from the backup")
         return key
+
+
+def _genesis(key: Ed25519PrivateKey) -> Genesis:
+    origin = f"motet/{secrets.token_hex(6)}"
+    return Genesis(origin=origin, key=verifier_of(origin, key).to_text())
 
 
 def _make_key(path: Path) -> Ed25519PrivateKey:

@@ -36,10 +36,9 @@ def export_command(
 
     Example: motet audit export r-1a2b3c --home fed --out audit.jsonl
     """
+    from coordinator.storage.store import Store
     from motet.audit.bundle import make_bundle
     from motet.audit.errors import BundleError
-    from motet.audit.ledger import CoordinatorLedger
-    from motet.cli.charges import check_nothing_was_lost, read_bodies
     from motet.clock import SystemClock
     from privacy.ledger.canonical import parse_canonical
     from privacy.ledger.errors import LedgerFormatError
@@ -53,18 +52,20 @@ def export_command(
         if not isinstance(document, dict):
             raise BundleError(f"{path} is no countersignature", hint="see: motet audit receipts")
         documents.append(document)
-    bodies = read_bodies(home)
     clock = SystemClock()
-    ledger = CoordinatorLedger(home / "ledger", clock)
-    check_nothing_was_lost((e.body for e in ledger.entries()), bodies)
-    checkpoint = ledger.append(bodies, recorded_by="export")
-    data = make_bundle(
-        ledger,
-        run_id=run,
-        made_at_ms=int(clock.now() * 1000),
-        version=_installed_version(),
-        countersignatures=documents,
-    )
+    store = Store.open(home / "motet.db", create=False, clock=clock)
+    try:
+        checkpoint = store.ledger.reconcile()
+        ledger = store.ledger.file
+        data = make_bundle(
+            ledger,
+            run_id=run,
+            made_at_ms=int(clock.now() * 1000),
+            version=_installed_version(),
+            countersignatures=documents,
+        )
+    finally:
+        store.close()
     _write(out, data)
     key = ledger.verifier().to_text()
     if as_json:

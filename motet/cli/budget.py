@@ -161,9 +161,13 @@ def show_command(
 
     Example: motet budget show --home fed
     """
-    from motet.cli.charges import read_bodies
+    from coordinator.storage.store import Store
 
-    rows = budget_of(read_bodies(home))
+    store = Store.open(home / "motet.db", create=False)
+    try:
+        rows = budget_of(store.charge_bodies())
+    finally:
+        store.close()
     if as_json:
         print(json.dumps({"clients": [_without_infinity(row) for row in rows]}))
         return

@@ -11,7 +11,7 @@ from privacy.ledger.entries import Body, body_from, fields_of
 from privacy.ledger.errors import ChainError, LedgerFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from privacy.ledger.canonical import Value
 
@@ -112,6 +112,34 @@ def check_link(entry: Entry, index: int, previous: str) -> None:
         raise ChainError(
             index, f"entry {index} does not follow entry {index - 1}: one of them was altered or replaced"
         )
+
+
+def chained(
+    bodies: Iterable[Body], *, sequence: int, previous: str, at_ms: int, recorded_by: str = "engine"
+) -> list[bytes]:
+    """Put bodies in their places at the end of a ledger.
+
+    Args:
+      bodies: what happened, in order.
+      sequence: place of the first of them, from 0.
+      previous: ``entry_hash`` of the entry before it, or ``FIRST_PREVIOUS``.
+      at_ms: when, milliseconds since 1970 (UTC).
+      recorded_by: one of ``RECORDED_BY``.
+
+    Returns:
+      canonical bytes of each entry.
+    """
+    leaves: list[bytes] = []
+    for body in bodies:
+        entry = Entry(
+            sequence=sequence + len(leaves),
+            previous=entry_hash(leaves[-1]) if leaves else previous,
+            at_ms=at_ms,
+            recorded_by=recorded_by,
+            body=body,
+        )
+        leaves.append(entry.to_bytes())
+    return leaves
 
 
 def verify_chain(leaves: Sequence[bytes]) -> list[Entry]:

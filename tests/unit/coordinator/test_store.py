@@ -206,7 +206,7 @@ def test_a_database_of_a_newer_motet_is_left_alone(path, store):
 
 def test_a_full_disk_ends_in_words_and_keeps_what_was_there(path, store):
     run = store.submit_run(parse_recipe(RECIPE), run_id="r-kept")
-    with store._engine.connect() as connection:
+    with store._database.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
         connection.commit()

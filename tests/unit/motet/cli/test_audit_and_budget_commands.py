@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -15,13 +16,11 @@ from client.ledger import ClientLedger
 from client.service import init_key
 from coordinator.registration import register
 from coordinator.storage.store import Store
-from motet.audit.ledger import CoordinatorLedger
 from motet.cli.main import main
-from motet.recipe import canonical_json, parse_recipe, recipe_sha256
+from motet.recipe import parse_recipe
 from motet.recipe.noise import round_event
 from privacy.accounting import epsilon_pld
 from privacy.events import PoissonGaussianEvent
-from privacy.ledger.entries import RunDeclared, reserve_of
 
 YAML = """
 name: tiny
@@ -118,19 +117,40 @@ def test_a_tampered_bundle_exits_with_11_and_names_the_row(home, tmp_path, capsy
     assert (code, json.loads(text)["findings"][0]["row"]) == (11, 8)
 
 
-def test_what_was_written_as_it_happened_is_not_written_again_at_the_export(home, tmp_path, capsys):
+def as_before_it_had_a_ledger(home):
+    """The database of a version that wrote no ledger; only its owner can make it so."""
+    with sqlite3.connect(home / "motet.db") as connection:
+        connection.execute("DROP TRIGGER ledger_entries_no_delete")
+        connection.execute("DELETE FROM ledger_entries")
+    shutil.rmtree(home / "ledger", ignore_errors=True)
+
+
+def test_what_happens_is_written_as_it_happens_and_not_at_the_export(home, tmp_path, capsys):
     out = tmp_path / "audit.jsonl"
-    recipe = parse_recipe(YAML)
-    declared = RunDeclared(
-        run_id="r-1", recipe_sha256=recipe_sha256(recipe), recipe_json=canonical_json(recipe)
-    )
-    charges = [reserve_of("r-1", 0, 0, client, round_event(recipe)) for client in "ab"]
-    CoordinatorLedger(home / "ledger").append([declared, *charges])
+    motet(capsys, "audit", "export", "r-1", "--home", home, "--out", out)
+    _, text, _ = motet(capsys, "audit", "verify", out, "--json")
+    assert json.loads(text)["entries"] == 22
+    assert not any("written at an export" in note for note in json.loads(text)["notes"])
+    # positive control: what a database older than its ledger tells is marked
+    as_before_it_had_a_ledger(home)
     motet(capsys, "audit", "export", "r-1", "--home", home, "--out", out)
     code, text, _ = motet(capsys, "audit", "verify", out, "--json")
-    told = json.loads(text)
-    assert (code, told["entries"]) == (0, 22)
-    assert any("18 of 22 entries were written at an export" in note for note in told["notes"])
+    assert (code, json.loads(text)["entries"]) == (0, 22)
+    assert any("21 of 22 entries were written at an export" in note for note in json.loads(text)["notes"])
+
+
+def test_entries_of_a_signed_file_that_is_older_than_the_table_are_kept_as_they_were_signed(
+    home, tmp_path, capsys
+):
+    first, second = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
+    motet(capsys, "audit", "export", "r-1", "--home", home, "--out", first)
+    kept = shutil.copytree(home / "ledger", tmp_path / "kept")
+    as_before_it_had_a_ledger(home)
+    shutil.copytree(kept, home / "ledger")
+    run_rounds(home, "r-2")
+    motet(capsys, "audit", "export", "r-2", "--home", home, "--out", second)
+    code, text, _ = motet(capsys, "audit", "verify", second, "--previous", first, "--json")
+    assert (code, json.loads(text)["ok"], json.loads(text)["runs"]) == (0, True, 2)
 
 
 def test_a_second_export_extends_the_first(home, tmp_path, capsys):
@@ -161,6 +181,7 @@ def test_a_database_put_back_from_an_older_copy_is_refused(home, tmp_path, capsy
 def test_a_charge_that_was_made_cheaper_in_the_database_is_refused(home, tmp_path, capsys):
     motet(capsys, "audit", "export", "r-1", "--home", home, "--out", tmp_path / "x")
     with sqlite3.connect(home / "motet.db") as connection:
+        connection.execute("DROP TRIGGER privacy_events_settle_only")  # what whoever owns the file can do
         connection.execute(
             "UPDATE privacy_events SET event_json = replace(event_json, '\"noise_multiplier\":1.0', "
             "'\"noise_multiplier\":9.0') WHERE client_id = 'a' AND round_index = 0"
@@ -262,6 +283,7 @@ def test_runs_compose_and_are_listed(home, capsys):
 
 def test_an_event_that_is_not_understood_is_shown_as_infinite(home, capsys):
     with sqlite3.connect(home / "motet.db") as connection:
+        connection.execute("DROP TRIGGER privacy_events_settle_only")  # what whoever owns the file can do
         connection.execute(
             "UPDATE privacy_events SET event_json = '{' WHERE client_id = 'a' AND round_index = 0"
         )

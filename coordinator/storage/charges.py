@@ -1,19 +1,16 @@
-"""What the coordinator's database says was declared, charged, ordered and answered, as entries of a ledger.
+"""What the tables of run state say was declared, charged, ordered and answered, as entries of a ledger.
 
-Only queries are allowed on the connection: an audit changes nothing of the database, not even its schema.
+The ledger is written as things happen. This is the other way to the same entries: a check that both agree, and what
+completes the ledger of a database that is older than it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import create_engine, select, text
-from sqlalchemy.exc import DatabaseError
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
-from coordinator.errors import StorageError
 from coordinator.storage.models import ClientRow, ContributionRow, PrivacyEventRow, RoundRow, RunRow
-from motet.audit.errors import LedgerConflictError
 from privacy.ledger.entries import (
     CancelRefused,
     ClientKey,
@@ -26,37 +23,15 @@ from privacy.ledger.rules import charged_event
 from privacy.ledger.vectors import rdp_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
+
+    from sqlalchemy.orm import Session
 
     from privacy.ledger.entries import Body
 
 
-def read_bodies(home: Path) -> list[Body]:
-    """Every entry that the database of a coordinator's home gives, in an order that a ledger may have.
-
-    Raises:
-      StorageError: there is no database, or it is none of this version.
-    """
-    path = home / "motet.db"
-    if not path.is_file():
-        raise StorageError(
-            f"{path}: no such database", hint="check --home, or start a coordinator there first"
-        )
-    engine = create_engine(f"sqlite:///{path}")
-    try:
-        with Session(engine) as session:
-            session.execute(text("PRAGMA query_only = ON"))
-            return list(_bodies(session))
-    except DatabaseError as e:
-        raise StorageError(
-            f"database {path}: {e.orig}", hint="was it made by another version of Motet? see: motet run list"
-        ) from e
-    finally:
-        engine.dispose()
-
-
-def _bodies(session: Session) -> Iterable[Body]:
+def bodies_of(session: Session) -> Iterator[Body]:
+    """Every entry that the tables of run state give, in an order that a ledger may have."""
     for client in session.scalars(select(ClientRow).order_by(ClientRow.registered_at, ClientRow.client_id)):
         yield ClientKey(client_id=client.client_id, public_key=client.public_key.decode("ascii", "replace"))
     charges = {row.reservation_id: row for row in session.scalars(select(PrivacyEventRow))}
@@ -116,20 +91,3 @@ def _outcome(row: ContributionRow, charge: PrivacyEventRow, attempt: RoundRow) -
         yield CancelRefused(reservation_id=charge.reservation_id, reason=row.error_code or row.state.lower())
     elif attempt.state == "ABORTED":
         yield CancelRefused(reservation_id=charge.reservation_id, reason="aborted")
-
-
-def check_nothing_was_lost(ledger_bodies: Iterable[Body], database_bodies: Iterable[Body]) -> None:
-    """Refuse a database that lacks a charge which the ledger holds.
-
-    Raises:
-      LedgerConflictError: names the first of them.
-    """
-    known = {body.reservation_id for body in database_bodies if isinstance(body, Reserve)}
-    lost = [b for b in ledger_bodies if isinstance(b, Reserve) and b.reservation_id not in known]
-    if lost:
-        first = lost[0]
-        raise LedgerConflictError(
-            f"the database lacks {len(lost)} charges that the ledger holds, first: run {first.run_id}, round "
-            f"{first.round_index}, attempt {first.attempt}, client {first.client_id}",
-            hint="the database was put back from an older copy; restore the newest one before any run goes on",
-        )

@@ -1,0 +1,210 @@
+"""The ledger of a database: entries are rows that commit with what they tell, and the signed file follows.
+
+The database decides. An entry is written in the transaction that makes it true, so that no crash can part the two.
+``publish`` then carries the new rows to the signed file beside the database (``motet.audit.ledger``), durably; the
+engine does so before an order leaves. The file may be behind, never ahead: a database that lacks what the file holds
+was put back from an older copy, and nothing goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, insert, select
+
+from coordinator.storage.charges import bodies_of
+from coordinator.storage.models import BudgetRow, LedgerEntryRow, PrivacyEventRow
+from motet.audit.errors import LedgerConflictError
+from motet.audit.ledger import CoordinatorLedger
+from privacy.ledger.canonical import canonical_bytes
+from privacy.ledger.chain import FIRST_PREVIOUS, chained, entry_from_bytes, entry_hash
+from privacy.ledger.entries import CancelRefused, Reserve, identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from sqlalchemy.orm import Session
+
+    from coordinator.storage.database import Database
+    from motet.clock import Clock
+    from privacy.ledger.entries import Body
+    from privacy.ledger.notes import Checkpoint
+
+_NAMES_A_QUERY = 500
+
+
+class StoredLedger:
+    """The entries in a database and their signed file.
+
+    Args:
+      database: where the entries are.
+      folder: of the signed file and its key; made with the first entry.
+      clock: for the time of entries.
+    """
+
+    def __init__(self, database: Database, folder: Path, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._file = CoordinatorLedger(folder, clock)
+        self._is_reconciled = False
+
+    @property
+    def file(self) -> CoordinatorLedger:
+        """The signed file; whole after ``publish``."""
+        return self._file
+
+    def record(self, session: Session, bodies: Iterable[Body], *, recorded_by: str = "engine") -> None:
+        """Write what is not there yet, within the caller's transaction.
+
+        Args:
+          session: of ``Database.transaction``.
+          bodies: what the transaction makes true.
+          recorded_by: ``engine`` as it happens, ``export`` from the tables of run state afterwards.
+
+        Raises:
+          LedgerConflictError: an entry of that name is there with another content.
+        """
+        wanted: dict[str, Body] = {}
+        for body in bodies:
+            wanted.setdefault(_name(body), body)
+        if not wanted:
+            return
+        self._begin(session)
+        for name, known in _known(session, list(wanted)).items():
+            body = wanted.pop(name)
+            if known != body and not isinstance(body, CancelRefused):
+                raise LedgerConflictError(
+                    f"the ledger holds another {body.kind} entry for {' '.join(identity(body)[1:])}",
+                    hint="the database was altered or put back from an older copy; keep both and ask the auditor",
+                )
+        query = select(LedgerEntryRow.sequence, LedgerEntryRow.sha256)
+        last = session.execute(query.order_by(LedgerEntryRow.sequence.desc()).limit(1)).one_or_none()
+        sequence, previous = (last.sequence + 1, last.sha256) if last else (0, FIRST_PREVIOUS)
+        at_ms = int(self._clock.now() * 1000)
+        _insert(
+            session,
+            chained(
+                wanted.values(), sequence=sequence, previous=previous, at_ms=at_ms, recorded_by=recorded_by
+            ),
+        )
+
+    def publish(self) -> Checkpoint:
+        """Carry everything that is committed to the signed file; durable and signed when this returns.
+
+        The first call compares the two from end to end.
+
+        Raises:
+          LedgerConflictError: database and file contradict each other; see ``reconcile``.
+          JournalError: the file is damaged, cut, or can not be written.
+          LedgerKeyError: the key is missing, or the ledger began with another one.
+        """
+        if not self._is_reconciled:
+            return self.reconcile()
+        return self._file.follow(self.leaves)
+
+    def reconcile(self) -> Checkpoint:
+        """Hold signed file, entries and tables of run state against each other, and complete what may be completed.
+
+        Entries that the tables give and the ledger lacks are those of a database older than its ledger; they are
+        marked as written afterwards. To do it twice is to do it once.
+
+        Raises:
+          LedgerConflictError: a charge is missing or was altered, in the database or in the file.
+          JournalError: the file is damaged, cut, or can not be written.
+          LedgerKeyError: the key is missing, or the ledger began with another one.
+        """
+        with self._database.transaction() as session:
+            self._begin(session)
+            leaves = _leaves(session)
+            self._file.hold_against(leaves)
+            bodies = list(bodies_of(session))
+            check_nothing_was_lost((entry_from_bytes(leaf).body for leaf in leaves), bodies)
+            _check_budgets(session)
+            self.record(session, bodies, recorded_by="export")
+        self._is_reconciled = True
+        return self._file.follow(self.leaves)
+
+    def leaves(self, start: int = 0) -> list[bytes]:
+        """Canonical bytes of the committed entries from a place on."""
+        with self._database.reading() as session:
+            return _leaves(session, start)
+
+    def _begin(self, session: Session) -> None:
+        """The first entries of a table without any: those of a file that is older than the table, or a new genesis."""
+        if session.scalar(select(LedgerEntryRow.sequence).limit(1)) is None:
+            older = self._file.leaves()
+            at_ms = int(self._clock.now() * 1000)
+            _insert(
+                session,
+                older or chained([self._file.genesis()], sequence=0, previous=FIRST_PREVIOUS, at_ms=at_ms),
+            )
+
+
+def check_nothing_was_lost(ledger_bodies: Iterable[Body], database_bodies: Iterable[Body]) -> None:
+    """Refuse tables that lack a charge which the ledger holds.
+
+    Raises:
+      LedgerConflictError: names the first of them.
+    """
+    known = {body.reservation_id for body in database_bodies if isinstance(body, Reserve)}
+    lost = [b for b in ledger_bodies if isinstance(b, Reserve) and b.reservation_id not in known]
+    if lost:
+        first = lost[0]
+        raise LedgerConflictError(
+            f"the database lacks {len(lost)} charges that the ledger holds, first: run {first.run_id}, round "
+            f"{first.round_index}, attempt {first.attempt}, client {first.client_id}",
+            hint="the database was put back from an older copy; restore the newest one before any run goes on",
+        )
+
+
+def _check_budgets(session: Session) -> None:
+    """Each client has the charges that its budget counts: none was removed behind the triggers' back."""
+    counted = select(PrivacyEventRow.client_id, func.count()).group_by(PrivacyEventRow.client_id)
+    charges = {row[0]: row[1] for row in session.execute(counted)}
+    for budget in session.scalars(select(BudgetRow).order_by(BudgetRow.client_id)):
+        found = charges.get(budget.client_id, 0)
+        if found != budget.charges:
+            raise LedgerConflictError(
+                f"client {budget.client_id} has {found} charges in the database, its budget counts {budget.charges}",
+                hint="rows were removed or added by hand; restore the newest backup before any run goes on",
+            )
+
+
+def _name(body: Body) -> str:
+    """What a ledger holds at most once, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_bytes(list(identity(body)))).hexdigest()
+
+
+def _known(session: Session, names: Sequence[str]) -> dict[str, Body]:
+    found: dict[str, Body] = {}
+    for start in range(0, len(names), _NAMES_A_QUERY):
+        query = select(LedgerEntryRow.identity, LedgerEntryRow.leaf).where(
+            LedgerEntryRow.identity.in_(names[start : start + _NAMES_A_QUERY])
+        )
+        found |= {name: entry_from_bytes(leaf).body for name, leaf in session.execute(query)}
+    return found
+
+
+def _leaves(session: Session, start: int = 0) -> list[bytes]:
+    query = select(LedgerEntryRow.leaf).where(LedgerEntryRow.sequence >= start)
+    return list(session.scalars(query.order_by(LedgerEntryRow.sequence)))
+
+
+def _insert(session: Session, leaves: Iterable[bytes]) -> None:
+    rows = []
+    for leaf in leaves:
+        entry = entry_from_bytes(leaf)
+        rows.append(
+            {
+                "sequence": entry.sequence,
+                "kind": entry.body.kind,
+                "identity": _name(entry.body),
+                "leaf": leaf,
+                "previous": entry.previous,
+                "sha256": entry_hash(leaf),
+            }
+        )
+    if rows:
+        session.execute(insert(LedgerEntryRow), rows)
