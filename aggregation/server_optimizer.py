@@ -122,12 +122,13 @@ def _second(optimizer: ServerOptimizer, so_far: torch.Tensor, square: torch.Tens
 
 
 def linear_part(method: str, state: AdapterState) -> dict[str, torch.Tensor]:
-    """Name -> tensor: what of a state ``step`` may move, for a method in which it is linear.
+    """Name -> tensor: what of a state ``step`` may move, for a method in which it is linear; heads always are.
 
     Raises:
-      ValueError: another method.
+      ValueError: another method, and more than heads in the state.
     """
-    if method not in LINEAR_METHODS:
+    heads_alone = not (state.lora or state.base_delta or state.halves or state.cores)
+    if method not in LINEAR_METHODS and not heads_alone:
         raise ValueError(
             f"a server optimiser needs a method that is linear in what it averages, not {method}: "
             f"use {', '.join(sorted(LINEAR_METHODS))}"
@@ -164,3 +165,71 @@ def with_linear_part(state: AdapterState, values: Tensors) -> AdapterState:
         cores={layer: values.get(f"core/{layer}", core) for layer, core in state.cores.items()},
         dense={name: values.get(f"dense/{name}", value) for name, value in state.dense.items()},
     )
+
+
+def advance(
+    optimizer: ServerOptimizer,
+    method: str,
+    before: AdapterState,
+    mean: AdapterState,
+    memory: AdapterState | None,
+    *,
+    trained: str,
+) -> tuple[AdapterState, AdapterState]:
+    """One round of a run: the step from ``before`` towards ``mean``, and what to remember for the next.
+
+    The memory is a state in float32 that can be written and read like any other, so that a run which is stopped
+    after a round and one which goes on take the same steps.
+
+    Args:
+      optimizer: the rule.
+      method: its name.
+      before: the global state before the round.
+      mean: the global state that the method made of the round.
+      memory: what the round before remembered; None in the first.
+      trained: factors that the round trained (``Method.trained_factors``); the others rest, momentum and all.
+
+    Returns:
+      The next global state, and the memory.
+
+    Raises:
+      ValueError: a method that is not linear, or a memory of other tensors.
+    """
+    values = linear_part(method, before)
+    moved = {name: value for name, value in linear_part(method, mean).items() if _is_trained(name, trained)}
+    after = step(optimizer, _remembered(values, memory), moved)
+    return with_linear_part(mean, after.values), _memory(after)
+
+
+def _is_trained(name: str, trained: str) -> bool:
+    parts = name.split("/")
+    return parts[0] not in ("lora", "half") or parts[-1] in trained
+
+
+_MOMENTUM, _SECOND = "m.", "v."
+
+
+def _memory(state: OptimizerState) -> AdapterState:
+    """Momentum and second moment as whole tensors, float32, under names that the format of states admits."""
+    held = {_MOMENTUM + name.replace("/", "."): value.float() for name, value in state.momentum.items()}
+    held |= {_SECOND + name.replace("/", "."): value.float() for name, value in state.second.items()}
+    return AdapterState(dense=held)
+
+
+def _remembered(values: Tensors, memory: AdapterState | None) -> OptimizerState:
+    if memory is None:
+        return OptimizerState(values=values)
+
+    def read(prefix: str) -> dict[str, torch.Tensor]:
+        found = {}
+        for name, value in values.items():
+            kept = memory.dense.get(prefix + name.replace("/", "."))
+            if kept is not None and kept.shape != value.shape:
+                raise ValueError(
+                    f"{name}: {tuple(kept.shape)} was remembered, the state has {tuple(value.shape)}"
+                )
+            if kept is not None:
+                found[name] = kept.double()
+        return found
+
+    return OptimizerState(values=values, momentum=read(_MOMENTUM), second=read(_SECOND))

@@ -21,7 +21,6 @@ import torch
 
 from aggregation.control import shifted, trained_values
 from aggregation.errors import MalformedUpdateError
-from aggregation.initial import generator_for
 from aggregation.serialize import from_bytes, sha256_hex
 from client.adapters import attach, detach, read_state
 from client.base import loaded_base
@@ -38,7 +37,7 @@ from motet.data import read_examples
 from motet.errors import MotetError
 from motet.modeling import layer_shapes
 from motet.recipe import Recipe, from_canonical_json, resolve_noise_multiplier, round_event
-from motet.recipe.method import method_of
+from motet.recipe.method import local_start, method_of
 from motet.wire.messages import TrainOrder, TrainReply
 from privacy.noise import SystemNoise
 
@@ -161,13 +160,14 @@ class ClientWorker:
     ) -> AdapterState:
         method = method_of(recipe)
         scale = recipe.scale_of(order.lora_rank)
-        start = method.local_start(
+        start = local_start(
+            recipe,
+            method,
             received,
             layer_shapes=layer_shapes(recipe) if recipe.method.train_adapter else {},
             lora_rank=order.lora_rank,
-            scale=scale,
-            seed=recipe.seed,
-            fresh_seed=generator_for(recipe.seed, "fresh", order.round_index, order.client_id).initial_seed(),
+            round_index=order.round_index,
+            client_id=order.client_id,
             personal=self._personal.before(order.run_id, order.round_index),
         )
         own = self._own_control(order, recipe)

@@ -183,7 +183,8 @@ def _before(recipe: Recipe) -> AdapterState:
 def alone(recipe: Recipe, client: str) -> Recipe:
     """The same recipe with one client and nobody else: what it reaches without the federation."""
     cohort = recipe.cohort.model_copy(update={"clients": [client], "minimum": 1})
-    return recipe.model_copy(update={"cohort": cohort})
+    robust = recipe.robust.model_copy(update={"rule": "none"})  # one client can not be compared
+    return recipe.model_copy(update={"cohort": cohort, "robust": robust})
 
 
 def without_privacy(recipe: Recipe) -> Recipe:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from aggregation.control import ControlTally, trained_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from aggregation.adapter import AdapterState, ClientUpdate
     from aggregation.methods import Method
@@ -32,9 +32,15 @@ class RoundControl:
         self._recipe, self._method, self._tally = recipe, method, ControlTally()
         self._num_clients = len(recipe.cohort.clients or ()) if recipe.training.algorithm == "scaffold" else 0
 
-    def watch(self, updates: Iterable[ClientUpdate]) -> Iterable[ClientUpdate]:
-        """Pass updates on to the method, and look at them on the way."""
-        return self._tally.watch(updates) if self._num_clients else updates
+    @property
+    def is_on(self) -> bool:
+        """Whether the run keeps a variate."""
+        return bool(self._num_clients)
+
+    def see(self, update: ClientUpdate) -> None:
+        """Count one client's update, which goes to the method as well."""
+        for _ in self._tally.watch([update] if self._num_clients else []):
+            pass
 
     def closed(self, state: AdapterState, before: AdapterState, round_index: int) -> AdapterState:
         """``state`` with the variate after the round.

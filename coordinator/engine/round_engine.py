@@ -9,17 +9,17 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from aggregation.adapter import AdapterState, ClientUpdate
 from aggregation.errors import MalformedUpdateError
 from aggregation.serialize import sha256_hex, to_bytes
 from coordinator.engine.admission import admit
-from coordinator.engine.controls import RoundControl, counted_round
+from coordinator.engine.controls import counted_round
 from coordinator.engine.grid import Grid, GridFailure
+from coordinator.engine.reduction import RoundReduction
 from coordinator.errors import BudgetRefusedError, RunFailedError
 from motet.recipe import Recipe, canonical_json, from_canonical_json, recipe_sha256, round_event
 from motet.recipe.method import method_of
@@ -28,6 +28,7 @@ from privacy.accounting import would_exceed
 from privacy.ledger.entries import reservation_id
 
 if TYPE_CHECKING:
+    from aggregation.adapter import AdapterState
     from coordinator.engine.shape import ModelShape
     from coordinator.storage.artifacts import ArtifactStore
     from coordinator.storage.models import ContributionRow, RoundRow
@@ -54,7 +55,7 @@ FINAL_CODES = frozenset(
     }
 )
 
-OnRound = Callable[[int, AdapterState], None]
+OnRound = Callable[[int, "AdapterState"], None]
 OnReply = Callable[[int, str, bool], None]
 
 
@@ -158,6 +159,10 @@ def run_result(store: Store, run_id: str) -> RunResult:
                 "bytes_up": c.bytes_up,
                 "bytes_down": c.bytes_down,
                 "num_examples": c.num_examples,
+                "change_norm": c.change_norm,
+                "share": c.share,
+                "outcome": c.outcome,
+                "compression_error": c.compression_error,
             }
             for c in contributions
         }
@@ -434,31 +439,41 @@ class _OneRun:
 
     def _reduce_and_commit(self, row: RoundRow, received: Sequence[ContributionRow]) -> str:
         before = self._artifacts.load_state(row.start_sha256)
+        reduction = RoundReduction(
+            self._recipe, self._shape, before, row.round_index, received, self._load_update
+        )
         try:
-            control = RoundControl(self._recipe, self._method)
-            reduction = self._method.reduce(before, control.watch(self._updates(received)))
-            data = to_bytes(control.closed(reduction.state, before, row.round_index))
+            outcome = reduction.run(self._optimizer_memory(row.round_index))
+            data = to_bytes(outcome.state)
+            memory = b"" if outcome.memory is None else to_bytes(outcome.memory)
         except ValueError as e:  # every update was admitted by itself; together they have no sum
             raise RunFailedError(
                 f"run {self._run_id}, round {row.round_index}: the updates can not be reduced: {e}",
                 hint="lower training.learning_rate if values overflow; updates are in the artifacts folder",
             ) from e
         sha256 = self._artifacts.put(data)
+        clients = sorted(c.client_id for c in received)
         self._store.close_round(
             self._run_id,
             row.round_index,
             row.attempt,
             adapter_sha256=sha256,
             num_bytes=len(data),
-            relative_error=reduction.relative_error,
+            relative_error=outcome.relative_error,
+            optimizer_sha256=self._artifacts.put(memory) if memory else "",
+            verdicts=dict(zip(clients, outcome.weighing.verdicts, strict=True)),
         )
         log.info("run %s round %s closed with %s clients", self._run_id, row.round_index, len(received))
         return sha256
 
-    def _updates(self, received: Sequence[ContributionRow]) -> Iterator[ClientUpdate]:
-        for contribution in sorted(received, key=lambda c: c.client_id):
-            state = self._artifacts.load_state(contribution.payload_sha256)
-            yield ClientUpdate(client_id=contribution.client_id, weight=contribution.weight, state=state)
+    def _load_update(self, contribution: ContributionRow) -> AdapterState:
+        return self._artifacts.load_state(contribution.payload_sha256)
+
+    def _optimizer_memory(self, round_index: int) -> AdapterState | None:
+        """What the server optimiser remembers of the round before; always from the store, never from this process."""
+        earlier = [r for r in self._store.closed_rounds(self._run_id) if r.round_index == round_index - 1]
+        sha256 = earlier[-1].optimizer_sha256 if earlier else ""
+        return self._artifacts.load_state(sha256) if sha256 else None
 
     def _give_up_attempt(
         self, row: RoundRow, contributions: Sequence[ContributionRow], received: int

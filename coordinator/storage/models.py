@@ -45,7 +45,7 @@ class RunRow(Base):
 
 
 class RoundRow(Base):
-    """One attempt at one round."""
+    """One attempt at one round. ``optimizer_sha256``: artifact of the server optimiser's memory after it, if any."""
 
     __tablename__ = "rounds"
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id"), primary_key=True)
@@ -58,6 +58,7 @@ class RoundRow(Base):
     started_at: Mapped[float] = mapped_column(Float)
     closed_at: Mapped[float | None] = mapped_column(Float)
     relative_error: Mapped[float | None] = mapped_column(Float)
+    optimizer_sha256: Mapped[str] = mapped_column(String(64), default="")
     reason: Mapped[str] = mapped_column(Text, default="")
 
 
@@ -74,7 +75,11 @@ class ClientRow(Base):
 
 
 class ContributionRow(Base):
-    """What one client was asked and answered in one attempt at a round."""
+    """What one client was asked and answered in one attempt at a round.
+
+    Of an update that was reduced: ``change_norm`` as a product, ``share`` of the result, ``outcome`` empty, clipped or
+    rejected. ``compression_error``: the client's own figure, relative; None for whole updates.
+    """
 
     __tablename__ = "contributions"
     run_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -89,6 +94,10 @@ class ContributionRow(Base):
     payload_sha256: Mapped[str] = mapped_column(String(64), default="")
     weight: Mapped[float] = mapped_column(Float, default=1.0)
     num_examples: Mapped[int] = mapped_column(Integer, default=0)
+    change_norm: Mapped[float | None] = mapped_column(Float)
+    share: Mapped[float | None] = mapped_column(Float)
+    outcome: Mapped[str] = mapped_column(String(16), default="")
+    compression_error: Mapped[float | None] = mapped_column(Float)
     error_code: Mapped[str] = mapped_column(String(64), default="")
     error_message: Mapped[str] = mapped_column(Text, default="")
     __table_args__ = (

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
     from sqlalchemy.orm import Session
 
+    from aggregation.weighing import Verdict
     from privacy.ledger.entries import Body
 
 ENDED = ("FINISHED", "FAILED", "CANCELLED")
@@ -359,7 +360,10 @@ class Store:
             _count(session, run_id, round_index, name)
 
     def metrics(self, run_id: str) -> Sequence[MetricRow]:
-        """The figures of a run's rounds: ``relative_error``, ``seconds``, ``late_replies``, ``duplicate_replies``."""
+        """The figures of a run's rounds.
+
+        ``relative_error``, ``seconds``, updates ``clipped`` and ``rejected``, ``late_replies``, ``duplicate_replies``.
+        """
         query = (
             select(MetricRow)
             .where(MetricRow.run_id == run_id)
@@ -433,8 +437,20 @@ class Store:
         adapter_sha256: str,
         num_bytes: int,
         relative_error: float,
+        optimizer_sha256: str = "",
+        verdicts: Mapping[str, Verdict] | None = None,
     ) -> None:
         """PLANNED -> CLOSED with its adapter, artifact and metrics, in one transaction. Closed twice is closed once.
+
+        Args:
+          run_id: the run.
+          round_index: the round.
+          attempt: the attempt at it.
+          adapter_sha256: artifact of the new global state.
+          num_bytes: its size.
+          relative_error: of the aggregation.
+          optimizer_sha256: artifact of the server optimiser's memory; empty without one.
+          verdicts: client id -> how its update was counted.
 
         Raises:
           StorageError: the attempt is not open, or was closed with another adapter.
@@ -459,7 +475,16 @@ class Store:
                 session.add(
                     ArtifactRow(sha256=adapter_sha256, kind="adapter", num_bytes=num_bytes, created_at=now)
                 )
-            for name, value in (("relative_error", relative_error), ("seconds", now - row.started_at)):
+            row.optimizer_sha256 = optimizer_sha256
+            figures = {"relative_error": relative_error, "seconds": now - row.started_at}
+            for client_id, verdict in (verdicts or {}).items():
+                contribution = session.get(ContributionRow, (run_id, round_index, attempt, client_id))
+                if contribution is not None:
+                    contribution.change_norm, contribution.share = verdict.change_norm, verdict.share
+                    contribution.outcome = verdict.outcome
+            for outcome in ("clipped", "rejected") if verdicts else ():
+                figures[outcome] = float(sum(v.outcome == outcome for v in (verdicts or {}).values()))
+            for name, value in figures.items():
                 session.add(MetricRow(run_id=run_id, round_index=round_index, name=name, value=value))
 
     # -- budget and clients --------------------------------------------------------------------------------------

@@ -55,6 +55,10 @@ def describe(store: Store, run_id: str) -> dict[str, Any]:
                     "lora_rank": c.lora_rank,
                     "bytes_up": c.bytes_up,
                     "bytes_down": c.bytes_down,
+                    "change_norm": c.change_norm,
+                    "share": c.share,
+                    "outcome": c.outcome,
+                    "compression_error": c.compression_error,
                     "error": c.error_message,
                 }
                 for c in store.contributions(run_id, r.round_index, r.attempt)
@@ -120,6 +124,16 @@ def list_command(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
     Console().print(table if rows else "no runs yet; submit one: motet run submit RECIPE")
 
 
+def _how(client: dict[str, Any]) -> str:
+    """What became of a client's update, where it was not simply counted."""
+    if client["state"] != "RECEIVED":
+        return f" ({client['state'].lower()})"
+    if not client["outcome"]:
+        return ""
+    counted = f", counts {client['share']:.2g}" if client["share"] else ""
+    return f" ({client['outcome']}{counted})"
+
+
 @app.command("show")
 def show_command(run_id: Run, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
     """One run: its rounds, and what each client did.
@@ -139,10 +153,7 @@ def show_command(run_id: Run, home: Home = DEFAULT_HOME, as_json: Json = False) 
         console.print(row["reason"], markup=False)
     table = Table("round", "state", "seconds", "error", "clients")
     for r in row["rounds"]:
-        clients = ", ".join(
-            c["client_id"] + ("" if c["state"] == "RECEIVED" else f" ({c['state'].lower()})")
-            for c in r["clients"]
-        )
+        clients = ", ".join(c["client_id"] + _how(c) for c in r["clients"])
         label = str(r["round_index"]) + (f" (attempt {r['attempt'] + 1})" if r["attempt"] else "")
         error = "" if r["relative_error"] is None else f"{r['relative_error']:.1e}"
         table.add_row(

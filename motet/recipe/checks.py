@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aggregation.options import clash, mixed_rule_refusal, option_refusal
 from aggregation.table import refusal
 
 if TYPE_CHECKING:
@@ -268,6 +269,59 @@ def _client_unit(recipe: Recipe) -> Iterator[Finding]:
         )
 
 
+def _robust(recipe: Recipe) -> Iterator[Finding]:
+    name, robust = recipe.method.name, recipe.robust
+    if robust.rule == "none":
+        return
+    by_coordinate = robust.rule.startswith("coordinate_")
+    refused = option_refusal(name, "coordinate_rule" if by_coordinate else "robust_rule")
+    if refused is None and len(distinct_ranks(recipe)) > 1:
+        refused = mixed_rule_refusal(name)
+    if refused is not None and recipe.method.train_adapter:
+        rules = "robust.rule: geometric_median, " if by_coordinate else ""
+        yield Finding(
+            path=("robust", "rule"),
+            problem=f"{robust.rule} does not go with {name}: {refused.reason}",
+            remedy=f"set {rules}{'or ' if rules else ''}method.name: {refused.instead}, or remove the rule",
+        )
+    for other in _options_in(recipe):
+        clashing = clash(other, "robust.rule")
+        if clashing is not None:
+            yield Finding(
+                path=("robust", "rule"),
+                problem=f"{robust.rule} does not go with {other}: {clashing[0]}",
+                remedy=clashing[1],
+            )
+    extra = {"multi_krum": 3, "trimmed": 1, "coordinate_trimmed_mean": 1}.get(robust.rule)
+    if extra is not None and recipe.cohort.minimum < 2 * robust.num_bad + extra:
+        needed = 2 * robust.num_bad + extra
+        yield Finding(
+            path=("cohort", "minimum"),
+            problem=f"{robust.rule} needs {needed} replies to outvote {robust.num_bad} wrong, and "
+            f"{recipe.cohort.minimum} would do here",
+            remedy=f"set it to {needed}, or use robust.rule: geometric_median, which needs no number",
+        )
+
+
+def _options_in(recipe: Recipe) -> Iterator[str]:
+    """Names in ``aggregation.options.CLASHES`` of what a recipe asks for."""
+    if recipe.training.algorithm == "scaffold":
+        yield "scaffold"
+    if recipe.privacy is not None and not recipe.privacy.noise_is_local:
+        yield "privacy.unit: client"
+
+
+def _server_optimizer(recipe: Recipe) -> Iterator[Finding]:
+    rule, name = recipe.server_optimizer.rule, recipe.method.name
+    refused = option_refusal(name, "server_optimizer")
+    if rule != "fedavg" and refused is not None and recipe.method.train_adapter:
+        yield Finding(
+            path=("server_optimizer", "rule"),
+            problem=f"{rule} does not go with {name}: {refused.reason}",
+            remedy=f"set method.name: {refused.instead}, or server_optimizer.rule: fedavg",
+        )
+
+
 def _cohort(recipe: Recipe) -> Iterator[Finding]:
     clients, minimum = recipe.cohort.clients, recipe.cohort.minimum
     if clients is not None:
@@ -380,6 +434,8 @@ _RULES: Sequence[Callable[[Recipe], Iterator[Finding]]] = (
     _privacy,
     _unit,
     _client_unit,
+    _robust,
+    _server_optimizer,
     _cohort,
     _partition,
 )

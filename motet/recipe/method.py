@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aggregation.initial import generator_for
 from aggregation.methods import get_method
+from aggregation.server_optimizer import ServerOptimizer
+from aggregation.weighing import RobustOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aggregation.adapter import AdapterState
     from aggregation.methods import Method
     from motet.recipe.model import Recipe
 
@@ -19,3 +25,58 @@ def method_of(recipe: Recipe) -> Method:
     if name == "florist":
         return get_method(name, energy=recipe.method.energy)
     return get_method(name)
+
+
+def local_start(
+    recipe: Recipe,
+    method: Method,
+    received: AdapterState,
+    *,
+    layer_shapes: Mapping[str, tuple[int, int]],
+    lora_rank: int,
+    round_index: int,
+    client_id: str,
+    personal: AdapterState | None = None,
+) -> AdapterState:
+    """What a client puts on its model in a round. The coordinator makes the same, but for the personal part.
+
+    Args:
+      recipe: of the run.
+      method: of the recipe.
+      received: ``Method.starting_point`` as it arrived.
+      layer_shapes: (m, n) of each adapted layer; empty where the head alone is trained.
+      lora_rank: of this client.
+      round_index: of the round.
+      client_id: of the client; seeds factors that nobody shares.
+      personal: what the client kept of its last round, if any.
+    """
+    return method.local_start(
+        received,
+        layer_shapes=layer_shapes,
+        lora_rank=lora_rank,
+        scale=recipe.scale_of(lora_rank),
+        seed=recipe.seed,
+        fresh_seed=generator_for(recipe.seed, "fresh", round_index, client_id).initial_seed(),
+        personal=personal,
+    )
+
+
+def robust_options(recipe: Recipe) -> RobustOptions:
+    """The clip and the rule that the recipe asks for."""
+    robust = recipe.robust
+    return RobustOptions(rule=robust.rule, num_bad=robust.num_bad, clip_factor=robust.clip_factor)
+
+
+def server_optimizer(recipe: Recipe) -> ServerOptimizer | None:
+    """The optimiser that the recipe asks for; None for fedavg, which takes the mean as it is."""
+    asked = recipe.server_optimizer
+    if asked.rule == "fedavg":
+        return None
+    usual = 1.0 if asked.rule == "fedavgm" else 0.01
+    return ServerOptimizer(
+        rule=asked.rule,
+        learning_rate=asked.learning_rate or usual,
+        beta1=asked.beta1,
+        beta2=asked.beta2,
+        tau=asked.tau,
+    )

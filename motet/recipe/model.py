@@ -174,6 +174,30 @@ class CohortSection(Section):
     weights: Literal["uniform", "num_examples"] = "uniform"
 
 
+class RobustSection(Section):
+    """What bounds wrong clients. The clip is always on; a rule comes after it, and sees single updates."""
+
+    clip_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
+    rule: Literal[
+        "none", "geometric_median", "multi_krum", "trimmed", "coordinate_median", "coordinate_trimmed_mean"
+    ] = "none"
+    num_bad: PositiveInt = 1
+
+
+class ServerOptimizerSection(Section):
+    """How the mean of a round moves the global adapter; ``fedavg`` takes it as it is.
+
+    ``learning_rate`` absent: 1 for fedavgm, 0.01 for the rules that size each step. ``beta2`` and ``tau`` are not
+    read by fedavgm, ``beta2`` not by fedadagrad.
+    """
+
+    rule: Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = "fedavg"
+    learning_rate: PositiveFloat | None = None
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: PositiveFloat = 1e-3
+
+
 class PrivacySection(Section):
     """Differential privacy (Poisson sampling, add/remove neighbours). Absent: no privacy.
 
@@ -222,6 +246,8 @@ class Recipe(Section):
     method: MethodSection
     training: TrainingSection = TrainingSection()
     cohort: CohortSection = CohortSection()
+    robust: RobustSection = RobustSection()
+    server_optimizer: ServerOptimizerSection = ServerOptimizerSection()
     privacy: PrivacySection | None = None
     seed: int = 0
 

@@ -76,6 +76,20 @@ MEANINGS: Mapping[str, str] = {
     "privacy.unit client, where every round closes)",
     "cohort.deadline_s": "seconds that a round waits for replies",
     "cohort.weights": "weight of each client in the mean; num_examples is refused in a private run",
+    "robust": "what bounds wrong clients, by their changes as products; see docs/methods.md",
+    "robust.clip_factor": "always on: nobody counts for more than a change so many times as long as the "
+    "median of the round",
+    "robust.rule": "none: the clip alone; geometric_median, multi_krum and trimmed weigh clients; the "
+    "coordinate rules are for fed-sb",
+    "robust.num_bad": "clients that may be wrong, of multi_krum, trimmed and coordinate_trimmed_mean; cohort.minimum "
+    "must outvote them",
+    "server_optimizer": "how the mean of a round moves the global adapter; for fed-sb, ffa, rolora, fedsa, and heads "
+    "alone",
+    "server_optimizer.rule": "fedavg: take the mean; fedavgm: momentum; the others also size each number's step",
+    "server_optimizer.learning_rate": "of the coordinator; absent: 1 for fedavgm, 0.01 for the others",
+    "server_optimizer.beta1": "share of the last momentum that is kept",
+    "server_optimizer.beta2": "share of the last squared size that is kept (fedadam, fedyogi)",
+    "server_optimizer.tau": "how small a change is not made larger",
     "privacy": "differential privacy (add/remove neighbours); absent: none",
     "privacy.unit": "what is protected: an example or a person (DP-SGD at the client), or a client's whole data "
     "(noise on the coordinator's sum: the coordinator is trusted)",

@@ -7,10 +7,12 @@ import torch
 import aggregation.server_optimizer
 from aggregation.adapter import AdapterState, ClientUpdate, FactorPair, HalfPair
 from aggregation.methods import METHODS
+from aggregation.serialize import from_bytes, to_bytes
 from aggregation.server_optimizer import (
     LINEAR_METHODS,
     OptimizerState,
     ServerOptimizer,
+    advance,
     linear_part,
     step,
     with_linear_part,
@@ -150,9 +152,54 @@ def sent(method, state, k):
 
 def test_methods_whose_product_is_not_linear_are_refused_with_a_way_out():
     assert {n for n in TABLE if n not in LINEAR_METHODS} | LINEAR_METHODS == set(TABLE)
+    state = AdapterState(lora={"q": FactorPair(B=torch.ones(3, 2), A=torch.ones(2, 4))})
     for name in set(TABLE) - LINEAR_METHODS:
         with pytest.raises(ValueError, match="use fed-sb, fedsa, ffa, rolora"):
-            linear_part(name, AdapterState())
+            linear_part(name, state)
+
+
+def test_heads_alone_are_linear_for_every_method():
+    state = AdapterState(dense={"head": torch.ones(2)})
+    assert all(set(linear_part(name, state)) == {"dense/head"} for name in TABLE)
+
+
+def rolora_round(b, a):
+    return AdapterState(lora={"q": FactorPair(B=torch.full((3, 2), b), A=torch.full((2, 4), a))})
+
+
+def test_a_run_that_is_read_back_from_bytes_takes_the_same_steps_and_a_resting_factor_rests():
+    optimizer = ServerOptimizer(rule="fedadam", learning_rate=0.1)
+    before, memory = rolora_round(0.0, 1.0), None
+    stored, stored_memory = before, None
+    for round_index, mean in enumerate([(1.0, 1.0), (1.0, 2.0), (3.0, 2.0)]):
+        trained = "BA"[round_index % 2]
+        rest = "A" if trained == "B" else "B"
+        goal = {"B": mean[0], "A": mean[1]}
+        resting = getattr(before.lora["q"], rest)
+        pair = {
+            side: torch.full_like(getattr(before.lora["q"], side), goal[side]) if side == trained else resting
+            for side in "AB"
+        }
+        reduced = AdapterState(lora={"q": FactorPair(**pair)})
+        before, memory = advance(optimizer, "rolora", before, reduced, memory, trained=trained)
+        assert torch.equal(getattr(before.lora["q"], rest), resting)
+        assert not torch.equal(getattr(before.lora["q"], trained), resting)
+        again = from_bytes(to_bytes(stored))
+        read = None if stored_memory is None else from_bytes(to_bytes(stored_memory))
+        stored, stored_memory = advance(optimizer, "rolora", again, reduced, read, trained=trained)
+        assert to_bytes(stored) == to_bytes(before)
+        assert to_bytes(stored_memory) == to_bytes(memory)
+    forgot, _ = advance(optimizer, "rolora", before, rolora_round(3.0, 9.0), None, trained="A")
+    kept, _ = advance(optimizer, "rolora", before, rolora_round(3.0, 9.0), memory, trained="A")
+    assert not torch.equal(forgot.lora["q"].A, kept.lora["q"].A)  # positive control: the memory counts
+
+
+def test_a_memory_of_other_shapes_is_refused():
+    optimizer = ServerOptimizer(rule="fedavgm")
+    one, two = (AdapterState(dense={"head": torch.ones(n)}) for n in (2, 3))
+    _, memory = advance(optimizer, "flora", one, one, None, trained="AB")
+    with pytest.raises(ValueError, match="was remembered"):
+        advance(optimizer, "flora", two, two, memory, trained="AB")
 
 
 def test_the_frozen_factor_is_never_moved():

@@ -1,0 +1,168 @@
+"""From the changes of one round to the weights of its clients: a norm clip for all, then a rule.
+
+**Clip**, always on: with n_k the norm of a client's change as products, and N the median of these (the lower one of
+two), a client counts ``min(1, clip_factor N / n_k)`` of its weight. Nobody's pull is then longer than
+``clip_factor`` times what half of the clients do. It reads one update at a time. Where B and A are averaged apart, the
+moves of the factors themselves are bounded in the same way, since a harmless product can hide huge factors; where a
+weight does not bind (``aggregation.options.weights_bind``), a client over the bound is left out.
+
+**Rules** (``aggregation.robust``) compare all pairs of changes: every update of the round is held in memory for them.
+The weights go before any method that takes weights, so what is exact stays exact for these weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from aggregation.robust import geometric_median, multi_krum, trimmed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+Rule = Literal[
+    "none", "geometric_median", "multi_krum", "trimmed", "coordinate_median", "coordinate_trimmed_mean"
+]
+COORDINATE_RULES = ("coordinate_median", "coordinate_trimmed_mean")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RobustOptions:
+    """How wrong clients are bounded.
+
+    Attributes:
+      rule: of ``aggregation.robust``, after the clip.
+      num_bad: clients that may be wrong (multi_krum, trimmed, coordinate_trimmed_mean).
+      clip_factor: >= 1, times the median norm.
+
+    Raises:
+      ValueError: a number out of its range.
+    """
+
+    rule: Rule = "none"
+    num_bad: int = 1
+    clip_factor: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.clip_factor >= 1 or self.num_bad < 0:
+            raise ValueError(f"{self}: need clip_factor >= 1 and num_bad >= 0")
+
+    def least_clients(self) -> int:
+        """How many updates the rule needs to outvote ``num_bad``."""
+        extra = {"multi_krum": 3, "trimmed": 1, "coordinate_trimmed_mean": 1}
+        return 2 * self.num_bad + extra[self.rule] if self.rule in extra else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How far one client went: ``change`` as products, cores and heads together; ``factors`` as B and A themselves."""
+
+    change: float
+    factors: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What became of one client's update.
+
+    Attributes:
+      change_norm: Frobenius norm of its change.
+      share: of the result, from 0 to 1; the shares of a round sum to 1. With a coordinate rule: before that rule.
+      outcome: ``clipped``: over the bound, counted in part. ``rejected``: not counted. Else empty.
+    """
+
+    change_norm: float
+    share: float
+    outcome: Literal["", "clipped", "rejected"] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighing:
+    """One round's weights.
+
+    Attributes:
+      weights: for ``ClientUpdate.weight``, in the order of the clients; 0 means leave out. Where nobody is
+        clipped and no rule is set they are those that were given, bit for bit.
+      verdicts: as many.
+      bound: the most that a change's norm counted for; infinite where all changes are zero.
+    """
+
+    weights: tuple[float, ...]
+    verdicts: tuple[Verdict, ...]
+    bound: float
+
+
+def weigh(
+    sizes: Sequence[Size],
+    weights: Sequence[float],
+    options: RobustOptions,
+    *,
+    gram: torch.Tensor | None = None,
+    bounds_factors: bool = False,
+    weights_bind: bool = True,
+) -> Weighing:
+    """The weights of one round.
+
+    Args:
+      sizes: of the updates, in the order of the clients.
+      weights: of the clients, > 0.
+      options: the clip and the rule.
+      gram: (K, K) of the changes (``aggregation.geometry.state_gram``); needed by rules on weights.
+      bounds_factors: also bound the moves of B and A (``AVERAGES_FACTORS``).
+      weights_bind: False leaves out who is over the bound, instead of counting it in part.
+
+    Raises:
+      ValueError: nobody is there, a rule without its Gram matrix, or too few clients for the rule.
+    """
+    if not sizes or len(sizes) != len(weights):
+        raise ValueError(f"need a weight for each update and at least one, got {len(sizes)}, {len(weights)}")
+    bound = _bound([size.change for size in sizes], options.clip_factor)
+    parts = [_part(size.change, bound) for size in sizes]
+    if bounds_factors:
+        other = _bound([size.factors for size in sizes], options.clip_factor)
+        parts = [min(part, _part(size.factors, other)) for part, size in zip(parts, sizes, strict=True)]
+    if not weights_bind:
+        parts = [part if part == 1.0 else 0.0 for part in parts]
+    clipped = [weight if part == 1.0 else weight * part for weight, part in zip(weights, parts, strict=True)]
+    final = _ruled(clipped, gram, options)
+    total = sum(final)
+    verdicts = tuple(
+        Verdict(
+            change_norm=size.change,
+            share=weight / total,
+            outcome="rejected" if weight == 0 else "clipped" if part < 1 else "",
+        )
+        for size, weight, part in zip(sizes, final, parts, strict=True)
+    )
+    return Weighing(weights=tuple(final), verdicts=verdicts, bound=bound)
+
+
+def _ruled(clipped: list[float], gram: torch.Tensor | None, options: RobustOptions) -> list[float]:
+    """The weights after the rule; clients that the clip left out stay out of it."""
+    if options.rule == "none" or options.rule in COORDINATE_RULES:
+        return clipped
+    if gram is None:
+        raise ValueError(f"{options.rule} compares all changes: it needs their Gram matrix")
+    among = [i for i, weight in enumerate(clipped) if weight > 0]
+    shares, inner = [clipped[i] for i in among], gram[among][:, among]
+    if options.rule == "geometric_median":
+        found = geometric_median(inner, shares)
+    elif options.rule == "multi_krum":
+        found = multi_krum(inner, shares, options.num_bad)
+    else:
+        found = trimmed(inner, shares, options.num_bad)
+    final = [0.0] * len(clipped)
+    for place, weight in zip(among, found, strict=True):
+        final[place] = weight
+    return final
+
+
+def _bound(found: Sequence[float], factor: float) -> float:
+    middle = sorted(found)[(len(found) - 1) // 2]
+    return factor * middle if middle > 0 else float("inf")
+
+
+def _part(norm: float, bound: float) -> float:
+    return 1.0 if norm <= bound else bound / norm
