@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class LoadedBase:
-    """A model and its tokenizer. ``lock`` is held while an adapter is attached: one at a time."""
+    """A model and, for texts, its tokenizer. ``lock`` is held while an adapter is attached: one at a time."""
 
     model: nn.Module
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
     lock: threading.Lock = field(default_factory=threading.Lock)
     bases: dict[tuple[str, str, int, int], Bases] = field(default_factory=dict)
 
@@ -53,7 +53,8 @@ class _BaseCache:
             if key not in self._loaded:
                 while len(self._loaded) >= self._limit:
                     del self._loaded[next(iter(self._loaded))]
-                self._loaded[key] = LoadedBase(model=load_base(recipe), tokenizer=load_tokenizer(recipe))
+                tokenizer = None if recipe.task.reads_images else load_tokenizer(recipe)
+                self._loaded[key] = LoadedBase(model=load_base(recipe), tokenizer=tokenizer)
             return self._loaded[key]
 
 

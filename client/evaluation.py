@@ -11,7 +11,7 @@ import torch
 
 from client.adapters import attach, detach
 from client.base import loaded_base
-from client.tokens import per_example_loss, tokenise
+from client.inputs import per_example_loss, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,24 +97,24 @@ def score(
         raise ValueError("nothing to evaluate on")
     base = loaded_base(recipe)
     with base.lock, _threads(num_threads):
-        tokens = tokenise(recipe, base.tokenizer, examples)
+        ready = prepare(recipe, base, examples)
         rank = next(iter(state.cores.values())).shape[0] if state.cores else 0
         bases = base.bases_of(recipe, rank) if state.cores else None
         scale = recipe.scale_of(rank) if rank else 1.0
         attached = attach(base.model, recipe, state, bases=bases, scale=scale)
-        by_length = sorted(range(len(tokens)), key=lambda i: len(tokens.ids[i]))
-        losses = torch.zeros(len(tokens), dtype=torch.float64)
-        correct = torch.zeros(len(tokens), dtype=torch.float64)
+        order = ready.by_cost()
+        losses = torch.zeros(len(ready), dtype=torch.float64)
+        correct = torch.zeros(len(ready), dtype=torch.float64)
         try:
             base.model.eval()
             with torch.inference_mode():
-                for start in range(0, len(by_length), BATCH):
-                    chosen = by_length[start : start + BATCH]
-                    loss, right = per_example_loss(recipe, base.model, tokens, chosen)
+                for start in range(0, len(order), BATCH):
+                    chosen = order[start : start + BATCH]
+                    loss, right = per_example_loss(recipe, base.model, ready, chosen)
                     losses[chosen], correct[chosen] = loss.double(), right.double()
         finally:
             detach(attached)
-    return Scores(losses=losses, correct=correct if recipe.task.kind == "sequence-classification" else None)
+    return Scores(losses=losses, correct=correct if recipe.task.has_classes else None)
 
 
 def evaluate(recipe: Recipe, state: AdapterState, examples: Sequence[Example]) -> dict[str, float]:

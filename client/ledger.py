@@ -198,8 +198,15 @@ def _as_ledger_errors() -> Iterator[None]:
 
 
 def data_set_fingerprint(path: Path) -> str:
-    """sha256 of the file's bytes: under which name its budget is kept."""
+    """sha256 of the file's bytes: under which name its budget is kept.
+
+    Of a folder: over the relative path and the sha256 of each file in it, sorted.
+    """
     digest = hashlib.sha256()
+    if path.is_dir():
+        for part in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{part.relative_to(path).as_posix()}\0{data_set_fingerprint(part)}\n".encode())
+        return digest.hexdigest()
     with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)

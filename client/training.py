@@ -15,7 +15,7 @@ from aggregation.initial import generator_for
 from client.adapters import trained_parameters
 from client.corrections import control, correct, proximal
 from client.errors import TrainableDidNotMoveError, TrainingDivergedError
-from client.tokens import TokenisedExamples, per_example_loss
+from client.inputs import per_example_loss
 from client.units import MICRO_BATCH, private_batches
 from privacy.dpsgd import DpSgd
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from client.adapters import Attached
+    from client.inputs import Prepared
     from motet.recipe import Recipe
     from privacy.noise import NoiseSource
 
@@ -39,7 +40,7 @@ class TrainingOutcome:
 def train_round(
     attached: Attached,
     recipe: Recipe,
-    tokens: TokenisedExamples,
+    examples: Prepared,
     *,
     round_index: int,
     client_id: str,
@@ -58,7 +59,7 @@ def train_round(
     Args:
       attached: what trains.
       recipe: the run.
-      tokens: the client's examples; may be empty only in a private run.
+      examples: the client's; may be empty only in a private run.
       round_index: from 0.
       client_id: keys the seeded generator.
       noise: of a private run; never seeded from the recipe.
@@ -95,21 +96,21 @@ def train_round(
             )
             try:
                 for _ in range(recipe.training.local_steps):
-                    for part in private_batches(recipe.privacy, tokens, noise):
-                        losses = per_example_loss(recipe, attached.model, tokens, part.examples)[0]
+                    for part in private_batches(recipe.privacy, examples, noise):
+                        losses = per_example_loss(recipe, attached.model, examples, part.examples)[0]
                         engine.accumulate(losses, part.owners)
                     engine.step()
                     guard.after_step(moved_by_data=True)
             finally:
                 engine.close()
         else:
-            rate = min(1.0, recipe.training.expected_batch_size / max(len(tokens), 1))
+            rate = min(1.0, recipe.training.expected_batch_size / max(len(examples), 1))
             for _ in range(recipe.training.local_steps):
-                drawn = torch.rand(len(tokens), generator=generator, dtype=torch.float64) < rate
+                drawn = torch.rand(len(examples), generator=generator, dtype=torch.float64) < rate
                 chosen_plain = drawn.nonzero().flatten().tolist()
                 optimizer.zero_grad(set_to_none=True)
                 for part_plain in _micro_batches(chosen_plain):
-                    losses = per_example_loss(recipe, attached.model, tokens, part_plain)[0]
+                    losses = per_example_loss(recipe, attached.model, examples, part_plain)[0]
                     (losses.sum() / recipe.training.expected_batch_size).backward()  # type: ignore[no-untyped-call]
                 if recipe.training.max_grad_norm is not None:
                     torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.training.max_grad_norm)

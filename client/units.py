@@ -19,7 +19,7 @@ from privacy.sampling import poisson_indices
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from client.tokens import TokenisedExamples
+    from client.inputs import Prepared
     from motet.recipe.model import PrivacySection
     from privacy.noise import NoiseSource
 
@@ -35,29 +35,27 @@ class PrivateBatch:
     owners: Sequence[int] | None = None
 
 
-def private_batches(
-    privacy: PrivacySection, tokens: TokenisedExamples, noise: NoiseSource
-) -> Iterator[PrivateBatch]:
+def private_batches(privacy: PrivacySection, ready: Prepared, noise: NoiseSource) -> Iterator[PrivateBatch]:
     """Draw one step.
 
     Args:
       privacy: unit, sampling rate and bound, all public.
-      tokens: the client's examples.
+      ready: the client's examples.
       noise: where the coins come from.
 
     Yields:
       batches of about ``MICRO_BATCH`` examples; none for an empty sample. A person's examples are never split.
     """
     if privacy.unit != "person":
-        chosen = poisson_indices(len(tokens), privacy.sampling_rate, noise).tolist()
+        chosen = poisson_indices(len(ready), privacy.sampling_rate, noise).tolist()
         for start in range(0, len(chosen), MICRO_BATCH):
             yield PrivateBatch(examples=chosen[start : start + MICRO_BATCH])
         return
     most = privacy.max_examples_per_person or 1
     examples: list[int] = []
     owners: list[int] = []
-    for person in poisson_indices(len(tokens.persons), privacy.sampling_rate, noise).tolist():
-        drawn = bounded(tokens.persons[person], most, noise)
+    for person in poisson_indices(len(ready.persons), privacy.sampling_rate, noise).tolist():
+        drawn = bounded(ready.persons[person], most, noise)
         if examples and len(examples) + len(drawn) > MICRO_BATCH:
             yield PrivateBatch(examples=examples, owners=owners)
             examples, owners = [], []

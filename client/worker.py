@@ -27,13 +27,13 @@ from client.base import loaded_base
 from client.control import OwnControls
 from client.errors import BadOrderError, ClientError
 from client.files import write_durably
+from client.inputs import prepare
 from client.ledger import ClientLedger, data_set_fingerprint
 from client.personal import PersonalParts
 from client.policy import Policy, check_policy
 from client.protect import refuse, release
-from client.tokens import TokenisedExamples, tokenise
 from client.training import train_round
-from motet.data import read_examples
+from motet.data import read_data
 from motet.errors import MotetError
 from motet.modeling import layer_shapes
 from motet.recipe import Recipe, from_canonical_json, resolve_noise_multiplier, round_event
@@ -43,6 +43,7 @@ from privacy.noise import SystemNoise
 
 if TYPE_CHECKING:
     from aggregation.adapter import AdapterState
+    from client.inputs import Prepared
     from privacy.noise import NoiseSource
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class ClientWorker:
 
     Args:
       client_id: orders for others are refused.
-      data_path: JSONL or CSV file of examples.
+      data_path: JSONL or CSV file of examples, or a folder of pictures.
       state_dir: finished replies and the ledger; made if missing.
       policy: the floor; none means no clauses.
       noise: source of private noise and sampling; the operating system's by default. A predictable one
@@ -82,7 +83,7 @@ class ClientWorker:
         self._policy = policy or Policy()
         self._noise = noise or SystemNoise()
         self._allows_test_noise = allows_test_noise
-        self._tokens: tuple[str, TokenisedExamples] | None = None
+        self._ready: tuple[str, Prepared] | None = None
 
     def handle(self, order: TrainOrder) -> TrainReply:
         """Answer one order. Facts of the world become error replies; nothing is raised for them."""
@@ -107,11 +108,11 @@ class ClientWorker:
         noise_multiplier = resolve_noise_multiplier(recipe) if recipe.privacy else None
         check_policy(self._policy, recipe, lora_rank=order.lora_rank, noise_multiplier=noise_multiplier)
         received = from_bytes(order.payload)
-        tokens = self._tokenised(recipe)
+        examples = self._prepared(recipe)
         reservation = self._charge(order, recipe)
-        trained = self._train(order, recipe, received, tokens, noise_multiplier)
+        trained = self._train(order, recipe, received, examples, noise_multiplier)
         reply = release(
-            order, recipe, trained, num_steps=recipe.training.local_steps, num_examples=len(tokens)
+            order, recipe, trained, num_steps=recipe.training.local_steps, num_examples=len(examples)
         )
         self._store_reply(order, reply)
         if reservation is not None:
@@ -155,7 +156,7 @@ class ClientWorker:
         order: TrainOrder,
         recipe: Recipe,
         received: AdapterState,
-        tokens: TokenisedExamples,
+        examples: Prepared,
         noise_multiplier: float | None,
     ) -> AdapterState:
         method = method_of(recipe)
@@ -180,7 +181,7 @@ class ClientWorker:
                 train_round(
                     attached,
                     recipe,
-                    tokens,
+                    examples,
                     round_index=order.round_index,
                     client_id=order.client_id,
                     noise=self._noise,
@@ -227,23 +228,17 @@ class ClientWorker:
         )
         self._controls.keep(order.run_id, order.round_index, next_own, counted_round=order.counted_round)
 
-    def _tokenised(self, recipe: Recipe) -> TokenisedExamples:
+    def _prepared(self, recipe: Recipe) -> Prepared:
         key = (
             recipe.task.model_dump_json()
             + recipe.base_model.model_dump_json()
             + recipe.data.model_dump_json()
             + str(recipe.privacy and recipe.privacy.unit_column)
         )
-        if self._tokens is None or self._tokens[0] != key:
-            examples = read_examples(
-                self._data_path,
-                text_column=recipe.data.text_column,
-                label_column=recipe.data.label_column,
-                num_labels=recipe.task.num_labels,
-                person_column=None if recipe.privacy is None else recipe.privacy.unit_column,
-            )
-            self._tokens = (key, tokenise(recipe, loaded_base(recipe).tokenizer, examples))
-        return self._tokens[1]
+        if self._ready is None or self._ready[0] != key:
+            examples = read_data(recipe, self._data_path)
+            self._ready = (key, prepare(recipe, loaded_base(recipe), examples))
+        return self._ready[1]
 
     def _reply_path(self, order: TrainOrder) -> Path:
         return (

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from motet.errors import MotetError
 from motet.folders import write_folder
-from motet.modeling import is_conv1d_model, load_base, load_tokenizer
+from motet.modeling import is_conv1d_model, load_base, write_input_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -165,7 +165,7 @@ def export_peft(
         )
         config = adapter_config(recipe, layers, lora_rank, heads)
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        load_tokenizer(recipe).save_pretrained(folder)
+        write_input_settings(recipe, folder)
         (folder / "README.md").write_text(model_card(recipe, facts, lora_rank), encoding="utf-8")
         (folder / "motet.json").write_text(
             json.dumps({"recipe": json.loads(recipe.model_dump_json()), "facts": asdict(facts)}, indent=2)
@@ -207,7 +207,7 @@ def export_merged(
         backbone.save_pretrained(folder)
         if backbone is not model:
             save_file({k: v.float().contiguous() for k, v in dense.items()}, folder / "head.safetensors")
-        load_tokenizer(recipe).save_pretrained(folder)
+        write_input_settings(recipe, folder)
         (folder / "README.md").write_text(model_card(recipe, facts, 0), encoding="utf-8")
         (folder / "motet.json").write_text(
             json.dumps({"recipe": json.loads(recipe.model_dump_json()), "facts": asdict(facts)}, indent=2)

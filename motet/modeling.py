@@ -19,6 +19,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
+    Dinov2Config,
     GPT2Config,
     LlamaConfig,
     PreTrainedTokenizerFast,
@@ -31,6 +32,7 @@ from aggregation.initial import generator_for
 from motet.errors import MotetError
 from motet.materials import model_path
 from motet.recipe import Recipe, from_canonical_json
+from motet.vision import VISION_MODELS, ImageClassifier, write_preprocessor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,6 +90,15 @@ class SequenceClassifier(nn.Module):
 
 
 def _tiny_config(name: str) -> PretrainedConfig:
+    if name == "tiny-dinov2":
+        return Dinov2Config(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            mlp_ratio=2,
+            patch_size=4,
+            image_size=16,
+        )
     common = {"vocab_size": 261, "max_position_embeddings": 256}
     if name == "tiny-bert":
         return BertConfig(
@@ -153,8 +164,8 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
     """The base model's configuration; its own dropout is off, ``adapter.dropout`` of the recipe is the only one.
 
     Raises:
-      ModelError: no such model, its folder has no readable configuration, or it reads fewer tokens than
-        ``task.max_length``.
+      ModelError: no such model, its folder has no readable configuration, it reads fewer tokens than
+        ``task.max_length``, or no pictures of ``task.image_size``.
     """
     if recipe.base_model.tiny is not None:
         config = _tiny_config(recipe.base_model.tiny)
@@ -170,8 +181,11 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
         for name in _DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, 0.0)
-        if getattr(config, "pad_token_id", None) is None:
+        if not recipe.task.reads_images and getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = config.eos_token_id  # as load_tokenizer pads
+    if recipe.task.reads_images:
+        _check_vision(recipe, config)
+        return config
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and recipe.task.max_length > positions:
         raise ModelError(
@@ -181,8 +195,23 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
     return config
 
 
+def _check_vision(recipe: Recipe, config: PretrainedConfig) -> None:
+    size, patch = recipe.task.image_size, getattr(config, "patch_size", 1)
+    if config.model_type not in VISION_MODELS:
+        raise ModelError(
+            f"base_model: {config.model_type} can not classify images",
+            hint=f"these can: {', '.join(sorted(VISION_MODELS))}",
+        )
+    if size % patch:
+        raise ModelError(
+            f"task.image_size: {size} pixels do not divide into patches of {patch}",
+            hint=f"set task.image_size to {max(1, round(size / patch)) * patch}",
+        )
+
+
 def _has_own_head(recipe: Recipe) -> bool:
-    return recipe.task.kind == "sequence-classification" and recipe.task.pooling == "mean"
+    task = recipe.task
+    return task.reads_images or (task.kind == "sequence-classification" and task.pooling == "mean")
 
 
 def _build(recipe: Recipe, config: PretrainedConfig, *, weights: bool) -> nn.Module:
@@ -193,7 +222,7 @@ def _build(recipe: Recipe, config: PretrainedConfig, *, weights: bool) -> nn.Mod
     kind: Any = AutoModelForSequenceClassification
     if causal or own_head:
         kind = AutoModelForCausalLM if causal else AutoModel
-    extra = {"add_pooling_layer": False} if own_head and config.model_type == "bert" else {}
+    extra = {"add_pooling_layer": False} if own_head and config.model_type in ("bert", "vit") else {}
     try:
         if not weights or recipe.base_model.tiny is not None:
             model: nn.Module = kind.from_config(config, **extra)
@@ -203,6 +232,8 @@ def _build(recipe: Recipe, config: PretrainedConfig, *, weights: bool) -> nn.Mod
         raise ModelError(
             f"base_model: {type(e).__name__} while building {config.model_type}: {str(e)[:200]}"
         ) from e
+    if recipe.task.reads_images:
+        return ImageClassifier(model, int(recipe.task.num_labels or 2), pooling=recipe.task.pooling)
     if own_head:
         model = SequenceClassifier(model, int(recipe.task.num_labels or 2))
     return model
@@ -332,6 +363,18 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def write_input_settings(recipe: Recipe, folder: Path) -> None:
+    """Write what turns raw examples into the model's inputs: the tokenizer, or how pictures are prepared.
+
+    Raises:
+      ModelError: the base model has no tokenizer.
+    """
+    if recipe.task.reads_images:
+        write_preprocessor(recipe.task.image_size, folder)
+    else:
+        load_tokenizer(recipe).save_pretrained(folder)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

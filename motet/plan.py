@@ -20,6 +20,8 @@ from motet.recipe.yaml_text import dotted
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import torch
+
 BYTES_PER_FLOAT = 4
 _PROBE_EXAMPLES = 8
 _PROBE_PASSES = 3
@@ -314,8 +316,6 @@ def _measure(recipe: Recipe, notes: list[str]) -> tuple[float | None, int | None
     A forward and a backward pass through the adapted layers' own weights on random tokens of full length, the
     best of a few; an adapter's own products are small beside them.
     """
-    import torch
-
     from motet.modeling import load_base, target_layers
 
     try:
@@ -331,16 +331,29 @@ def _measure(recipe: Recipe, notes: list[str]) -> tuple[float | None, int | None
         if name.startswith(("head.", "classifier.", "score.")):
             parameter.requires_grad_(True)
     batch = min(_PROBE_EXAMPLES, recipe.training.expected_batch_size)
-    tokens = torch.randint(
-        3, 200, (batch, recipe.task.max_length), generator=torch.Generator().manual_seed(0)
-    )
-    labels = tokens if recipe.task.kind == "causal-lm" else torch.zeros(batch, dtype=torch.long)
+    inputs = _random_inputs(recipe, batch)
     best = math.inf
     for _ in range(_PROBE_PASSES):
         model.zero_grad(set_to_none=True)
         start = time.perf_counter()
-        model(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels).loss.backward()
+        model(**inputs).loss.backward()
         best = min(best, time.perf_counter() - start)
     if recipe.privacy is not None:
         notes.append("time is that of a step without privacy; clipping each example adds to it")
     return best / batch * recipe.training.expected_batch_size, total
+
+
+def _random_inputs(recipe: Recipe, batch: int) -> dict[str, torch.Tensor]:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.zeros(batch, dtype=torch.long)
+    if recipe.task.reads_images:
+        size = recipe.task.image_size
+        return {"pixel_values": torch.randn(batch, 3, size, size, generator=generator), "labels": labels}
+    tokens = torch.randint(3, 200, (batch, recipe.task.max_length), generator=generator)
+    return {
+        "input_ids": tokens,
+        "attention_mask": torch.ones_like(tokens),
+        "labels": labels if recipe.task.has_classes else tokens,
+    }

@@ -319,7 +319,7 @@ def _other_ways(
         found["federated_no_privacy"] = together(
             "no-privacy", "federated, no privacy", without_privacy(recipe)
         )
-    if recipe.task.kind == "sequence-classification":
+    if recipe.task.has_classes:
         found["head_only"] = together("head-only", "head alone", without_privacy(head_only(recipe)))
         if private:
             found["head_only_private"] = together(

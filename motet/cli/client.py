@@ -63,7 +63,10 @@ def export_command(
 def start_command(
     name: Annotated[str, typer.Option("--name", help="This client's name in recipes.")],
     data: Annotated[
-        Path, typer.Option("--data", help="JSONL or CSV file of examples; it never leaves this machine.")
+        Path,
+        typer.Option(
+            "--data", help="JSONL or CSV file of examples, or a folder of pictures by class; it never leaves."
+        ),
     ],
     join: Annotated[Path, typer.Option("--join", help="join.json from the coordinator.")],
     home: Home = DEFAULT_HOME,
@@ -86,8 +89,10 @@ def start_command(
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     joined = load_join_file(join)
-    if not data.is_file():
-        raise SetupError(f"{data}: no such file", hint="give --data a JSONL or CSV file")
+    if not data.exists():
+        raise SetupError(
+            f"{data}: no such file", hint="give --data a JSONL or CSV file, or a folder of pictures"
+        )
     import torch
 
     from client.policy import load_policy

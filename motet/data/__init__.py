@@ -3,7 +3,9 @@
 from motet.data.corpora import NEWSGROUPS, load_material
 from motet.data.errors import DataError
 from motet.data.examples import Example, read_examples, write_jsonl
+from motet.data.images import pixels
 from motet.data.partition import Partition, partition, write_shards
+from motet.data.reading import read_data
 
 __all__ = [
     "NEWSGROUPS",
@@ -12,6 +14,8 @@ __all__ = [
     "Partition",
     "load_material",
     "partition",
+    "pixels",
+    "read_data",
     "read_examples",
     "write_jsonl",
     "write_shards",

@@ -6,6 +6,7 @@
 * ``topics``: the same posts cut to passages, for language models; groups computers, cryptography,
   electronics, forsale, medicine, space, sports, vehicles (politics and religion are left out).
 * ``tales``: Grimm tales cut to passages, for language models; groups anecdotes, animals, magic, realistic.
+* ``fashion-mnist``, ``fashion-domains``: pictures of garments, 10 classes; see ``motet.data.fashion``.
 * ``fortunes``: epigrams, from an optional material, for language models; a group a topic, without the crude.
 """
 
@@ -19,15 +20,13 @@ import tarfile
 from typing import TYPE_CHECKING
 
 from motet.data.errors import DataError
-from motet.data.examples import Example, text_source
+from motet.data.examples import HELD_OUT, Example, text_source
+from motet.data.fashion import FASHION, read_fashion
 from motet.materials import material_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
-
-HELD_OUT = "held-out/"
-"""Sources with this start belong to the publisher's test part: they are never trained on."""
 
 PASSAGE_WORDS = 48
 """Default length of a passage for language models, words: about 64 tokens."""
@@ -64,6 +63,13 @@ NEWSGROUPS = (
     "talk.religion.misc",
 )
 """Class names of ``newsgroups``, in label order."""
+
+CLASS_NAMES: Mapping[str, Sequence[str]] = {
+    "newsgroups": NEWSGROUPS,
+    "fashion-mnist": FASHION,
+    "fashion-domains": FASHION,
+}
+"""Data set to the names of its classes, where they have names."""
 
 _SUPER_TOPICS = {
     "alt.atheism": "religion",
@@ -122,7 +128,8 @@ def load_material(name: str, *, passage_words: int = PASSAGE_WORDS) -> list[Exam
     """All examples of a data set, in a fixed order. Nothing is downloaded.
 
     Args:
-      name: ``vader``, ``newsgroups``, ``topics``, ``tales`` or ``fortunes``.
+      name: ``vader``, ``newsgroups``, ``topics``, ``tales``, ``fortunes``, ``fashion-mnist`` or
+        ``fashion-domains``.
       passage_words: longest passage of ``topics`` and ``tales``, words.
 
     Raises:
@@ -241,10 +248,20 @@ def _fortunes(folder: Path, _words: int) -> Iterator[Example]:
                     yield Example(text=" ".join(text.split()), group=topic, source=text_source(text))
 
 
+def _fashion(folder: Path, _words: int) -> Iterator[Example]:
+    return read_fashion(folder, domains=False)
+
+
+def _fashion_domains(folder: Path, _words: int) -> Iterator[Example]:
+    return read_fashion(folder, domains=True)
+
+
 _READERS: Mapping[str, Callable[[Path, int], Iterator[Example]]] = {
     "vader": _vader,
     "newsgroups": _newsgroups,
     "topics": _topics,
     "tales": _tales,
     "fortunes": _fortunes,
+    "fashion-mnist": _fashion,
+    "fashion-domains": _fashion_domains,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import csv
 import hashlib
 import json
@@ -16,21 +18,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MOST_FIELD_CHARACTERS = 16 << 20
+HELD_OUT = "held-out/"
+"""Sources with this start belong to the publisher's test part: they are never trained on."""
+
+IMAGE_COLUMN = "image"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One text: the unit that a privacy guarantee protects.
+    """One text or one picture: the unit that a privacy guarantee protects.
 
     Attributes:
-      text: not empty.
+      text: not empty, unless there is a picture.
+      image: a whole PNG, JPEG or PPM file; empty for a text.
       label: class index from 0; 0 where there are no classes.
       group: where it comes from by nature (a domain, a topic): natural clients are groups. May be empty.
       source: the document it was cut from. All examples of one source stay on one side of a split.
       person: whose it is, where a column says so; the unit of privacy of some recipes. May be empty.
     """
 
-    text: str
+    text: str = ""
+    image: bytes = b""
     label: int = 0
     group: str = ""
     source: str = ""
@@ -42,6 +50,11 @@ def text_source(text: str) -> str:
     return "text:" + hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()[:16]
 
 
+def image_source(data: bytes) -> str:
+    """A source for a picture that states none: equal for equal files."""
+    return "image:" + hashlib.sha256(data).hexdigest()[:16]
+
+
 def read_examples(
     path: Path,
     *,
@@ -49,6 +62,7 @@ def read_examples(
     label_column: str = "label",
     num_labels: int | None = None,
     person_column: str | None = None,
+    images: bool = False,
 ) -> list[Example]:
     """Read a JSONL or CSV file (told by its suffix; UTF-8, first line of a CSV names the columns).
 
@@ -61,6 +75,7 @@ def read_examples(
       num_labels: number of classes; each line must then have a label below it. None: no classes, a label
         may be absent.
       person_column: name of the column that says whose an example is; each line must then say it.
+      images: each line has a column ``image``, a PNG, JPEG or PPM file in base64, instead of a text.
 
     Raises:
       DataError: no such file, empty, wrong suffix, not UTF-8, or a line that does not fit; the message says
@@ -75,13 +90,16 @@ def read_examples(
     try:
         for line, row in rows:
             where = f"{path}:{line}"
-            text = _text_of(row, text_column, where)
+            image = _image_of(row, where) if images else b""
+            text = "" if images else _text_of(row, text_column, where)
             examples.append(
                 Example(
                     text=text,
+                    image=image,
                     label=_label_of(row, label_column, num_labels, where),
                     group=str(row.get("group") or ""),
-                    source=str(row.get("source") or "") or text_source(text),
+                    source=str(row.get("source") or "")
+                    or (image_source(image) if images else text_source(text)),
                     person="" if person_column is None else _person_of(row, person_column, where),
                 )
             )
@@ -102,7 +120,7 @@ def write_jsonl(
     label_column: str = "label",
     person_column: str | None = None,
 ) -> Path:
-    """Write one JSON object a line (text, label, group, source, and the person): equal examples give equal bytes.
+    """Write one JSON object a line (text or image, label, group, source, person): equal examples give equal bytes.
 
     Raises:
       DataError: the file can not be written.
@@ -111,7 +129,9 @@ def write_jsonl(
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8", newline="\n") as stream:
             for e in examples:
-                row = {text_column: e.text, label_column: e.label, "group": e.group, "source": e.source}
+                image = {IMAGE_COLUMN: base64.b64encode(e.image).decode("ascii")}
+                what = image if e.image else {text_column: e.text}
+                row = {**what, label_column: e.label, "group": e.group, "source": e.source}
                 if person_column is not None:
                     row[person_column] = e.person
                 stream.write(json.dumps(row) + "\n")
@@ -158,6 +178,18 @@ def _text_of(row: Mapping[str, Any], column: str, where: str) -> str:
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}: column {column!r} holds no text")
     return text
+
+
+def _image_of(row: Mapping[str, Any], where: str) -> bytes:
+    from motet.data.images import decoded
+
+    stored = _cell(row, IMAGE_COLUMN, where, "path to a folder of pictures")
+    try:
+        data = base64.b64decode(stored, validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise DataError(f"{where}: column {IMAGE_COLUMN!r} is not base64 of a picture's file") from error
+    decoded(data, where)
+    return data
 
 
 def _label_of(row: Mapping[str, Any], column: str, num_labels: int | None, where: str) -> int:

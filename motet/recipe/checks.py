@@ -35,15 +35,21 @@ _FAMILY = {
     "smollm2": "llama",
     "tiny-llama": "llama",
     "tiny-gpt2": "gpt2",
+    "dinov2-small": "dinov2",
+    "tiny-dinov2": "dinov2",
 }
 _LAYER_NAMES = {
     "bert": ("query", "key", "value", "dense"),
     "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     "gpt2": ("c_attn", "c_proj", "c_fc"),
+    "dinov2": ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"),
 }
-_BLOCKS = {"minilm": 6, "smollm2": 30}
-_CLASSES = {"vader": 2, "newsgroups": 20}
+_BLOCKS = {"minilm": 6, "smollm2": 30, "dinov2-small": 12}
+_PATCHES = {"dinov2-small": 14, "tiny-dinov2": 4}
+_CLASSES = {"vader": 2, "newsgroups": 20, "fashion-mnist": 10, "fashion-domains": 10}
+_NAMED_CLASSES = ("newsgroups", "fashion-mnist", "fashion-domains")
 _PASSAGES = ("topics", "tales")
+_PICTURES = ("fashion-mnist", "fashion-domains")
 
 
 def check(recipe: Recipe) -> list[Finding]:
@@ -373,6 +379,7 @@ def _task_and_model(recipe: Recipe) -> Iterator[Finding]:
             problem=f"{known} is an encoder, which can not learn causal-lm",
             remedy="use base_model.material: smollm2 (or tiny: tiny-llama), or sequence-classification",
         )
+    yield from _pictures_and_model(recipe, known, family)
     if family is None or not recipe.method.train_adapter:
         return
     names = _LAYER_NAMES[family]
@@ -396,6 +403,27 @@ def _task_and_model(recipe: Recipe) -> Iterator[Finding]:
             )
 
 
+def _pictures_and_model(recipe: Recipe, known: str | None, family: str | None) -> Iterator[Finding]:
+    if family is not None and (family == "dinov2") != recipe.task.reads_images:
+        sees = family == "dinov2"
+        yield Finding(
+            path=("task", "kind"),
+            problem=f"{recipe.task.kind} is about {'texts' if sees else 'pictures'}, {known} reads "
+            f"{'pictures' if sees else 'texts'}",
+            remedy="set it to image-classification, or use base_model.material: minilm"
+            if sees
+            else "use base_model.material: dinov2-small (or tiny: tiny-dinov2), or sequence-classification",
+        )
+    patch = _PATCHES.get(known or "")
+    if recipe.task.reads_images and patch is not None and recipe.task.image_size % patch:
+        size = recipe.task.image_size
+        yield Finding(
+            path=("task", "image_size"),
+            problem=f"{size} pixels do not divide into patches of {patch}, as {known} reads them",
+            remedy=f"use {max(1, round(size / patch)) * patch}",
+        )
+
+
 def _task_and_data(recipe: Recipe) -> Iterator[Finding]:
     material, num_labels = recipe.data.material, recipe.task.num_labels
     if material in _PASSAGES and num_labels is not None:
@@ -405,8 +433,16 @@ def _task_and_data(recipe: Recipe) -> Iterator[Finding]:
             remedy="use causal-lm with it, or data.material: vader or newsgroups",
         )
         return
+    if material is not None and (material in _PICTURES) != recipe.task.reads_images:
+        yield Finding(
+            path=("data", "material"),
+            problem=f"{material} holds {'pictures' if material in _PICTURES else 'texts'}, which {recipe.task.kind} "
+            "does not read",
+            remedy="choose another data set, or another task.kind",
+        )
+        return
     classes = recipe.data.classes
-    if classes is not None and material != "newsgroups":
+    if classes is not None and material not in _NAMED_CLASSES and not recipe.task.reads_images:
         yield Finding(
             path=("data", "classes"),
             problem="only newsgroups has classes with names",

@@ -42,13 +42,13 @@ class BaseModelSection(Section):
 
     Exactly one of ``material`` (see ``motet materials list``), ``path`` (a local Hugging Face folder) and
     ``hub`` (a hub id, fetched once by transformers) is set. ``tiny`` names a randomly initialised model for
-    tests: ``tiny-bert``, ``tiny-llama``, ``tiny-gpt2``.
+    tests: ``tiny-bert``, ``tiny-llama``, ``tiny-gpt2``, ``tiny-dinov2``.
     """
 
-    material: Literal["minilm", "smollm2"] | None = None
+    material: Literal["minilm", "smollm2", "dinov2-small"] | None = None
     path: str | None = None
     hub: str | None = None
-    tiny: Literal["tiny-bert", "tiny-llama", "tiny-gpt2"] | None = None
+    tiny: Literal["tiny-bert", "tiny-llama", "tiny-gpt2", "tiny-dinov2"] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> BaseModelSection:
@@ -59,19 +59,35 @@ class BaseModelSection(Section):
 
 
 class TaskSection(Section):
-    """What is learned. ``pooling`` is read by sequence-classification on encoders only."""
+    """What is learned.
 
-    kind: Literal["sequence-classification", "causal-lm"]
+    ``max_length`` is read for texts, ``image_size`` for pictures; ``pooling`` by encoders of either.
+    """
+
+    kind: Literal["sequence-classification", "causal-lm", "image-classification"]
     num_labels: Annotated[int, Field(ge=2)] | None = None
     max_length: PositiveInt = 64
+    image_size: PositiveInt = 56
     pooling: Literal["mean", "model"] = "mean"
 
     @model_validator(mode="after")
     def _labels(self) -> TaskSection:
-        if (self.kind == "sequence-classification") != (self.num_labels is not None):
-            msg = "num_labels belongs to sequence-classification, and is needed there"
+        if (self.kind != "causal-lm") != (self.num_labels is not None):
+            msg = (
+                "num_labels belongs to sequence-classification and image-classification, and is needed there"
+            )
             raise ValueError(msg)
         return self
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether examples are pictures; else they are texts."""
+        return self.kind == "image-classification"
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the answer to an example is a class; else it is the text itself."""
+        return self.kind != "causal-lm"
 
 
 class PartitionSection(Section):
@@ -92,11 +108,14 @@ class DataSection(Section):
     """Where examples come from.
 
     ``path`` is a JSONL or CSV file, or a folder with one file a client
-    (``<client_id>.jsonl``) and ``test.jsonl``. ``classes`` keeps these classes of ``newsgroups`` only,
-    numbered in the order written here.
+    (``<client_id>.jsonl``) and ``test.jsonl``. Of pictures it may be a folder of class folders, or a folder with
+    one such folder a client and ``test``. ``classes`` names class folders in label order; of a
+    material whose classes have names it keeps these only, numbered in the order written here.
     """
 
-    material: Literal["vader", "newsgroups", "topics", "tales"] | None = None
+    material: Literal["vader", "newsgroups", "topics", "tales", "fashion-mnist", "fashion-domains"] | None = (
+        None
+    )
     path: str | None = None
     classes: Annotated[list[str], Field(min_length=2)] | None = None
     text_column: str = "text"

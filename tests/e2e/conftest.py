@@ -1,14 +1,21 @@
 """Whole runs on tiny models, from files as a person would write them."""
 
+import base64
+import io
 import json
 import random
 
 import pytest
+from PIL import Image
 
 TASKS = {
     "tiny-bert": ("{kind: sequence-classification, num_labels: 2, max_length: 24}", "[query, value]"),
     "tiny-llama": ("{kind: causal-lm, max_length: 24}", "[q_proj, v_proj]"),
     "tiny-gpt2": ("{kind: causal-lm, max_length: 24}", "[c_attn]"),
+    "tiny-dinov2": (
+        "{kind: image-classification, num_labels: 2, image_size: 8}",
+        "[q_proj, v_proj, fc1]",
+    ),
 }
 
 
@@ -23,7 +30,11 @@ def data_folder(tmp_path):
         for i in range(40):
             label = rng.randrange(2)
             text = " ".join(rng.choice(words[label]) for _ in range(4)) + f" {name}{i}"
-            lines.append(json.dumps({"text": text, "label": label}))
+            shade = rng.randrange(64) + 128 * label
+            picture = io.BytesIO()
+            Image.new("RGB", (8, 8), (shade, i, ord(name[0]))).save(picture, "PNG")
+            image = base64.b64encode(picture.getvalue()).decode()
+            lines.append(json.dumps({"text": text, "image": image, "label": label}))
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     return folder
 

@@ -40,8 +40,16 @@ def logits_of(model, ids):
         return model(**ids).logits
 
 
+def inputs_for(recipe):
+    if recipe.task.reads_images:
+        return {"pixel_values": torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))}
+    tokens = load_tokenizer(recipe)(["good nice", "bad ugly poor"], return_tensors="pt", padding=True)
+    return {k: tokens[k] for k in ("input_ids", "attention_mask")}
+
+
 EVERY = [(tiny, *m) for tiny in ("tiny-bert", "tiny-llama", "tiny-gpt2") for m in METHODS]
-EVERY += [("tiny-bert", *m) for m in OTHERS]
+EVERY += [(tiny, *m) for tiny in ("tiny-bert", "tiny-dinov2") for m in OTHERS]
+EVERY += [("tiny-dinov2", *m) for m in METHODS]
 
 
 @pytest.mark.parametrize(("tiny", "method", "rank"), EVERY)
@@ -49,8 +57,7 @@ def test_the_exported_folder_gives_the_engines_own_logits(recipe_text, tmp_path,
     recipe = parse_recipe(recipe_text(tiny, method, rank))
     result = simulate(recipe, tmp_path / "out", baselines=False, merged=True, processes=0)
     folder = result["adapter_dir"]
-    tokens = load_tokenizer(recipe)(["good nice", "bad ugly poor"], return_tensors="pt", padding=True)
-    ids = {k: tokens[k] for k in ("input_ids", "attention_mask")}
+    ids = inputs_for(recipe)
     state = ArtifactStore(tmp_path / "out/runs/federated/artifacts").load_state(result["adapter_sha256"])
     base = loaded_base(recipe)
     model = load_base(recipe)
@@ -132,8 +139,7 @@ def test_worker_processes_and_inline_clients_give_the_same_adapter(recipe_text, 
 def test_a_method_with_a_personal_part_gives_each_client_its_own_model(recipe_text, tmp_path):
     recipe = parse_recipe(recipe_text("tiny-bert", "fedsa", MIXED))
     result = simulate(recipe, tmp_path / "out", baselines=False, processes=0)
-    tokens = load_tokenizer(recipe)(["good nice", "bad ugly poor"], return_tensors="pt", padding=True)
-    ids = {k: tokens[k] for k in ("input_ids", "attention_mask")}
+    ids = inputs_for(recipe)
     ours = {}
     for client in "abc":
         folder = tmp_path / "out/adapters" / client

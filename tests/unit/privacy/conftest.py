@@ -12,6 +12,8 @@ from torch import nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    Dinov2Config,
+    Dinov2ForImageClassification,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -110,6 +112,26 @@ def llama() -> Problem:
     return Problem(model, lambda rows: _causal_loss(model, tokens, rows), 6)
 
 
+def dinov2() -> Problem:
+    config = Dinov2Config(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        mlp_ratio=2,
+        patch_size=4,
+        image_size=16,
+        num_labels=3,
+    )
+    targets = ["q_proj", "v_proj", "fc1"]
+    model = _with_lora(Dinov2ForImageClassification(config), targets, modules_to_save=["classifier"])
+    pictures, labels = torch.randn(6, 3, 12, 12), torch.randint(0, 3, (6,))
+
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(pictures[rows]).logits, labels[rows], reduction="none")
+
+    return Problem(model, loss, 6)
+
+
 def linear_head() -> Problem:
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).train()
     inputs, labels = torch.randn(7, 6), torch.randint(0, 3, (7,))
@@ -144,7 +166,14 @@ def fed_sb() -> Problem:
     return Problem(layer, loss, 7)
 
 
-PROBLEMS = {"bert": bert, "gpt2": gpt2, "llama": llama, "linear_head": linear_head, "fed_sb": fed_sb}
+PROBLEMS = {
+    "bert": bert,
+    "gpt2": gpt2,
+    "llama": llama,
+    "dinov2": dinov2,
+    "linear_head": linear_head,
+    "fed_sb": fed_sb,
+}
 
 
 @pytest.fixture(params=sorted(PROBLEMS))

@@ -56,6 +56,8 @@ def test_fetch_and_list_as_json(shelf):
         "vader": False,
         "orange-text": False,
         "fortunes": False,
+        "dinov2-small": False,
+        "fashion-mnist": False,
         "toy": True,
     }
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from motet.data import DataError, load_material, partition
-from motet.data.corpora import HELD_OUT, NEWSGROUPS, passages
+from motet.data.corpora import NEWSGROUPS, passages
+from motet.data.examples import HELD_OUT
 from motet.materials import MaterialError, is_fetched
 from motet.recipe import parse_recipe
 from motet.recipe.model import Recipe

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from motet.data import DataError, Example, partition, read_examples, write_jsonl, write_shards
-from motet.data.corpora import HELD_OUT
+from motet.data.examples import HELD_OUT
 from motet.data.partition import deal_dirichlet, deal_iid, hold_out
 from motet.recipe import parse_recipe
 from motet.recipe.model import Recipe

@@ -172,6 +172,28 @@ UNSOUND = {
         "r.yaml:4: data.classes: only newsgroups has classes with names. Remove it, or use data.material: "
         "newsgroups.",
     ),
+    "pictures for a reader of texts": (
+        {
+            "task": "{kind: image-classification, num_labels: 10}",
+            "data": "{material: fashion-domains}",
+        },
+        "r.yaml:3: task.kind: image-classification is about pictures, minilm reads texts. Use base_model.material: "
+        "dinov2-small (or tiny: tiny-dinov2), or sequence-classification.",
+    ),
+    "texts for a reader of pictures": (
+        {"base_model": "{material: dinov2-small}", "adapter": "{targets: [q_proj]}"},
+        "r.yaml:3: task.kind: sequence-classification is about texts, dinov2-small reads pictures. Set it to "
+        "image-classification, or use base_model.material: minilm.",
+    ),
+    "a picture that is no whole number of patches": (
+        {
+            "base_model": "{material: dinov2-small}",
+            "task": "{kind: image-classification, num_labels: 10, image_size: 64}",
+            "data": "{material: fashion-domains}",
+            "adapter": "{targets: [q_proj]}",
+        },
+        "r.yaml:3: task.image_size: 64 pixels do not divide into patches of 14, as dinov2-small reads them. Use 70.",
+    ),
     "texts without classes": (
         {"data": "{material: tales}"},
         "r.yaml:3: task.kind: tales has texts without classes. Use causal-lm with it, or data.material: "
