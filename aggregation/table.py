@@ -22,6 +22,7 @@ Need: TypeAlias = Literal[
     "fixed_base",
     "personal_part",
     "control_variates",
+    "rank_changes",
 ]
 NEEDS: tuple[Need, ...] = get_args(Need)
 COLUMNS: Mapping[Need, tuple[str, str]] = {
@@ -40,6 +41,10 @@ COLUMNS: Mapping[Need, tuple[str, str]] = {
         "control variates",
         "SCAFFOLD: what trains has the same coordinates in every round and client, so that gradients of two "
         "rounds compare; one rank for all",
+    ),
+    "rank_changes": (
+        "rank changes",
+        "the rank may change between rounds: growing keeps the product, cutting tells its error",
     ),
 }
 
@@ -78,6 +83,7 @@ class Row:
     fixed_base: Verdict
     control_variates: Verdict
     example_dp: Verdict = True
+    rank_changes: Verdict = True
     personal_part: Verdict = No("everything that is trained is shared", "fedsa")
 
     def verdict(self, need: Need) -> Verdict:
@@ -143,6 +149,7 @@ TABLE: Mapping[str, Row] = {
         constant_download=True,
         exact=True,
         fixed_base=True,
+        rank_changes=No("its frozen bases belong to one rank", "ffa"),
         control_variates=True,
     ),
     "lora-fair": Row(
@@ -299,6 +306,7 @@ TABLE: Mapping[str, Row] = {
         constant_download=True,
         exact=No("every client keeps its own B, so there is no global model", "ffa"),
         fixed_base=True,
+        rank_changes=No("each client's own B has the rank of the rounds before", "ffa"),
         control_variates=No("each client's own B differs for good, and A's gradient with it", "ffa"),
         personal_part=True,
     ),

@@ -27,6 +27,7 @@ QUESTIONS: Mapping[Need, str] = {
     "fixed_base": "Must the base weights stay as they are, as in a base of 8 or 4 bits?",
     "exact": "Must the next model be exactly the mean of the clients' models?",
     "personal_part": "Does every client want a model of its own?",
+    "rank_changes": "Will the rank change between rounds, by a schedule or with the machines?",
     "control_variates": "Will clients correct their drift with control variates (SCAFFOLD)?",
 }
 # The first whose needs are asked for; the last has none.
@@ -92,6 +93,8 @@ def needs_of(recipe: Recipe) -> frozenset[Need]:
         found.add("mixed_ranks")
     if recipe.privacy is not None:
         found.add("example_dp")
+    if recipe.adapter.lora_rank_schedule:
+        found.add("rank_changes")
     if recipe.training.algorithm == "scaffold":
         found.add("control_variates")
     return frozenset(found)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from aggregation.floats import floats_control, floats_down, floats_up
+from aggregation.table import TABLE
 from motet.errors import MotetError
 from motet.recipe import Problem, Recipe, RecipeError, recipe_sha256
 from motet.recipe.checks import check_shapes
@@ -33,9 +34,10 @@ class ClientPlan:
 
     Attributes:
       client_id: its id, or a word for all clients when the recipe does not name them.
-      lora_rank: its rank.
+      lora_rank: its rank; the largest, where a schedule changes it.
       trainable_parameters: numbers that it trains, adapter and head together.
-      bytes_up: sent in a round.
+      bytes_up: sent in a round, at most.
+      bytes_up_total: sent over the whole run.
       bytes_down: received, for each round.
       num_examples: training examples; None when the data was not looked at.
     """
@@ -44,13 +46,14 @@ class ClientPlan:
     lora_rank: int
     trainable_parameters: int
     bytes_up: int
+    bytes_up_total: int
     bytes_down: tuple[int, ...]
     num_examples: int | None
 
     @property
     def total_bytes(self) -> int:
         """Both ways, over the whole run."""
-        return self.bytes_up * len(self.bytes_down) + sum(self.bytes_down)
+        return self.bytes_up_total + sum(self.bytes_down)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,32 +215,50 @@ def _client_sizes(recipe: Recipe, notes: list[str]) -> dict[str, int | None]:
 def _clients(
     recipe: Recipe, shapes: Mapping[str, tuple[int, int]], dense: int, sizes: Mapping[str, int | None]
 ) -> tuple[ClientPlan, ...]:
-    method = recipe.method.name
     ranks = {client: recipe.lora_rank_of(client) for client in sizes}
     rows = []
-    scaffold = recipe.training.algorithm == "scaffold"
-    for client, rank in ranks.items():
-        control = floats_control(method, shapes, rank, dense) if scaffold else 0
-        down = tuple(
-            BYTES_PER_FLOAT
-            * (
-                floats_down(method, shapes, [*ranks.values()], rank, dense, round_index)
-                + (control if round_index else 0)
-            )
-            for round_index in range(recipe.training.rounds)
-        )
-        per_layer = [rank * rank if method == "fed-sb" else rank * (m + n) for m, n in shapes.values()]
+    for client in ranks:
+        up, down = _bytes_of(recipe, shapes, dense, ranks, client)
+        held = max(_capped(recipe, ranks[client], t) for t in range(recipe.training.rounds))
+        square = recipe.method.name == "fed-sb"
+        per_layer = [held * held if square else held * (m + n) for m, n in shapes.values()]
         rows.append(
             ClientPlan(
                 client_id=client,
-                lora_rank=rank,
+                lora_rank=held,
                 trainable_parameters=sum(per_layer) + dense,
-                bytes_up=BYTES_PER_FLOAT * floats_up(method, shapes, rank, dense),
-                bytes_down=down,
+                bytes_up=max(up),
+                bytes_up_total=sum(up),
+                bytes_down=tuple(down),
                 num_examples=sizes[client],
             )
         )
     return tuple(rows)
+
+
+def _bytes_of(
+    recipe: Recipe,
+    shapes: Mapping[str, tuple[int, int]],
+    dense: int,
+    ranks: Mapping[str, int],
+    client: str,
+) -> tuple[list[int], list[int]]:
+    """Bytes that one client sends and receives in each round."""
+    method, scaffold = recipe.method.name, recipe.training.algorithm == "scaffold"
+    up, down = [], []
+    for t in range(recipe.training.rounds):
+        rank = _capped(recipe, ranks[client], t)
+        up.append(BYTES_PER_FLOAT * floats_up(method, shapes, rank, dense, t))
+        floats = floats_down(method, shapes, [*ranks.values()], rank, dense, t)
+        if scaffold and t:
+            floats += floats_control(method, shapes, rank, dense)
+        down.append(BYTES_PER_FLOAT * floats)
+    return up, down
+
+
+def _capped(recipe: Recipe, lora_rank: int, round_index: int) -> int:
+    cap = recipe.rank_cap(round_index)
+    return lora_rank if cap is None else min(lora_rank, cap)
 
 
 def _privacy(recipe: Recipe) -> PrivacyPlan | None:
@@ -283,6 +304,10 @@ def _notes(recipe: Recipe, sizes: Mapping[str, int | None], *, known: bool) -> S
         notes.append(f"method.ridge is not read by {method.name}")
     if "basis" in method.model_fields_set and method.name != "fed-sb":
         notes.append(f"method.basis is not read by {method.name}")
+    if recipe.adapter.lora_rank_schedule and TABLE[method.name].base_changes:
+        notes.append(
+            "what is folded into the base is counted as if the schedule cut no rank: downloads are less"
+        )
     if recipe.training.algorithm == "scaffold":
         notes.append(
             "scaffold doubles what a client receives after the first round (the mean control variate), not what it "

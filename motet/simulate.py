@@ -359,7 +359,7 @@ def client_rows(
         rows.append(
             {
                 "client_id": client,
-                "lora_rank": recipe.lora_rank_of(client),
+                "lora_rank": rounds[-1]["lora_rank"] if rounds else recipe.lora_rank_of(client),
                 "num_examples": shards.sizes[client],
                 "bytes_up": sum(r["bytes_up"] for r in rounds),
                 "bytes_down": sum(r["bytes_down"] for r in rounds),

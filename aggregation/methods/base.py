@@ -37,6 +37,20 @@ class Reduction:
     num_clients: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resized:
+    """A global state brought to another rank.
+
+    Attributes:
+      state: the same model, but for what was cut.
+      relative_error: Frobenius norm of what was cut over that of the product, all layers as one vector; 0 where
+        nothing was lost.
+    """
+
+    state: AdapterState
+    relative_error: float
+
+
 class Method(Protocol):
     """One federated method. Implementations hold no state."""
 
@@ -93,6 +107,23 @@ class Method(Protocol):
           seed: the run's; makes what all clients share (frozen factors).
           fresh_seed: of this client and round; makes factors that nobody shares (FLoRA).
           personal: what ``personal_part`` kept of this client's last round, if any.
+        """
+
+    def resized(self, state: AdapterState, *, lora_rank: int, scale: float, seed: int) -> Resized:
+        """``state`` at another global rank, for the rounds to come.
+
+        Growing keeps the product to rounding: new components have B = 0, and rows in A by which they can learn. Cutting
+        keeps the best product that the method can hold; where the base may change, what is cut goes there and nothing
+        is lost.
+
+        Args:
+          state: any state of this method.
+          lora_rank: the new rank, at least 1.
+          scale: the PEFT scale that goes with it, positive.
+          seed: the run's.
+
+        Raises:
+          ValueError: the method binds its clients to one rank (fed-sb, fedsa); see ``rank_changes`` of the table.
         """
 
     def trained_factors(self, round_index: int) -> TrainedFactors:

@@ -10,6 +10,8 @@ import torch
 
 from aggregation.adapter import AdapterState, FactorPair
 from aggregation.initial import fresh_factors, spare_rows
+from aggregation.kernels import norm, recompress, split, stack
+from aggregation.methods.base import Resized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,6 +60,25 @@ class FactorMethod:
     ) -> AdapterState:
         """What was received."""
         return received
+
+    def resized(self, state: AdapterState, *, lora_rank: int, scale: float, seed: int) -> Resized:
+        """The best factors of ``lora_rank``; where the base may change, it takes what they can not hold."""
+        lora, base, cut, whole = {}, dict(state.base_delta), 0.0, 0.0
+        for layer, pair in state.lora.items():
+            whole += norm(pair) ** 2
+            if lora_rank >= pair.lora_rank:
+                lora[layer] = resized(pair, layer, lora_rank, scale)
+                continue
+            spare = spare_rows(layer, lora_rank, pair.shape[1])
+            lora[layer], rest = split(pair, lora_rank, scale=scale, spare=spare)
+            if rest is not None and self.changes_base:
+                base[layer] = accumulate(base.get(layer), rest)
+            elif rest is not None:
+                cut += norm(rest) ** 2
+        return Resized(
+            state=AdapterState(lora=lora, base_delta=base, dense=state.dense),
+            relative_error=math.sqrt(cut / whole) if whole > 0 else 0.0,
+        )
 
     def trained_factors(self, round_index: int) -> TrainedFactors:
         """Both."""
@@ -109,3 +130,12 @@ def resized(pair: FactorPair, layer: str, lora_rank: int | None, scale: float | 
 def rounded(pair: FactorPair) -> FactorPair:
     """float32 factors."""
     return FactorPair(B=pair.B.float(), A=pair.A.float(), scale=pair.scale)
+
+
+def accumulate(before: FactorPair | None, added: FactorPair) -> FactorPair:
+    """``before + added`` as a stack, or at its numerical rank once the stack is wider than the layer."""
+    parts = [added] if before is None else [before, added]
+    total = stack(parts, [1.0] * len(parts), dtype=torch.float64)
+    if total.lora_rank > min(total.shape):
+        return recompress(total)
+    return FactorPair(B=total.B.float(), A=total.A.float())

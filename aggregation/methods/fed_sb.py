@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from aggregation.adapter import AdapterState, ClientUpdate, FactorPair
-from aggregation.methods.base import Bases, Reduction, RunningMean, in_order
+from aggregation.methods.base import Bases, Reduction, Resized, RunningMean, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -71,6 +71,14 @@ class FedSB:
     ) -> AdapterState:
         """What was received; the frozen bases are made elsewhere, from the base model or the seed."""
         return received
+
+    def resized(self, state: AdapterState, *, lora_rank: int, scale: float, seed: int) -> Resized:
+        """Refused: the frozen bases belong to one rank.
+
+        Raises:
+          ValueError: always.
+        """
+        raise ValueError("fed-sb binds its cores to bases of one rank; use ffa")
 
     def trained_factors(self, round_index: int) -> TrainedFactors:
         """The core."""

@@ -17,8 +17,7 @@ import torch
 from aggregation.adapter import AdapterState, ClientUpdate, FactorPair
 from aggregation.kernels import difference, recompress, relative_error, stack
 from aggregation.methods.base import Reduction, RunningFactors, RunningMean, in_order
-from aggregation.methods.factors import FactorMethod, rounded
-from aggregation.methods.flora import accumulate
+from aggregation.methods.factors import FactorMethod, accumulate, rounded
 from aggregation.methods.means import FactorMeans
 
 if TYPE_CHECKING:

@@ -10,16 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from aggregation.adapter import AdapterState, ClientUpdate, FactorPair
 from aggregation.initial import fresh_factors
-from aggregation.kernels import difference, recompress, relative_error, stack
-from aggregation.methods.base import Bases, Reduction, RunningFactors, RunningMean, in_order
-from aggregation.methods.factors import FactorMethod
+from aggregation.kernels import difference, relative_error
+from aggregation.methods.base import Bases, Reduction, Resized, RunningFactors, RunningMean, in_order
+from aggregation.methods.factors import FactorMethod, accumulate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,10 @@ class Flora(FactorMethod):
         fresh = fresh_factors(layer_shapes, lora_rank, scale, fresh_seed)
         return AdapterState(lora=fresh, base_delta=received.base_delta, dense=received.dense)
 
+    def resized(self, state: AdapterState, *, lora_rank: int, scale: float, seed: int) -> Resized:
+        """As it is: clients begin each round with fresh factors of their own rank."""
+        return Resized(state=state, relative_error=0.0)
+
     def kept(self, exact: FactorPair) -> FactorPair:
         """What of a round's exact sum is added to the base: all of it."""
         return exact
@@ -99,12 +103,3 @@ class Flora(FactorMethod):
     ) -> Mapping[str, FactorPair]:
         """The accumulated change."""
         return state.base_delta
-
-
-def accumulate(before: FactorPair | None, added: FactorPair) -> FactorPair:
-    """``before + added`` as a stack, or at its numerical rank once the stack is wider than the layer."""
-    parts = [added] if before is None else [before, added]
-    total = stack(parts, [1.0] * len(parts), dtype=torch.float64)
-    if total.lora_rank > min(total.shape):
-        return recompress(total)
-    return FactorPair(B=total.B.float(), A=total.A.float())

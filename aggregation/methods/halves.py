@@ -21,7 +21,7 @@ import torch
 from aggregation.adapter import AdapterState, ClientUpdate, FactorPair, HalfPair
 from aggregation.initial import fresh_factors, frozen_rows
 from aggregation.kernels import norm
-from aggregation.methods.base import Reduction, RunningMean, in_order
+from aggregation.methods.base import Reduction, Resized, RunningMean, in_order
 from aggregation.methods.factors import FactorMethod
 from aggregation.methods.means import HalfMeans
 
@@ -78,6 +78,25 @@ class FFALoRA(FactorMethod):
             b = pair.B[:, :rank] if to_scale == pair.scale else pair.B[:, :rank] * (pair.scale / to_scale)
             halves[layer] = HalfPair(side="B", value=b.contiguous(), scale=to_scale)
         return AdapterState(halves=halves, dense=state.dense)
+
+    def resized(self, state: AdapterState, *, lora_rank: int, scale: float, seed: int) -> Resized:
+        """More or fewer columns of B beside more or fewer rows of the frozen A.
+
+        A can not be turned, so a cut takes the last columns; the rows of A are orthonormal, so that the norm of
+        those columns is the error.
+        """
+        lora, cut, whole = {}, 0.0, 0.0
+        for layer, pair in state.lora.items():
+            (rows, columns), held = pair.shape, min(lora_rank, pair.lora_rank)
+            b = torch.zeros(rows, lora_rank)
+            b[:, :held] = pair.B[:, :held] * (pair.scale / scale)
+            lora[layer] = FactorPair(B=b, A=frozen_rows(layer, lora_rank, columns, seed), scale=scale)
+            tail = FactorPair(B=pair.B[:, held:], A=pair.A[held:], scale=pair.scale)
+            cut, whole = cut + norm(tail) ** 2, whole + norm(pair) ** 2
+        return Resized(
+            state=AdapterState(lora=lora, dense=state.dense),
+            relative_error=math.sqrt(cut / whole) if whole > 0 else 0.0,
+        )
 
     def local_start(
         self,
@@ -207,6 +226,14 @@ class FedSALoRA(FactorMethod):
             lora[layer] = FactorPair(B=b, A=half.value, scale=half.scale)
         own = {} if personal is None else personal.dense
         return AdapterState(lora=lora, dense={**received.dense, **own})
+
+    def resized(self, state: AdapterState, *, lora_rank: int, scale: float, seed: int) -> Resized:
+        """Refused: every client keeps a B of the rank of the rounds before.
+
+        Raises:
+          ValueError: always.
+        """
+        raise ValueError("fedsa binds each client to one rank: its own B has it; use ffa")
 
     def trained_part(self, state: AdapterState, round_index: int = 0) -> AdapterState:
         """A alone."""

@@ -18,9 +18,8 @@ from aggregation.adapter import AdapterState, ClientUpdate, FactorPair
 from aggregation.initial import spare_rows
 from aggregation.kernels import relative_error, split, stack
 from aggregation.methods.base import Reduction, RunningFactors, RunningMean, in_order
-from aggregation.methods.factors import FactorMethod, resized, rounded
+from aggregation.methods.factors import FactorMethod, accumulate, resized, rounded
 from aggregation.methods.fedex import with_base
-from aggregation.methods.flora import accumulate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

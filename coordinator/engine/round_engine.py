@@ -19,6 +19,7 @@ from aggregation.serialize import sha256_hex, to_bytes
 from coordinator.engine.admission import admit
 from coordinator.engine.controls import counted_round
 from coordinator.engine.grid import Grid, GridFailure
+from coordinator.engine.ranks import ranks_of, resized_for_round
 from coordinator.engine.reduction import RoundReduction
 from coordinator.errors import BudgetRefusedError, RunFailedError
 from motet.recipe import Recipe, canonical_json, from_canonical_json, recipe_sha256, round_event
@@ -61,7 +62,10 @@ OnReply = Callable[[int, str, bool], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """How a run ended. ``rounds``: one dict a closed round with round_index, relative_error, seconds and clients."""
+    """How a run ended.
+
+    ``rounds``: one dict a closed round with round_index, relative_error, truncation_error, seconds and clients.
+    """
 
     run_id: str
     state: str
@@ -149,6 +153,7 @@ class RoundEngine:
 def run_result(store: Store, run_id: str) -> RunResult:
     """What the store holds of a run that has ended."""
     row = store.get_run(run_id)
+    cuts = store.figures(run_id, "truncation_error")
     rounds = []
     for closed in store.closed_rounds(run_id):
         contributions = store.contributions(run_id, closed.round_index, closed.attempt)
@@ -170,6 +175,7 @@ def run_result(store: Store, run_id: str) -> RunResult:
             {
                 "round_index": closed.round_index,
                 "relative_error": closed.relative_error,
+                "truncation_error": cuts.get(closed.round_index, 0.0),
                 "seconds": (closed.closed_at or closed.started_at) - closed.started_at,
                 "clients": clients,
             }
@@ -235,11 +241,13 @@ class _OneRun:
             self._check_another_attempt_may_help(attempts[-1])
         attempt = attempts[-1].attempt + 1 if attempts else 0
         self._obey()
-        cohort = self._cohort()
+        cohort = self._cohort(round_index)
         for client_id in cohort:  # before anything is written; the store asks again within its transaction
             self._check_budget(round_index, client_id, self._store.spent_events(client_id))
         if not state_sha256:
             state_sha256 = self._artifacts.put(to_bytes(self._initial_state(cohort)))
+        else:
+            state_sha256 = self._resized(round_index, state_sha256, cohort)
         self._store.plan_round(
             self._run_id,
             round_index,
@@ -271,7 +279,21 @@ class _OneRun:
                 f"run {self._run_id}: {e}", hint="mend adapter.lora_rank in the recipe"
             ) from e
 
-    def _cohort(self) -> dict[str, int]:
+    def _resized(self, round_index: int, state_sha256: str, cohort: dict[str, int]) -> str:
+        """The state that the round starts from: the last one, at the rank of the round."""
+        state = self._artifacts.load_state(state_sha256)
+        try:
+            made = resized_for_round(self._recipe, self._method, state, cohort, round_index)
+        except ValueError as e:
+            raise RunFailedError(
+                f"run {self._run_id}, round {round_index}: {e}", hint="mend adapter.lora_rank in the recipe"
+            ) from e
+        if made is None:
+            return state_sha256
+        self._store.note_figure(self._run_id, round_index, "truncation_error", made.relative_error)
+        return self._artifacts.put(to_bytes(made.state))
+
+    def _cohort(self, round_index: int) -> dict[str, int]:
         """Who is asked, with ranks. Waits, saying why, until the minimum can be reached."""
         named, minimum = self._recipe.cohort.clients, self._recipe.cohort.minimum
         said = ""
@@ -281,7 +303,7 @@ class _OneRun:
             able = [c for c in (named or sorted(online)) if c in online]
             is_whole = named is None or len(able) == len(named) or self._clock.monotonic() >= patience_ends
             if len(able) >= minimum and is_whole:
-                ranks = {c: self._recipe.lora_rank_of(c, online[c].capacity_class or None) for c in able}
+                ranks = ranks_of(self._recipe, {c: online[c] for c in able}, round_index)
                 if said:
                     self._store.wait_reason(self._run_id, "")
                 return ranks
@@ -443,7 +465,7 @@ class _OneRun:
             self._recipe, self._shape, before, row.round_index, received, self._load_update
         )
         try:
-            outcome = reduction.run(self._optimizer_memory(row.round_index))
+            outcome = reduction.run(self._optimizer_memory(row))
             data = to_bytes(outcome.state)
             memory = b"" if outcome.memory is None else to_bytes(outcome.memory)
         except ValueError as e:  # every update was admitted by itself; together they have no sum
@@ -469,10 +491,16 @@ class _OneRun:
     def _load_update(self, contribution: ContributionRow) -> AdapterState:
         return self._artifacts.load_state(contribution.payload_sha256)
 
-    def _optimizer_memory(self, round_index: int) -> AdapterState | None:
-        """What the server optimiser remembers of the round before; always from the store, never from this process."""
-        earlier = [r for r in self._store.closed_rounds(self._run_id) if r.round_index == round_index - 1]
-        sha256 = earlier[-1].optimizer_sha256 if earlier else ""
+    def _optimizer_memory(self, row: RoundRow) -> AdapterState | None:
+        """What the server optimiser remembers of the round before; always from the store, never from this process.
+
+        Nothing after a change of rank: the factors have other coordinates then.
+        """
+        closed = self._store.closed_rounds(self._run_id)
+        earlier = [r for r in closed if r.round_index == row.round_index - 1]
+        if not earlier or earlier[-1].adapter_sha256 != row.start_sha256:
+            return None
+        sha256 = earlier[-1].optimizer_sha256
         return self._artifacts.load_state(sha256) if sha256 else None
 
     def _give_up_attempt(

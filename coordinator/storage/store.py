@@ -359,10 +359,20 @@ class Store:
         with self._transaction() as session:
             _count(session, run_id, round_index, name)
 
+    def note_figure(self, run_id: str, round_index: int, name: str, value: float) -> None:
+        """Set a figure of a round, whether or not it was there."""
+        with self._transaction() as session:
+            session.merge(MetricRow(run_id=run_id, round_index=round_index, name=name, value=value))
+
+    def figures(self, run_id: str, name: str) -> dict[int, float]:
+        """Round -> a figure of it, where it has one."""
+        return {m.round_index: m.value for m in self.metrics(run_id) if m.name == name}
+
     def metrics(self, run_id: str) -> Sequence[MetricRow]:
         """The figures of a run's rounds.
 
-        ``relative_error``, ``seconds``, updates ``clipped`` and ``rejected``, ``late_replies``, ``duplicate_replies``.
+        ``relative_error``, ``seconds``, ``truncation_error``, updates ``clipped`` and ``rejected``, ``late_replies``,
+        ``duplicate_replies``.
         """
         query = (
             select(MetricRow)

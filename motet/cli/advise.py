@@ -49,6 +49,12 @@ def advise_command(
     personal: Annotated[
         _Flag, typer.Option("--personal/--no-personal", help="Every client keeps a model of its own.")
     ] = None,
+    control_variates: Annotated[
+        _Flag, typer.Option("--control-variates/--no-control-variates", help="Clients train with SCAFFOLD.")
+    ] = None,
+    rank_changes: Annotated[
+        _Flag, typer.Option("--rank-changes/--no-rank-changes", help="The rank changes between rounds.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and ask nothing.")] = False,
 ) -> None:
     """Name the aggregation method for what a federation needs, and say why.
@@ -70,6 +76,8 @@ def advise_command(
         "fixed_base": fixed_base,
         "exact": exact,
         "personal_part": personal,
+        "control_variates": control_variates,
+        "rank_changes": rank_changes,
     }
     parsed = None if recipe is None else load_recipe(recipe, combinations=False)
     needs: frozenset[Need] = frozenset() if parsed is None else needs_of(parsed)

@@ -38,7 +38,7 @@ def _store(home: Path, *, create: bool = False) -> Iterator[Store]:
 
 def describe(store: Store, run_id: str) -> dict[str, Any]:
     """One run as plain values."""
-    run = store.get_run(run_id)
+    run, cuts = store.get_run(run_id), store.figures(run_id, "truncation_error")
     total = json.loads(run.recipe_json)["training"]["rounds"]
     rounds = [
         {
@@ -46,6 +46,7 @@ def describe(store: Store, run_id: str) -> dict[str, Any]:
             "attempt": r.attempt,
             "state": r.state,
             "relative_error": r.relative_error,
+            "truncation_error": cuts.get(r.round_index, 0.0),
             "seconds": round(r.closed_at - r.started_at, 2) if r.closed_at else None,
             "reason": r.reason,
             "clients": [
@@ -160,6 +161,11 @@ def show_command(run_id: Run, home: Home = DEFAULT_HOME, as_json: Json = False) 
             label, r["state"], "" if r["seconds"] is None else f"{r['seconds']:.1f}", error, clients
         )
     console.print(table)
+    for r in row["rounds"]:
+        if r["truncation_error"]:
+            console.print(
+                f"before round {r['round_index']} the rank fell: relative error {r['truncation_error']:.3g}"
+            )
 
 
 @app.command("watch")

@@ -189,6 +189,32 @@ def _scaffold(recipe: Recipe) -> Iterator[Finding]:
         )
 
 
+def _rank_schedule(recipe: Recipe) -> Iterator[Finding]:
+    steps, path = recipe.adapter.lora_rank_schedule, ("adapter", "lora_rank_schedule")
+    if not steps:
+        return
+    begins = [step.from_round for step in steps]
+    if begins != sorted(set(begins)) or begins[-1] >= recipe.training.rounds:
+        yield Finding(
+            path=path,
+            problem=f"begins at rounds {', '.join(map(str, begins))} of {recipe.training.rounds}",
+            remedy="write ascending rounds, the first is 0, below training.rounds",
+        )
+    refused = refusal(recipe.method.name, "rank_changes")
+    if refused is not None and recipe.method.train_adapter:
+        yield Finding(
+            path=path,
+            problem=f"{recipe.method.name} can not change its rank: {refused.reason}",
+            remedy=f"remove it, or set method.name: {refused.instead}",
+        )
+    if recipe.training.algorithm == "scaffold":
+        yield Finding(
+            path=path,
+            problem="scaffold compares gradients of all rounds, which have to have one rank",
+            remedy="remove it, or set training.algorithm: fedprox",
+        )
+
+
 def _privacy(recipe: Recipe) -> Iterator[Finding]:
     privacy = recipe.privacy
     if privacy is None:
@@ -467,6 +493,7 @@ _RULES: Sequence[Callable[[Recipe], Iterator[Finding]]] = (
     _dropout,
     _algorithm,
     _scaffold,
+    _rank_schedule,
     _privacy,
     _unit,
     _client_unit,

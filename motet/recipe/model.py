@@ -131,13 +131,21 @@ class DataSection(Section):
         return self
 
 
+class RankStep(Section):
+    """From round ``from_round`` on nobody trains more than ``lora_rank``."""
+
+    from_round: Annotated[int, Field(ge=0)]
+    lora_rank: PositiveInt
+
+
 class AdapterSection(Section):
     """The adapter.
 
     ``lora_rank`` is one rank for all, or a map from client id or capacity class to rank
     (``default`` is the fallback). ``alpha`` is a number, or ``"2r"``: that multiple of each client's own
     rank, so that the scale is the same for all. ``targets`` are endings of layer names. ``serving_lora_rank`` is
-    the most that servers of the result take: exports are cut to it, training is not.
+    the most that servers of the result take: exports are cut to it, training is not. ``lora_rank_schedule`` caps all
+    ranks from a round on, up or down; the product is carried over.
     """
 
     lora_rank: PositiveInt | dict[Name, PositiveInt] = 8
@@ -146,6 +154,7 @@ class AdapterSection(Section):
     layers: list[Annotated[int, Field(ge=0)]] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     serving_lora_rank: PositiveInt | None = None
+    lora_rank_schedule: list[RankStep] = []
 
 
 class MethodSection(Section):
@@ -279,6 +288,11 @@ class Recipe(Section):
             if key is not None and key in ranks:
                 return ranks[key]
         return 8
+
+    def rank_cap(self, round_index: int) -> int | None:
+        """The most rank of a round by the schedule; None where it says nothing."""
+        caps = [s.lora_rank for s in self.adapter.lora_rank_schedule if s.from_round <= round_index]
+        return caps[-1] if caps else None
 
     def learning_rate_of(self, round_index: int, *, head: bool) -> float:
         """The rate of the heads, or of all else that trains, in a round."""

@@ -52,6 +52,10 @@ MEANINGS: Mapping[str, str] = {
     "adapter.dropout": "share of the adapter's inputs that is dropped in training",
     "adapter.serving_lora_rank": "the most that servers of the result take: exports are cut to it by SVD and tell "
     "the error; absent: as learned",
+    "adapter.lora_rank_schedule": "caps on all ranks from a round on, in ascending rounds; growing keeps the product, "
+    "cutting keeps the best of the new rank and tells the error",
+    "adapter.lora_rank_schedule.from_round": "the first round, from 0, that the cap holds for",
+    "adapter.lora_rank_schedule.lora_rank": "the most that a client trains from then on",
     "method": "how updates become one",
     "method.name": "which of the methods of docs/methods.md; `flora` is exact and takes mixed ranks",
     "method.ridge": "of lora-fair: weight of staying near the mean",

@@ -71,6 +71,19 @@ def test_control_variates_double_what_comes_down_and_nothing_that_goes_up(method
     assert any("scaffold doubles what a client receives" in note for note in result.notes)
 
 
+def test_a_schedule_is_counted_round_by_round():
+    text = "method: {name: fedit}\nadapter: {lora_rank: 8, lora_rank_schedule: [STEP]}\n"
+    one = plan(tiny(text.replace("STEP", "{from_round: 1, lora_rank: 2}")), probe=False).clients[0]
+    sizes = {
+        rank: plan(tiny(f"method: {{name: fedit}}\nadapter: {{lora_rank: {rank}}}\n"), probe=False).clients[0]
+        for rank in (2, 8)
+    }
+    assert one.bytes_down == (sizes[8].bytes_up, *[sizes[2].bytes_up] * 3)
+    assert one.bytes_up == sizes[8].bytes_up
+    assert one.bytes_up_total == sizes[8].bytes_up + 3 * sizes[2].bytes_up
+    assert one.total_bytes == one.bytes_up_total + sum(one.bytes_down)
+
+
 def test_a_client_with_a_smaller_rank_sends_less_and_flora_starts_from_nothing():
     recipe = tiny("method: {name: flora}\nadapter: {lora_rank: {a: 2, b: 8}}\ncohort: {clients: [a, b]}\n")
     result = plan(recipe, probe=False)

@@ -10,6 +10,7 @@ import sys
 import pytest
 from peft_folders import base_model, make_adapter
 
+from aggregation.table import NEEDS
 from motet.cli.main import main
 
 RECIPE = """
@@ -152,7 +153,7 @@ def test_advise_asks_on_a_terminal_and_nowhere_else(tmp_path):
     ours, theirs = pty.openpty()
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as asked:
         os.close(theirs)
-        text, answers = "", iter(["y", "y", "n", "n", "n", "n", "n", "n"])
+        text, answers = "", iter(["y", "y", *["n"] * (len(NEEDS) - 2)])
         while True:
             ready, _, _ = select.select([ours], [], [], 60)
             if not ready:
@@ -169,5 +170,5 @@ def test_advise_asks_on_a_terminal_and_nowhere_else(tmp_path):
                 os.write(ours, next(answers).encode() + b"\n")
         os.close(ours)
     assert asked.returncode == 0, text
-    assert text.count("[y/N]:") == 8
+    assert text.count("[y/N]:") == len(NEEDS)
     assert "ffa  (FFA-LoRA" in text

@@ -53,6 +53,31 @@ UNSOUND = {
         "r.yaml:6: training.proximal_weight: 2 at learning rate 0.5 makes each step jump past the round's start "
         "that it pulls to. Use less than 2.",
     ),
+    "a schedule out of order": (
+        {"adapter": "{lora_rank_schedule: [{from_round: 2, lora_rank: 4}, {from_round: 1, lora_rank: 8}]}"},
+        "r.yaml:6: adapter.lora_rank_schedule: begins at rounds 2, 1 of 3. Write ascending rounds, the first is 0, "
+        "below training.rounds.",
+    ),
+    "a schedule past the end": (
+        {"adapter": "{lora_rank_schedule: [{from_round: 3, lora_rank: 4}]}"},
+        "r.yaml:6: adapter.lora_rank_schedule: begins at rounds 3 of 3. Write ascending rounds, the first is 0, "
+        "below training.rounds.",
+    ),
+    "a schedule of bases of one rank": (
+        {"method": "{name: fed-sb}", "adapter": "{lora_rank_schedule: [{from_round: 1, lora_rank: 4}]}"},
+        "r.yaml:6: adapter.lora_rank_schedule: fed-sb can not change its rank: its frozen bases belong to one rank. "
+        "Remove it, or set method.name: ffa.",
+    ),
+    "a schedule under control variates": (
+        {
+            "method": "{name: ffa}",
+            "adapter": "{lora_rank_schedule: [{from_round: 1, lora_rank: 4}]}",
+            "training": "{algorithm: scaffold, optimizer: sgd}",
+            "cohort": "{clients: [a, b]}",
+        },
+        "r.yaml:6: adapter.lora_rank_schedule: scaffold compares gradients of all rounds, which have to have one "
+        "rank. Remove it, or set training.algorithm: fedprox.",
+    ),
     "control variates with fresh factors": (
         {
             "training": "{algorithm: scaffold, optimizer: sgd}",
@@ -247,6 +272,10 @@ SOUND = {
         "training": "{algorithm: fedprox, optimizer: sgd, learning_rate: 0.5, proximal_weight: 1.9}"
     },
     "a strong pull with adam": {"training": "{algorithm: fedprox, learning_rate: 0.5, proximal_weight: 2}"},
+    "a schedule": {
+        "method": "{name: fedit}",
+        "adapter": "{lora_rank_schedule: [{from_round: 0, lora_rank: 2}, {from_round: 2, lora_rank: 4}]}",
+    },
     "control variates": {
         "method": "{name: ffa}",
         "training": "{algorithm: scaffold, optimizer: sgd}",
