@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from coordinator.storage.store import Store
+from coordinator.storage.where import open_store
 from motet.errors import MotetError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def register(home: Path, client_id: str, public_key_path: Path, capacity_class: 
         raise RegistrationError(
             f"{public_key_path} is no P-384 key", hint="the client makes it: motet client init"
         )
-    store = Store.open(home / "motet.db")
+    store = open_store(home)
     try:
         store.register_client(client_id, public_key_to_bytes(key), capacity_class=capacity_class)
     finally:

@@ -23,8 +23,9 @@ from coordinator.engine.flower_link import FlowerLink, LinkError, marker_sha256
 from coordinator.engine.round_engine import EngineStoppedError, RoundEngine
 from coordinator.engine.shape import ModelShape
 from coordinator.engine.superlink import Child, check_port_is_free, free_port, start_gateway, start_superlink
+from coordinator.errors import DatabaseAwayError
 from coordinator.storage.artifacts import ArtifactStore
-from coordinator.storage.store import Store
+from coordinator.storage.where import open_store
 from coordinator.tls import ensure_certificates, write_private
 from motet.clock import SystemClock
 from motet.errors import MotetError
@@ -33,11 +34,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from coordinator.storage.models import RunRow
+    from coordinator.storage.store import Store
     from motet.recipe import Recipe
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.5
 POLL_S = 0.15
+DATABASE_PAUSE_S = 2.0
 
 
 class AlreadyRunningError(MotetError):
@@ -81,7 +85,7 @@ def serve(
         signal.signal(number, lambda *_: stopping.set())
     with _exclusive(config.home):
         check_port_is_free(config.listen)
-        store = Store.open(config.home / "motet.db")
+        store = open_store(config.home)
         store.ledger.reconcile()
         tls = config.home / "tls"
         ensure_certificates(
@@ -141,8 +145,9 @@ def _work(
                 f"{child.name} ended by itself",
                 hint=f"see {child.log_path}, then start the coordinator again",
             )
-        run = store.next_run()
+        run: RunRow | None = None
         try:
+            run = store.next_run()
             if run is not None:
                 engine.run(run.run_id)
                 log.info("run %s finished", run.run_id)
@@ -153,6 +158,9 @@ def _work(
                 stopping.wait(IDLE_S)
         except EngineStoppedError:
             continue
+        except DatabaseAwayError as e:  # the run stays as it is; it goes on when the database is back
+            log.warning("%s; trying again", e.message)
+            stopping.wait(DATABASE_PAUSE_S)
         except LinkError:
             if stopping.is_set() or _ended(children) is not None:
                 continue  # a consequence; the loop says of what
@@ -160,8 +168,8 @@ def _work(
         except MotetError as e:
             if run is None:
                 raise
-            store.end_run(run.run_id, "FAILED", e.message)
             log.warning("run %s ended: %s", run.run_id, e.message)
+            store.end_run(run.run_id, "FAILED", e.message)
 
 
 def _ended(children: Sequence[Child]) -> Child | None:

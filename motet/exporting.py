@@ -12,7 +12,7 @@ from client.adapters import fed_sb_bases
 from client.personal import PersonalParts
 from coordinator.export import CardFacts, ExportError, export_merged, export_peft
 from coordinator.storage.artifacts import ArtifactStore
-from coordinator.storage.store import Store
+from coordinator.storage.where import open_store
 from motet.errors import MotetError
 from motet.modeling import load_base
 from motet.recipe import Recipe, from_canonical_json, round_event
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from aggregation.adapter import AdapterState, FactorPair
+    from coordinator.storage.store import Store
 
 
 class NothingToExportError(MotetError):
@@ -169,7 +170,7 @@ def export_run(
       NothingToExportError: no round of the run has closed.
       MotetError: no such run, or ``out_dir`` can not be written.
     """
-    store = Store.open(home / "motet.db", create=False)
+    store = open_store(home, create=False)
     try:
         run = store.get_run(run_id)
         closed = store.closed_rounds(run_id)

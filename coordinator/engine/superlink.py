@@ -58,6 +58,11 @@ class Child:
         self.process.wait(grace_s)
 
 
+def _inherited() -> dict[str, str]:
+    """This process's environment without the database's password, which no child needs."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("MOTET_DATABASE", "PGPASS"))}
+
+
 def start(name: str, arguments: Sequence[str], log_path: Path, environment: dict[str, str]) -> Child:
     """Start a child that is killed when this process dies, however it dies (Linux)."""
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -76,7 +81,7 @@ def start(name: str, arguments: Sequence[str], log_path: Path, environment: dict
             stderr=log_file,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, **QUIET, **environment},
+            env={**_inherited(), **QUIET, **environment},
             preexec_fn=die_with_parent,
         )
     return Child(name=name, process=process, log_path=log_path)

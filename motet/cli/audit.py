@@ -36,7 +36,7 @@ def export_command(
 
     Example: motet audit export r-1a2b3c --home fed --out audit.jsonl
     """
-    from coordinator.storage.store import Store
+    from coordinator.storage.where import open_store
     from motet.audit.bundle import make_bundle
     from motet.audit.errors import BundleError
     from motet.clock import SystemClock
@@ -53,7 +53,7 @@ def export_command(
             raise BundleError(f"{path} is no countersignature", hint="see: motet audit receipts")
         documents.append(document)
     clock = SystemClock()
-    store = Store.open(home / "motet.db", create=False, clock=clock)
+    store = open_store(home, create=False, clock=clock)
     try:
         checkpoint = store.ledger.reconcile()
         ledger = store.ledger.file

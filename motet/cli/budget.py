@@ -161,9 +161,9 @@ def show_command(
 
     Example: motet budget show --home fed
     """
-    from coordinator.storage.store import Store
+    from coordinator.storage.where import open_store
 
-    store = Store.open(home / "motet.db", create=False)
+    store = open_store(home, create=False)
     try:
         rows = budget_of(store.charge_bodies())
     finally:

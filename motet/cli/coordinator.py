@@ -12,6 +12,21 @@ import typer
 app = typer.Typer(no_args_is_help=True, help="Run the coordinator and register clients.")
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")]
 DEFAULT_HOME = Path("coordinator-home")
+Database = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        metavar="URL",
+        help="PostgreSQL instead of a file in the home: postgresql://user@host:5432/name; it is remembered.",
+    ),
+]
+
+
+def _remember(home: Path, database: str | None) -> None:
+    if database is not None:
+        from coordinator.storage.where import remember
+
+        remember(home, database)
 
 
 @app.command("start")
@@ -32,6 +47,7 @@ def start_command(
     as_json: Annotated[
         bool, typer.Option("--json", help="When clients can connect, say so as one JSON object.")
     ] = False,
+    database: Database = None,
 ) -> None:
     """Start the coordinator: SuperLink, gateway and the round engine. Stop it with Ctrl-C.
 
@@ -41,6 +57,7 @@ def start_command(
     from motet.cli.words import check_address, check_choice
 
     check_address(listen)
+    _remember(home, database)
     check_choice("--link-state", link_state, ("disk", "memory"))
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s %(message)s"
@@ -66,6 +83,7 @@ def register_command(
     home: Home = DEFAULT_HOME,
     capacity_class: Annotated[str, typer.Option("--class", help="Capacity class, for ranks by class.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    database: Database = None,
 ) -> None:
     """Admit a client by its public key; a running coordinator takes it up at once.
 
@@ -73,6 +91,7 @@ def register_command(
     """
     from coordinator.registration import register
 
+    _remember(home, database)
     register(home, client_id, public_key, capacity_class)
     print(
         json.dumps({"client_id": client_id, "registered": True}) if as_json else f"{client_id} is registered"

@@ -27,9 +27,9 @@ ENDED = ("FINISHED", "FAILED", "CANCELLED")
 
 @contextmanager
 def _store(home: Path, *, create: bool = False) -> Iterator[Store]:
-    from coordinator.storage.store import Store
+    from coordinator.storage.where import open_store
 
-    store = Store.open(home / "motet.db", create=create)
+    store = open_store(home, create=create)
     try:
         yield store
     finally:
