@@ -7,8 +7,8 @@ but this file's owner can lower it, and a file that was cut or put back from an 
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,13 @@ from privacy.ledger.canonical import canonical_bytes
 from privacy.ledger.chain import FIRST_PREVIOUS, entry_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from privacy.events import Event
 
 GENESIS = FIRST_PREVIOUS
+_FILE_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +84,21 @@ class ClientLedger:
             if row["kind"] == "reserve"
         ]
 
-    def spent(self, data_set: str) -> list[Event]:
-        """Every event reserved on one data set, settled or not; one that is not understood costs infinity.
+    def spent(self, *data_sets: str) -> list[Event]:
+        """Every event reserved on a data set, settled or not; one that is not understood costs infinity.
+
+        Args:
+          data_sets: every name of the data set, see ``client.lineage``. Charges of before there were lineages count
+            against every data set: they name a file's bytes, which are gone once the file has changed.
 
         Raises:
           LedgerError: see ``charges``.
         """
-        return [charge.event for charge in self.charges() if charge.data_set == data_set]
+        return [
+            charge.event
+            for charge in self.charges()
+            if charge.data_set in data_sets or _FILE_HASH.fullmatch(charge.data_set)
+        ]
 
     def reserve(
         self,
@@ -101,8 +110,19 @@ class ClientLedger:
         event: Event,
         epsilon_cap: float | None,
         target_delta: float,
+        joined: Sequence[str] = (),
     ) -> str:
         """Charge one round before it is trained; durable when this returns.
+
+        Args:
+          data_set: name of its lineage.
+          run_id: the run.
+          round_index: from 0.
+          attempt: at the round, from 0.
+          event: the charge.
+          epsilon_cap: the owner's cap; None is none.
+          target_delta: of the cap.
+          joined: further names of the data set, whose charges count as well.
 
         Returns:
           the reservation's id.
@@ -114,7 +134,7 @@ class ClientLedger:
         """
         with _as_ledger_errors(), self._journal.locked():
             if epsilon_cap is not None:
-                every = [*self.spent(data_set), event]
+                every = [*self.spent(data_set, *joined), event]
                 if len(units_of(every)) > 1:
                     raise PolicyRefusedError(
                         "clause max_epsilon: this data set was charged in another unit before "
@@ -195,19 +215,3 @@ def _as_ledger_errors() -> Iterator[None]:
         yield
     except JournalError as e:
         raise LedgerError(e.message, hint=e.hint) from e
-
-
-def data_set_fingerprint(path: Path) -> str:
-    """sha256 of the file's bytes: under which name its budget is kept.
-
-    Of a folder: over the relative path and the sha256 of each file in it, sorted.
-    """
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for part in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{part.relative_to(path).as_posix()}\0{data_set_fingerprint(part)}\n".encode())
-        return digest.hexdigest()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

@@ -28,7 +28,8 @@ from client.control import OwnControls
 from client.errors import BadOrderError, ClientError
 from client.files import write_durably
 from client.inputs import prepare
-from client.ledger import ClientLedger, data_set_fingerprint
+from client.ledger import ClientLedger
+from client.lineage import Lineage, Lineages
 from client.personal import PersonalParts
 from client.policy import Policy, check_policy
 from client.protect import refuse, release
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 Handler = Callable[[TrainOrder], TrainReply]
+_Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 class ClientWorker:
@@ -80,6 +82,8 @@ class ClientWorker:
         self._personal = PersonalParts(state_dir / "personal")
         self._controls = OwnControls(state_dir / "control")
         self._ledger = ClientLedger(state_dir / "ledger.jsonl")
+        self._lineages = Lineages(state_dir)
+        self._lineage: tuple[tuple[_Stamp, str | None], Lineage] | None = None
         self._policy = policy or Policy()
         self._noise = noise or SystemNoise()
         self._allows_test_noise = allows_test_noise
@@ -108,8 +112,9 @@ class ClientWorker:
         noise_multiplier = resolve_noise_multiplier(recipe) if recipe.privacy else None
         check_policy(self._policy, recipe, lora_rank=order.lora_rank, noise_multiplier=noise_multiplier)
         received = from_bytes(order.payload)
-        examples = self._prepared(recipe)
-        reservation = self._charge(order, recipe)
+        stamp = self._stamp()
+        examples = self._prepared(recipe, stamp)
+        reservation = self._charge(order, recipe, stamp)
         trained = self._train(order, recipe, received, examples, noise_multiplier)
         reply = release(
             order, recipe, trained, num_steps=recipe.training.local_steps, num_examples=len(examples)
@@ -137,12 +142,39 @@ class ClientWorker:
             )  # run ids become file names
         return from_canonical_json(order.recipe_json)
 
-    def _charge(self, order: TrainOrder, recipe: Recipe) -> str | None:
+    def _stamp(self) -> _Stamp:
+        """Changes when the data file is written; reading it again is then due."""
+        try:
+            files = [self._data_path, *sorted(self._data_path.rglob("*"))]
+            return tuple((str(f), s.st_ino, s.st_size, s.st_mtime_ns) for f in files for s in (f.stat(),))
+        except OSError:
+            return ()  # reading it says what is wrong
+
+    def _identified(self, stamp: _Stamp, person_column: str | None) -> Lineage:
+        """Which data set the file is; its budget follows it through edits, copies and other names."""
+        if self._lineage is None or self._lineage[0] != (stamp, person_column):
+            self._lineages.check_knows([charge.data_set for charge in self._ledger.charges()])
+            lineage = self._lineages.identify(self._data_path, person_column=person_column)
+            log.info(
+                "data set %s: %s rows, %s of them known before%s",
+                lineage.name,
+                lineage.num_rows,
+                lineage.known_rows,
+                "".join(f"; {o.shared_rows} shared with {o.lineage}" for o in lineage.overlaps),
+            )
+            self._lineage = (stamp, person_column), lineage
+        return self._lineage[1]
+
+    def _charge(self, order: TrainOrder, recipe: Recipe, stamp: _Stamp) -> str | None:
         event = round_event(recipe)
         if event is None or recipe.privacy is None:
             return None
+        lineage = self._identified(stamp, recipe.privacy.unit_column)
+        if self._stamp() != stamp:
+            raise ClientError("the data changed while it was read; nothing was trained")
         return self._ledger.reserve(
-            data_set=data_set_fingerprint(self._data_path),
+            data_set=lineage.name,
+            joined=lineage.names,
             run_id=order.run_id,
             round_index=order.round_index,
             attempt=order.attempt,
@@ -228,9 +260,10 @@ class ClientWorker:
         )
         self._controls.keep(order.run_id, order.round_index, next_own, counted_round=order.counted_round)
 
-    def _prepared(self, recipe: Recipe) -> Prepared:
+    def _prepared(self, recipe: Recipe, stamp: _Stamp) -> Prepared:
         key = (
-            recipe.task.model_dump_json()
+            f"{stamp}"
+            + recipe.task.model_dump_json()
             + recipe.base_model.model_dump_json()
             + recipe.data.model_dump_json()
             + str(recipe.privacy and recipe.privacy.unit_column)

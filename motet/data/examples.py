@@ -81,14 +81,9 @@ def read_examples(
       DataError: no such file, empty, wrong suffix, not UTF-8, or a line that does not fit; the message says
         which.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file", hint="check data.path in the recipe, or --data")
-    if path.suffix.lower() not in {".jsonl", ".ndjson", ".csv"}:
-        raise DataError(f"{path}: examples come as .jsonl or .csv", hint="rename or convert the file")
-    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _jsonl_rows(path)
     examples = []
     try:
-        for line, row in rows:
+        for line, row in read_rows(path):
             where = f"{path}:{line}"
             image = _image_of(row, where) if images else b""
             text = "" if images else _text_of(row, text_column, where)
@@ -110,6 +105,19 @@ def read_examples(
     if not examples:
         raise DataError(f"{path}: holds no example")
     return examples
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Every row of a JSONL or CSV file as it stands, with its line number; nothing but its form is checked.
+
+    Raises:
+      DataError: no such file, wrong suffix, or a line that is no row.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file", hint="check data.path in the recipe, or --data")
+    if path.suffix.lower() not in {".jsonl", ".ndjson", ".csv"}:
+        raise DataError(f"{path}: examples come as .jsonl or .csv", hint="rename or convert the file")
+    yield from _csv_rows(path) if path.suffix.lower() == ".csv" else _jsonl_rows(path)
 
 
 def write_jsonl(
