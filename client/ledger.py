@@ -132,35 +132,81 @@ class ClientLedger:
             written.
           LedgerError: the file is damaged or can not be written.
         """
+        (name,) = self.reserve_all(
+            [(round_index, attempt)],
+            data_set=data_set,
+            run_id=run_id,
+            event=event,
+            epsilon_cap=epsilon_cap,
+            target_delta=target_delta,
+            joined=joined,
+        )
+        return name
+
+    def reserve_all(
+        self,
+        places: Sequence[tuple[int, int]],
+        *,
+        data_set: str,
+        run_id: str,
+        event: Event,
+        epsilon_cap: float | None,
+        target_delta: float,
+        joined: Sequence[str] = (),
+    ) -> list[str]:
+        """Charge several rounds at once, all or none; see ``reserve``.
+
+        Args:
+          places: round_index and attempt of each; may be empty.
+          data_set: name of its lineage.
+          run_id: the run.
+          event: the charge of each.
+          epsilon_cap: the owner's cap on everything together; None is none.
+          target_delta: of the cap.
+          joined: further names of the data set.
+
+        Raises:
+          PolicyRefusedError: as ``reserve``; nothing is written.
+          LedgerError: as ``reserve``.
+        """
         with _as_ledger_errors(), self._journal.locked():
-            if epsilon_cap is not None:
-                every = [*self.spent(data_set, *joined), event]
-                if len(units_of(every)) > 1:
-                    raise PolicyRefusedError(
-                        "clause max_epsilon: this data set was charged in another unit before "
-                        f"({', '.join(units_of(every)[:2])}), and budgets of different units do not add up"
-                    )
-                projected = epsilon_pld(every, target_delta)
-                if projected > epsilon_cap:
-                    raise PolicyRefusedError(
-                        f"clause max_epsilon: this data set would reach epsilon {projected:.2f}, "
-                        f"the owner allows {epsilon_cap:g}"
-                    )
+            if epsilon_cap is not None and places:
+                self._check_cap(
+                    [*self.spent(data_set, *joined), *[event] * len(places)], epsilon_cap, target_delta
+                )
             return self._append(
-                {
-                    "kind": "reserve",
-                    "data_set": data_set,
-                    "run_id": run_id,
-                    "round_index": round_index,
-                    "attempt": attempt,
-                    "event": event.to_json(),
-                }
+                [
+                    {
+                        "kind": "reserve",
+                        "data_set": data_set,
+                        "run_id": run_id,
+                        "round_index": round_index,
+                        "attempt": attempt,
+                        "event": event.to_json(),
+                    }
+                    for round_index, attempt in places
+                ]
+            )
+
+    @staticmethod
+    def _check_cap(every: Sequence[Event], epsilon_cap: float, target_delta: float) -> None:
+        units = units_of(every)
+        if len(units) > 1:
+            raise PolicyRefusedError(
+                "clause max_epsilon: this data set was charged in another unit before "
+                f"({', '.join(units)}), and budgets of different units do not add up"
+            )
+        projected = epsilon_pld(every, target_delta)
+        if projected > epsilon_cap:
+            raise PolicyRefusedError(
+                f"clause max_epsilon: this data set would reach epsilon {projected:.2f}, "
+                f"the owner allows {epsilon_cap:g}"
             )
 
     def settle(self, reservation_id: str) -> None:
         """Note that the reserved charge became real."""
         with _as_ledger_errors(), self._journal.locked():
-            self._append({"kind": "settle", "reservation_id": reservation_id})
+            self._append([{"kind": "settle", "reservation_id": reservation_id}])
 
     def head(self) -> tuple[int, str]:
         """Number of rows and the hash of the last one: what a countersignature stands on.
@@ -193,11 +239,14 @@ class ClientLedger:
             ids.append(previous[:32])
         return rows, ids, previous
 
-    def _append(self, row: dict[str, Any]) -> str:
+    def _append(self, rows: Sequence[dict[str, Any]]) -> list[str]:
         *_, previous = self._read()
-        line = canonical_bytes({"previous": previous, **row})
-        self._journal.append([line])
-        return entry_hash(line)[:32]
+        lines: list[bytes] = []
+        for row in rows:
+            lines.append(canonical_bytes({"previous": previous, **row}))
+            previous = entry_hash(lines[-1])
+        self._journal.append(lines)
+        return [entry_hash(line)[:32] for line in lines]
 
     def _event(self, number: int, row: dict[str, Any]) -> Event:
         text = row["event"]

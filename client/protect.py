@@ -27,9 +27,9 @@ def release(
     Raises:
       aggregation.errors.MalformedUpdateError: a tensor is not finite; nothing leaves.
     """
-    private = recipe.privacy is not None
+    counts_stay = recipe.privacy is not None
     payload = to_bytes(trained)
-    weighted = recipe.cohort.weights == "num_examples" and not private
+    weighted = recipe.cohort.weights == "num_examples" and not counts_stay
     return TrainReply(
         run_id=order.run_id,
         round_index=order.round_index,
@@ -39,8 +39,8 @@ def release(
         payload_sha256=sha256_hex(payload),
         aggregation_weight=float(num_examples) if weighted else 1.0,
         num_steps=num_steps,
-        num_examples=0 if private else num_examples,
-        is_private=private,
+        num_examples=0 if counts_stay else num_examples,
+        is_private=recipe.trains_privately,
     )
 
 

@@ -45,6 +45,7 @@ from privacy.noise import SystemNoise
 if TYPE_CHECKING:
     from aggregation.adapter import AdapterState
     from client.inputs import Prepared
+    from privacy.events import PoissonGaussianEvent
     from privacy.noise import NoiseSource
 
 log = logging.getLogger(__name__)
@@ -172,6 +173,8 @@ class ClientWorker:
         lineage = self._identified(stamp, recipe.privacy.unit_column)
         if self._stamp() != stamp:
             raise ClientError("the data changed while it was read; nothing was trained")
+        if not recipe.privacy.noise_is_local:
+            return self._charge_run(order, recipe, event, lineage)
         return self._ledger.reserve(
             data_set=lineage.name,
             joined=lineage.names,
@@ -182,6 +185,31 @@ class ClientWorker:
             epsilon_cap=self._policy.max_epsilon,
             target_delta=min(self._policy.target_delta, recipe.privacy.target_delta),
         )
+
+    def _charge_run(
+        self, order: TrainOrder, recipe: Recipe, event: PoissonGaussianEvent, lineage: Lineage
+    ) -> str | None:
+        """Charge every round of the run at its first order: rounds in which this client is not drawn cost as much."""
+        if recipe.privacy is None:
+            return None
+        made = {
+            (c.round_index, c.attempt): c.reservation_id
+            for c in self._ledger.charges()
+            if c.run_id == order.run_id and c.event == event and c.data_set in lineage.names
+        }
+        here = (order.round_index, order.attempt)
+        places = [(i, 0) for i in range(recipe.training.rounds)]
+        missing = [p for p in dict.fromkeys([*places, here]) if p not in made]
+        names = self._ledger.reserve_all(
+            missing,
+            data_set=lineage.name,
+            joined=lineage.names,
+            run_id=order.run_id,
+            event=event,
+            epsilon_cap=self._policy.max_epsilon,
+            target_delta=min(self._policy.target_delta, recipe.privacy.target_delta),
+        )
+        return (made | dict(zip(missing, names, strict=True)))[here]
 
     def _train(
         self,

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from motet.errors import MotetError
 from motet.folders import write_folder
 from motet.modeling import is_conv1d_model, load_base, write_input_settings
+from motet.recipe.units import TRUST_WORDS, UNIT_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,9 +109,9 @@ def model_card(recipe: Recipe, facts: CardFacts, lora_rank: int) -> str:
     if facts.epsilons and recipe.privacy is not None:
         worst = max(facts.epsilons.values())
         privacy = (
-            f"Example-level differential privacy at each client (add/remove neighbours, Poisson sampling): "
+            f"Differential privacy for {UNIT_WORDS[recipe.privacy.unit]} (add/remove neighbours, Poisson sampling): "
             f"epsilon at most {worst:.2f} at delta {recipe.privacy.target_delta:g} for every client, "
-            f"clipping norm {recipe.privacy.clipping_norm:g}."
+            f"clipping norm {recipe.privacy.clipping_norm:g}; {TRUST_WORDS[recipe.privacy.unit]}."
         )
     base = recipe.base_model
     rank = str(lora_rank) if lora_rank else "none: merged"

@@ -10,6 +10,7 @@ from aggregation.serialize import sha256_hex, to_bytes
 from aggregation.table import refusal
 from client.adapters import fed_sb_bases
 from client.personal import PersonalParts
+from coordinator.engine.client_unit import is_client_unit
 from coordinator.export import CardFacts, ExportError, export_merged, export_peft
 from coordinator.storage.artifacts import ArtifactStore
 from coordinator.storage.where import open_store
@@ -189,7 +190,7 @@ def export_run(
     facts = CardFacts(
         run_id=run_id,
         rounds=len(closed),
-        clients=len(clients),
+        clients=len(asked if is_client_unit(recipe) else clients),  # who was drawn stays here
         adapter_sha256=closed[-1].adapter_sha256,
         epsilons=epsilons,
     )

@@ -16,12 +16,15 @@ from aggregation.table import TABLE
 from motet.errors import MotetError
 from motet.recipe import Problem, Recipe, RecipeError, recipe_sha256
 from motet.recipe.checks import check_shapes
+from motet.recipe.units import cohort_warnings
 from motet.recipe.yaml_text import dotted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import torch
+
+    from privacy.events import Unit
 
 BYTES_PER_FLOAT = 4
 _PROBE_EXAMPLES = 8
@@ -61,8 +64,10 @@ class PrivacyPlan:
     """What each client's data is charged.
 
     Attributes:
+      unit: what is protected: example, person or client.
+      expected_cohort: public divisor of the noised sum, with unit client; else None.
       noise_multiplier: standard deviation over the clipping norm; calibrated when the recipe gives a target.
-      sampling_rate: of an example in a step.
+      sampling_rate: of a unit in a step.
       num_steps: of the whole run.
       target_delta: of the epsilons here.
       epsilon: of the whole run (PLD).
@@ -70,6 +75,8 @@ class PrivacyPlan:
       rounds_within_limit: rounds that the limit allows, at most those of the recipe.
     """
 
+    unit: Unit
+    expected_cohort: float | None
     noise_multiplier: float
     sampling_rate: float
     num_steps: int
@@ -156,6 +163,9 @@ def plan(recipe: Recipe, *, probe: bool = True) -> Plan:
     seconds, total = _measure(recipe, notes) if probe else (None, None)
     privacy = _privacy(recipe)
     notes += _notes(recipe, sizes, known=known)
+    if privacy is not None:
+        trained = max((client.trainable_parameters for client in clients), default=0)
+        notes += cohort_warnings(recipe, trained, privacy.epsilon)
     return Plan(
         name=recipe.name,
         recipe_sha256=recipe_sha256(recipe),
@@ -280,6 +290,8 @@ def _privacy(recipe: Recipe) -> PrivacyPlan | None:
             low, high = (middle, high) if epsilon_pld([event] * middle, delta) <= limit else (low, middle)
         within = low
     return PrivacyPlan(
+        unit=event.unit,
+        expected_cohort=recipe.expected_cohort(),
         noise_multiplier=event.noise_multiplier,
         sampling_rate=event.sampling_rate,
         num_steps=rounds * event.num_steps,
@@ -318,7 +330,8 @@ def _notes(recipe: Recipe, sizes: Mapping[str, int | None], *, known: bool) -> S
     privacy = recipe.privacy
     if privacy is None:
         return notes
-    counts = {client: count for client, count in sizes.items() if count}
+    is_by_example = privacy.unit == "example"
+    counts = {client: count for client, count in sizes.items() if count and is_by_example}
     batch = recipe.training.expected_batch_size
     odd = sorted(c for c, n in counts.items() if not 0.5 <= privacy.sampling_rate * n / batch <= 2)
     if odd:

@@ -223,6 +223,7 @@ def simulate(
       federated, and head_only, head_only_private, federated_no_privacy where run), ``gains`` (how much better
       a federated run is than each other way, paired, with its standard error), ``clients`` (client_id,
       lora_rank, num_examples, bytes_up, bytes_down, epsilon or None), ``curves``, ``seconds``, ``recipe_name``;
+      ``privacy_unit``: what is protected, or None;
       ``learned_rank`` and ``truncation_error`` where a serving cap cut the adapter, else 0.
 
     Raises:
@@ -272,6 +273,7 @@ def simulate(
         "adapter_dir": str(adapter_dir),
         "adapter_sha256": main.result.adapter_sha256,
         "method": recipe.method.name,
+        "privacy_unit": None if recipe.privacy is None else recipe.privacy.unit,
         "rounds": recipe.training.rounds,
         "metrics": _metrics(start, outcomes),
         "gains": _gains(outcomes),

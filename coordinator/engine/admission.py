@@ -78,7 +78,7 @@ def _check_released_values(reply: TrainReply, recipe: Recipe) -> None:
     if reply.num_examples < 0:
         raise MalformedUpdateError("bad_count", "the number of examples is negative")
     if recipe.privacy is not None:
-        if not reply.is_private:
+        if recipe.trains_privately and not reply.is_private:
             raise MalformedUpdateError("not_private", "the run is private, this update carries no noise")
         if reply.num_examples:
             raise MalformedUpdateError(

@@ -7,7 +7,7 @@ that compare clients (``robust.rule``) hold all of a round at once.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,8 +20,10 @@ from aggregation.options import AVERAGES_FACTORS, weights_bind
 from aggregation.robust import clipped, coordinate_median, coordinate_trimmed_mean
 from aggregation.server_optimizer import advance
 from aggregation.weighing import COORDINATE_RULES, Size, Weighing, weigh
+from coordinator.engine.client_unit import is_client_unit, noised
 from coordinator.engine.controls import RoundControl
 from motet.recipe.method import local_start, method_of, robust_options, server_optimizer
+from privacy.noise import SystemNoise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from motet.recipe import Recipe
 
 
+_UNWEIGHED = Weighing(weights=(), verdicts=(), bound=math.inf)  # figures of single updates are not kept
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundOutcome:
     """What a round comes to.
@@ -40,7 +45,7 @@ class RoundOutcome:
       state: the next global state.
       memory: of the server optimiser, for the next round; None without one.
       relative_error: of the reduction, before the optimiser's step.
-      weighing: weights and verdicts, in the order of the clients.
+      weighing: weights and verdicts, in the order of the clients; none with client-level privacy.
     """
 
     state: AdapterState
@@ -109,9 +114,12 @@ class RoundReduction:
           ValueError: the updates have no sum, or too few are there for the rule.
         """
         options = robust_options(self._recipe)
-        weighing = self._weighing()
+        in_private = is_client_unit(self._recipe)
+        weighing = _UNWEIGHED if in_private else self._weighing()
         control = RoundControl(self._recipe, self._method)
-        if options.rule in COORDINATE_RULES:
+        if in_private:
+            reduction = self._noised()
+        elif options.rule in COORDINATE_RULES:
             reduction = self._by_coordinate(weighing)
         else:
             reduction = self._method.reduce(self._before, self._updates(weighing, control))
@@ -142,10 +150,6 @@ class RoundReduction:
 
     def _weighing(self) -> Weighing:
         options = robust_options(self._recipe)
-        if self._recipe.privacy is not None and not self._recipe.privacy.noise_is_local:
-            options = replace(
-                options, clip_factor=math.inf
-            )  # that bound is privacy.clipping_norm, of each alone
         compares = options.rule != "none" and options.rule not in COORDINATE_RULES
         sizes, changes = [], []
         for contribution in self._received:
@@ -175,6 +179,12 @@ class RoundReduction:
                 seen = with_moves(start, {k: part * v for k, v in moves(state, start).items()})
             control.see(ClientUpdate(client_id=name, weight=1.0, state=seen))
             yield ClientUpdate(client_id=name, weight=weight, state=state)
+
+    def _noised(self) -> Reduction:
+        """The noised sum of clipped changes; the noise is new in every call and comes from the operating system."""
+        pairs = ((self._load(c), self._start(c)) for c in self._received)
+        noise = SystemNoise()
+        return noised(self._recipe, self._method, self._before, pairs, self._round_index, noise)
 
     def _by_coordinate(self, weighing: Weighing) -> Reduction:
         """Cores and heads, number by number; every client's change is first cut to the bound."""

@@ -17,8 +17,15 @@ from typing import TYPE_CHECKING, Any
 from aggregation.errors import MalformedUpdateError
 from aggregation.serialize import sha256_hex, to_bytes
 from coordinator.engine.admission import admit
+from coordinator.engine.client_unit import (
+    Draw,
+    check_somebody_may_take_part,
+    draw_cohort,
+    expected_cohort,
+    is_client_unit,
+)
 from coordinator.engine.controls import counted_round
-from coordinator.engine.grid import Grid, GridFailure
+from coordinator.engine.grid import Grid, GridClient, GridFailure
 from coordinator.engine.ranks import ranks_of, resized_for_round
 from coordinator.engine.reduction import RoundReduction
 from coordinator.errors import BudgetRefusedError, RunFailedError
@@ -26,7 +33,9 @@ from motet.recipe import Recipe, canonical_json, from_canonical_json, recipe_sha
 from motet.recipe.method import method_of
 from motet.wire.messages import TrainOrder, TrainReply
 from privacy.accounting import would_exceed
+from privacy.events import of_unit
 from privacy.ledger.entries import reservation_id
+from privacy.noise import SystemNoise
 
 if TYPE_CHECKING:
     from aggregation.adapter import AdapterState
@@ -229,6 +238,9 @@ class _OneRun:
             self._order_and_admit(row)
             contributions = self._store.contributions(self._run_id, round_index, row.attempt)
             received = [c for c in contributions if c.state == "RECEIVED"]
+            if is_client_unit(self._recipe):
+                check_somebody_may_take_part(contributions)
+                return self._reduce_and_commit(row, received)
             if len(received) >= self._recipe.cohort.minimum:
                 return self._reduce_and_commit(row, received)
             self._give_up_attempt(row, contributions, len(received))
@@ -242,6 +254,10 @@ class _OneRun:
         attempt = attempts[-1].attempt + 1 if attempts else 0
         self._obey()
         cohort = self._cohort(round_index)
+        draw = Draw(asked=cohort, others={})
+        if is_client_unit(self._recipe):
+            expected_cohort(self._recipe)  # before anybody is charged
+            cohort, draw = self._drawn(cohort, round_index)
         for client_id in cohort:  # before anything is written; the store asks again within its transaction
             self._check_budget(round_index, client_id, self._store.spent_events(client_id))
         if not state_sha256:
@@ -254,7 +270,8 @@ class _OneRun:
             attempt,
             start_sha256=state_sha256,
             deadline_s=self._recipe.cohort.deadline_s,
-            ranks=cohort,
+            ranks=draw.asked,
+            others=draw.others,
             event=self._event,
             may_spend=partial(self._check_budget, round_index),
         )
@@ -263,6 +280,12 @@ class _OneRun:
             for r in self._store.rounds(self._run_id)
             if (r.round_index, r.attempt) == (round_index, attempt)
         )
+
+    def _drawn(self, reachable: Mapping[str, int], round_index: int) -> tuple[dict[str, int], Draw]:
+        """Ranks of the whole roster, and who of it is drawn; a name that is not reachable adds nothing."""
+        roster = {c: GridClient(client_id=c) for c in self._recipe.cohort.clients or ()}
+        ranks = {**ranks_of(self._recipe, roster, round_index), **reachable}
+        return ranks, draw_cohort(self._recipe, ranks, reachable, SystemNoise())
 
     def _initial_state(self, cohort: dict[str, int]) -> AdapterState:
         lora_rank = max(cohort.values())
@@ -325,7 +348,8 @@ class _OneRun:
         privacy = self._recipe.privacy
         if self._event is None or privacy is None or privacy.epsilon_limit is None:
             return
-        if would_exceed(spent, self._event, privacy.epsilon_limit, privacy.target_delta):
+        own = of_unit(spent, self._event.unit)
+        if would_exceed(own, self._event, privacy.epsilon_limit, privacy.target_delta):
             raise BudgetRefusedError(
                 f"run {self._run_id}, round {round_index}: client {client_id} would pass epsilon_limit "
                 f"{privacy.epsilon_limit:g}, counting its earlier runs; nobody was asked",
@@ -483,7 +507,9 @@ class _OneRun:
             num_bytes=len(data),
             relative_error=outcome.relative_error,
             optimizer_sha256=self._artifacts.put(memory) if memory else "",
-            verdicts=dict(zip(clients, outcome.weighing.verdicts, strict=True)),
+            verdicts=dict(zip(clients, outcome.weighing.verdicts, strict=True))
+            if outcome.weighing.verdicts
+            else None,
         )
         log.info("run %s round %s closed with %s clients", self._run_id, row.round_index, len(received))
         return sha256

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from privacy.ledger.entries import Body
 
 
+NOT_DRAWN = "not_drawn"
+"""Why a charge of ``privacy.unit: client`` has no order: the draw, which is what it pays for, went otherwise."""
+
+
 def bodies_of(session: Session) -> Iterator[Body]:
     """Every entry that the tables of run state give, in an order that a ledger may have."""
     for client in session.scalars(select(ClientRow).order_by(ClientRow.registered_at, ClientRow.client_id)):
@@ -89,5 +93,7 @@ def _outcome(row: ContributionRow, charge: PrivacyEventRow, attempt: RoundRow) -
         yield Settle(reservation_id=charge.reservation_id, payload_sha256=row.payload_sha256)
     elif row.state in ("FAILED", "LATE"):
         yield CancelRefused(reservation_id=charge.reservation_id, reason=row.error_code or row.state.lower())
+    elif row.state == "SKIPPED":
+        yield CancelRefused(reservation_id=charge.reservation_id, reason=NOT_DRAWN)
     elif attempt.state == "ABORTED":
         yield CancelRefused(reservation_id=charge.reservation_id, reason="aborted")

@@ -1,8 +1,9 @@
 """Tables of the run state. Alembic migrations make them; a test holds both equal.
 
 States. run: QUEUED -> RUNNING -> FINISHED | FAILED | CANCELLED. round: PLANNED -> CLOSED | ABORTED.
-contribution: ORDERED -> RECEIVED | FAILED, FAILED -> LATE. privacy event: RESERVED -> SETTLED; both count
-in full. Triggers refuse whatever would take back an entry of the ledger, a charge, or a budget's count of charges.
+contribution: ORDERED -> RECEIVED | FAILED, FAILED -> LATE; SKIPPED: charged, and not drawn. privacy event:
+RESERVED -> SETTLED; both count in full. Triggers refuse whatever would take back an entry of the ledger, a charge, or
+a budget's count of charges.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sqlalchemy import CursorResult, func, select, update
 
 from coordinator.errors import RunNotFoundError, StorageError
-from coordinator.storage.charges import bodies_of
+from coordinator.storage.charges import NOT_DRAWN, bodies_of
 from coordinator.storage.database import Database
 from coordinator.storage.ledger import StoredLedger
 from coordinator.storage.models import (
@@ -236,6 +236,7 @@ class Store:
         ranks: Mapping[str, int],
         event: PoissonGaussianEvent | None,
         may_spend: Callable[[str, Sequence[Event]], None] | None = None,
+        others: Mapping[str, int] | None = None,
     ) -> None:
         """Plan an attempt and reserve its budget, together, before any order leaves. Planned twice is planned once.
 
@@ -249,7 +250,9 @@ class Store:
           event: what each client is charged; None when the run is not private.
           may_spend: called with each client and all that was reserved for it before, within the transaction; what it
             raises rolls everything back, so that two runs can not both take the last of a budget.
+          others: client id -> lora_rank of those who are charged as well and not asked.
         """
+        others = others or {}
         now = self._clock.now()
         with self._transaction() as session:
             if session.get(RoundRow, (run_id, round_index, attempt)) is not None:
@@ -266,14 +269,14 @@ class Store:
                 )
             )
             session.flush()
-            for client_id, rank in sorted(ranks.items()):
+            for client_id, rank in sorted({**others, **ranks}.items()):
                 session.add(
                     ContributionRow(
                         run_id=run_id,
                         round_index=round_index,
                         attempt=attempt,
                         client_id=client_id,
-                        state="ORDERED",
+                        state="ORDERED" if client_id in ranks else "SKIPPED",
                         lora_rank=rank,
                     )
                 )
@@ -293,8 +296,15 @@ class Store:
                     )
                 )
             if event is not None:
-                charges = [reserve_of(run_id, round_index, attempt, c, event) for c in sorted(ranks)]
-                self._ledger.record(session, charges)
+                everybody = sorted({**others, **ranks})
+                charges = [reserve_of(run_id, round_index, attempt, c, event) for c in everybody]
+                skipped = [
+                    CancelRefused(
+                        reservation_id=reservation_id(run_id, round_index, attempt, c), reason=NOT_DRAWN
+                    )
+                    for c in sorted(others)
+                ]
+                self._ledger.record(session, [*charges, *skipped])
 
     def order_sent(
         self, run_id: str, round_index: int, attempt: int, client_id: str, *, message_id: str, bytes_down: int

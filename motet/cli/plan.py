@@ -83,14 +83,18 @@ def print_plan(result: Plan, console: Console) -> None:
 
 
 def _privacy_words(result: Plan) -> str:
+    from motet.recipe.units import TRUST_WORDS, UNIT_WORDS
+
     privacy = result.privacy
     if privacy is None:
         return "none: updates may reveal examples"
+    cohort = "" if privacy.expected_cohort is None else f", sums divided by {privacy.expected_cohort:g}"
     limit = "" if privacy.epsilon_limit is None else f", limit {privacy.epsilon_limit:g}"
     return (
-        f"epsilon {privacy.epsilon:.3f} at delta {privacy.target_delta:g} for each client's data{limit}\n"
+        f"epsilon {privacy.epsilon:.3f} at delta {privacy.target_delta:g} for {UNIT_WORDS[privacy.unit]}{limit}\n"
+        f"{TRUST_WORDS[privacy.unit]}\n"
         f"noise multiplier {privacy.noise_multiplier:g}, {privacy.num_steps} steps at rate "
-        f"{privacy.sampling_rate:g}"
+        f"{privacy.sampling_rate:g}" + cohort
     )
 
 

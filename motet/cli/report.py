@@ -96,7 +96,15 @@ def format_gain(gain: dict[str, float] | None, name: str) -> str:
 
 def clients_table(result: Result) -> Table:
     """One row for each client: rank, examples, bytes up and down over the whole run, epsilon."""
-    table = Table(title="clients", title_justify="left")
+    from motet.recipe.units import UNIT_WORDS
+
+    unit = UNIT_WORDS.get(result.get("privacy_unit") or "")
+    table = Table(
+        title="clients",
+        title_justify="left",
+        caption=f"epsilon is for {unit}" if unit else None,
+        caption_justify="left",
+    )
     for column in ("client", "rank", "examples", "sent", "received", "epsilon"):
         table.add_column(column, justify="left" if column == "client" else "right")
     for client in result["clients"]:

@@ -300,6 +300,15 @@ class Recipe(Section):
         own = training.head_learning_rate if head else None
         return (own or training.learning_rate) * training.learning_rate_decay**round_index
 
+    def expected_cohort(self) -> float | None:
+        """With unit client, the public divisor of the noised sum; None where the recipe does not tell it."""
+        if self.privacy is None or self.privacy.noise_is_local:
+            return None
+        if self.privacy.expected_cohort is not None:
+            return self.privacy.expected_cohort
+        clients = self.cohort.clients
+        return self.privacy.sampling_rate * len(clients) if clients else None
+
     @property
     def trains_privately(self) -> bool:
         """Whether clients train by DP-SGD. Without it their updates leave in the clear towards the coordinator."""

@@ -149,3 +149,39 @@ def test_budgets_of_two_units_do_not_add_up_so_a_cap_refuses_the_second(
         reply = worker.handle(order_of(recipe_of(extra=PERSON), run_id="r-2"))
         assert reply.error_code == code
         assert ("in another unit" in reply.error_message) == bool(code)
+
+
+CLIENT = "privacy: {unit: client, noise_multiplier: 1.0, sampling_rate: 0.5}\n"
+
+
+def test_with_unit_client_every_round_of_the_run_is_charged_at_the_first_order(
+    recipe_of, order_of, persons_file, tmp_path
+):
+    recipe = recipe_of(method="fedit", extra=CLIENT)
+    worker = ClientWorker("a", persons_file, tmp_path / "s")
+    reply = worker.handle(order_of(recipe, round_index=1))
+    assert (reply.error_message, reply.is_private, reply.num_examples) == ("", False, 0)
+    ledger = ClientLedger(tmp_path / "s/ledger.jsonl")
+    assert [(c.round_index, c.event.unit, c.event.num_steps) for c in ledger.charges()] == [
+        (0, "client", 1),
+        (1, "client", 1),
+    ]
+    worker.handle(order_of(recipe, round_index=0))
+    assert len(ledger.charges()) == 2  # the other rounds were paid for
+    worker.handle(order_of(recipe, round_index=0, run_id="r-2"))
+    assert len(ledger.charges()) == 4
+
+
+def test_an_owner_who_wants_privacy_has_to_name_unit_client_to_allow_it(
+    recipe_of, order_of, persons_file, tmp_path
+):
+    order = order_of(recipe_of(method="fedit", extra=CLIENT))
+    for policy, code in (
+        (Policy(max_epsilon=50.0), "policy_refused"),
+        (Policy(require_privacy=True), "policy_refused"),
+        (Policy(max_epsilon=50.0, allowed_units=("client",)), ""),
+        (Policy(max_epsilon=0.5, allowed_units=("client",)), "policy_refused"),
+        (Policy(), ""),
+    ):
+        home = tmp_path / f"s{policy.max_epsilon}{policy.require_privacy}{policy.allowed_units}"
+        assert ClientWorker("a", persons_file, home, policy=policy).handle(order).error_code == code

@@ -191,3 +191,35 @@ def test_the_table_fits_80_columns():
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
     print_plan(plan(recipe, probe=False), console)
     assert max(len(line) for line in console.export_text().splitlines()) <= 80
+
+
+CLIENT_UNIT = """
+name: t
+base_model: {tiny: tiny-bert}
+task: {kind: sequence-classification, num_labels: 2}
+data: {path: x.jsonl}
+adapter: {lora_rank: 2}
+method: {name: fedit}
+cohort: {clients: [a, b, c, d]}
+privacy: {unit: client, noise_multiplier: 1.0, sampling_rate: 0.5}
+"""
+
+
+def test_the_plan_tells_the_unit_the_divisor_and_where_the_unit_means_little():
+    from motet.cli.plan import _privacy_words
+
+    few = plan(parse_recipe(CLIENT_UNIT), probe=False)
+    assert few.privacy is not None
+    assert (few.privacy.unit, few.privacy.expected_cohort, few.privacy.num_steps) == ("client", 2.0, 3)
+    assert any("too small for privacy.unit client" in note for note in few.notes)
+    assert any("times as long" in note for note in few.notes)
+    assert "the coordinator is trusted" in _privacy_words(few)
+    many = ", ".join(f"c{i}" for i in range(400))
+    enough = plan(parse_recipe(CLIENT_UNIT.replace("a, b, c, d", many)), probe=False)
+    assert not any(
+        "too small" in note or "times as long" in note for note in enough.notes
+    )  # positive control
+    by_example = plan(parse_recipe(CLIENT_UNIT.replace("unit: client, ", "")), probe=False)
+    assert "one example of a client's data" in _privacy_words(by_example)
+    assert by_example.privacy is not None
+    assert by_example.privacy.expected_cohort is None
