@@ -251,7 +251,7 @@ def _nist(
         "trust model": "local to each data owner: noise is added before anything leaves; neither the operator nor "
         "other data owners have to be trusted with the data",
         "randomness": "ChaCha20 keyed by the operating system, for noise and sampling; no seed, no checkpoint",
-        "implementation": "Opacus' per-example hooks with own clipping and noise; versions below",
+        "implementation": "Opacus' optimizer with own per-example gradients, clipping and noise; versions below",
         "side channels": "time of a step, memory and crashes are not protected",
         "utility": told["utility"],
         "data retention": told["retention"],

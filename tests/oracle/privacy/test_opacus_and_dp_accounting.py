@@ -11,6 +11,7 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from opacus.accountants import RDPAccountant as OpacusRdpAccountant
 from opacus.grad_sample import GradSampleModule
+from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizer
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -50,29 +51,27 @@ def losses(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     return flat.view(len(tokens), -1).mean(1)
 
 
-@pytest.mark.filterwarnings("ignore:Full backward hook")
-@pytest.mark.parametrize("clipping_norm", [0.05, 100.0])
-def test_the_clipped_sum_equals_that_of_opacus_as_it_ships(clipping_norm):
-    tokens = torch.randint(0, 61, (6, 10), generator=torch.Generator().manual_seed(1))
-
-    ours = lora_llama()
-    params = [p for p in ours.parameters() if p.requires_grad]
+def clipped_sum_of_ours(model: nn.Module, tokens: torch.Tensor, clipping_norm: float) -> torch.Tensor:
+    params = [p for p in model.parameters() if p.requires_grad]
     engine = DpSgd(
-        ours,
+        model,
         torch.optim.SGD(params, lr=1.0),
         clipping_norm=clipping_norm,
         noise_multiplier=0.0,
         expected_batch_size=1.0,
         noise=SeededNoise(0),
     )
-    engine.accumulate(losses(ours, tokens))
-    got = torch.cat([p.summed_grad.flatten() for p in params])
+    engine.accumulate(losses(model, tokens))
+    got = torch.cat([p.summed_grad.flatten() for p in params]).float()
     engine.close()
+    return got
 
-    wrapped = GradSampleModule(lora_llama(), loss_reduction="sum")
-    theirs = [p for p in wrapped.parameters() if p.requires_grad]
+
+def clipped_sum_of_opacus(model: nn.Module, tokens: torch.Tensor, clipping_norm: float) -> torch.Tensor:
+    wrapped = GradSampleModule(model, loss_reduction="sum")
+    params = [p for p in wrapped.parameters() if p.requires_grad]
     optimizer = DPOptimizer(
-        torch.optim.SGD(theirs, lr=1.0),
+        torch.optim.SGD(params, lr=1.0),
         noise_multiplier=0.0,
         max_grad_norm=clipping_norm,
         expected_batch_size=None,
@@ -80,9 +79,35 @@ def test_the_clipped_sum_equals_that_of_opacus_as_it_ships(clipping_norm):
     )
     losses(wrapped, tokens).sum().backward()
     optimizer.pre_step()
-    expected = torch.cat([p.grad.flatten() for p in theirs])
+    return torch.cat([p.grad.flatten() for p in params])
 
+
+def clipped_sum_of_opacus_ghost(model: nn.Module, tokens: torch.Tensor, clipping_norm: float) -> torch.Tensor:
+    wrapped = GradSampleModuleFastGradientClipping(
+        model, max_grad_norm=clipping_norm, use_ghost_clipping=True, loss_reduction="sum"
+    )
+    params = [p for p in wrapped.parameters() if p.requires_grad]
+    each = losses(wrapped, tokens)
+    each.sum().backward(retain_graph=True)
+    factors = wrapped.get_clipping_coef()
+    for param in params:
+        param.grad = None
+    wrapped.disable_hooks()
+    (factors * each).sum().backward()
+    return torch.cat([p.grad.flatten() for p in params])
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+@pytest.mark.parametrize("theirs", [clipped_sum_of_opacus, clipped_sum_of_opacus_ghost])
+@pytest.mark.parametrize("clipping_norm", [0.05, 100.0])
+def test_the_clipped_sum_equals_that_of_opacus_as_it_ships(clipping_norm, theirs):
+    tokens = torch.randint(0, 61, (6, 10), generator=torch.Generator().manual_seed(1))
+    got = clipped_sum_of_ours(lora_llama(), tokens, clipping_norm)
+    expected = theirs(lora_llama(), tokens, clipping_norm)
     assert float((got - expected).norm() / expected.norm()) < 1e-5
+    # Positive control: another clipping norm is another sum.
+    other = clipped_sum_of_ours(lora_llama(), tokens, 0.9 * min(clipping_norm, 0.1))
+    assert float((other - expected).norm() / expected.norm()) > 1e-2
 
 
 def event(noise, rate, steps) -> PoissonGaussianEvent:

@@ -66,7 +66,8 @@ def test_the_pull_is_the_gradient_of_the_proximal_term():
 def test_one_example_moves_a_private_step_by_no_more_than_without_the_pull():
     bound = RATE * NORM / EXPECTED
     plain = private_step(5) - private_step(4)
-    assert 0.5 * bound < float(plain.norm()) <= bound * (1 + 1e-5)
+    rounding = 4e-7  # of weights near 2 in float32
+    assert 0.5 * bound < float(plain.norm()) <= bound * (1 + 1e-5) + rounding
     for pull in (0.1, 1.0, 10.0):
         with_pull, without_it = private_step(5, pull), private_step(4, pull)
         assert float((with_pull - private_step(5)).norm()) > 0.01  # the pull is at work

@@ -46,11 +46,26 @@ def test_shapes_dtype_and_zero_noise():
 
 
 def test_extreme_random_words_give_finite_values_that_mirror_each_other():
-    words = np.array([0, 1, 2**64 - 1, 2**64 - 2], dtype=np.uint64)
-    values = _standard_normal(words)
+    words = np.array([2**63 - 1, 2**63, 0, 2**64 - 1], dtype=np.uint64)
+    values = _standard_normal(words).numpy()
     assert np.isfinite(values).all()
     assert values[0] == -values[1] > 8
-    assert values[2] == values[3] == 0
+    assert 0 < values[2] == -values[3] < 1e-15
+
+
+def test_each_of_the_four_draws_is_the_inverse_of_the_normal_distribution():
+    words = SystemNoise()._words(20_000)
+    expected = stats.norm.ppf(((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
+    shifted = _standard_normal(
+        words ^ np.uint64(2**63)
+    ).numpy()  # two's complement: the upper bit is the sign
+    np.testing.assert_allclose(shifted, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_blocks_of_a_long_draw_are_joined_without_a_seam():
+    values = SystemNoise().normal((3 * privacy.noise._BLOCK + 5,), 1.0)
+    assert len(values.unique()) > 0.99 * values.numel()
+    assert values[-5:].abs().max() > 0
 
 
 def test_global_seeds_do_not_reach_the_noise():
