@@ -9,6 +9,8 @@ allowed_units = ["example", "person"]   # "client" trusts the coordinator with t
 allowed_base_models = ["minilm"]
 allowed_methods = ["flora", "fed-sb"]
 max_lora_rank = 32
+max_memory_mb = 4000           # of the client's whole process, in 10^6 bytes
+max_round_seconds = 600        # of training in one round
 min_cohort = 2
 """
 
@@ -47,6 +49,8 @@ class Policy:
     allowed_base_models: tuple[str, ...] | None = None
     allowed_methods: tuple[str, ...] | None = None
     max_lora_rank: int | None = None
+    max_memory_mb: float | None = None
+    max_round_seconds: float | None = None
     min_cohort: int | None = None
 
 

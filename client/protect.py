@@ -2,9 +2,10 @@
 
 Released values of a private round: the trained tensors, whose every change from the public starting point was
 clipped per example and noised step by step (DP-SGD); the constants of the order (run, round, attempt,
-client); ``num_steps``, a constant of the recipe; ``aggregation_weight`` 1. Of a round without privacy, also
-the number of examples, and the tensors as they are. Not released, ever: losses, accuracies, gradient norms,
-batch sizes, texts. Sizes and keys of the message follow from the recipe alone.
+client); ``num_steps``, a constant of the recipe; ``aggregation_weight`` 1; where the recipe asks for it, the rank that
+the client carries, which depends on its machine and its owner's policy, not on data (``client.capacity``). Of a round
+without privacy, also the number of examples, and the tensors as they are. Not released, ever: losses,
+accuracies, gradient norms, batch sizes, texts. Sizes and keys of the message follow from the recipe and the rank alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 
 def release(
-    order: TrainOrder, recipe: Recipe, trained: AdapterState, *, num_steps: int, num_examples: int
+    order: TrainOrder,
+    recipe: Recipe,
+    trained: AdapterState,
+    *,
+    num_steps: int,
+    num_examples: int,
+    offered_lora_rank: int = 0,
 ) -> TrainReply:
     """The reply that may leave: see the module's list of released values.
 
@@ -41,11 +48,26 @@ def release(
         num_steps=num_steps,
         num_examples=0 if counts_stay else num_examples,
         is_private=recipe.trains_privately,
+        offered_lora_rank=offered_lora_rank,
     )
 
 
-def refuse(order: TrainOrder, code: str, message: str) -> TrainReply:
-    """A reply without tensors: the code and a text that names a clause or a file, never data."""
+def offer(order: TrainOrder, lora_rank: int) -> TrainReply:
+    """The answer to a question for the rank: the rank, and nothing else."""
+    return TrainReply(
+        run_id=order.run_id,
+        round_index=order.round_index,
+        attempt=order.attempt,
+        client_id=order.client_id,
+        offered_lora_rank=lora_rank,
+    )
+
+
+def refuse(order: TrainOrder, code: str, message: str, *, offered_lora_rank: int = 0) -> TrainReply:
+    """A reply without tensors: the code and a text that names a clause or a file, never data.
+
+    With ``offered_lora_rank`` the client carries that rank, and less than was ordered.
+    """
     return TrainReply(
         run_id=order.run_id,
         round_index=order.round_index,
@@ -53,4 +75,5 @@ def refuse(order: TrainOrder, code: str, message: str) -> TrainReply:
         client_id=order.client_id,
         error_code=code,
         error_message=message,
+        offered_lora_rank=offered_lora_rank,
     )

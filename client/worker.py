@@ -24,6 +24,7 @@ from aggregation.errors import MalformedUpdateError
 from aggregation.serialize import from_bytes, sha256_hex
 from client.adapters import attach, detach, read_state
 from client.base import loaded_base
+from client.capacity import Capacity, OverCapacityError
 from client.control import OwnControls
 from client.errors import BadOrderError, ClientError
 from client.files import write_durably
@@ -31,8 +32,8 @@ from client.inputs import prepare
 from client.ledger import ClientLedger
 from client.lineage import Lineage, Lineages
 from client.personal import PersonalParts
-from client.policy import Policy, check_policy
-from client.protect import refuse, release
+from client.policy import Policy, check_policy, load_policy
+from client.protect import offer, refuse, release
 from client.training import train_round
 from motet.data import read_data
 from motet.errors import MotetError
@@ -87,6 +88,7 @@ class ClientWorker:
         self._lineage: tuple[tuple[_Stamp, str | None], Lineage] | None = None
         self._policy = policy or Policy()
         self._noise = noise or SystemNoise()
+        self._capacity = Capacity(state_dir / "capacity.json", self._policy)
         self._allows_test_noise = allows_test_noise
         self._ready: tuple[str, Prepared] | None = None
 
@@ -94,6 +96,8 @@ class ClientWorker:
         """Answer one order. Facts of the world become error replies; nothing is raised for them."""
         try:
             return self._answer(order)
+        except OverCapacityError as e:
+            return self._less(order, e)
         except ClientError as e:
             log.warning("round %s of %s refused: %s", order.round_index, order.run_id, e.code)
             return refuse(order, e.code, e.message)
@@ -111,19 +115,43 @@ class ClientWorker:
         if recipe.trains_privately and self._noise.is_test_only and not self._allows_test_noise:
             raise ClientError("private noise would come from a predictable source; nothing was trained")
         noise_multiplier = resolve_noise_multiplier(recipe) if recipe.privacy else None
+        if order.asks_rank:
+            check_policy(self._policy, recipe, lora_rank=1, noise_multiplier=noise_multiplier)
+            return offer(order, self._capacity.offer(recipe, order.lora_rank, noise_multiplier))
         check_policy(self._policy, recipe, lora_rank=order.lora_rank, noise_multiplier=noise_multiplier)
+        self._capacity.check(recipe, order.lora_rank, noise_multiplier)
         received = from_bytes(order.payload)
         stamp = self._stamp()
         examples = self._prepared(recipe, stamp)
         reservation = self._charge(order, recipe, stamp)
         trained = self._train(order, recipe, received, examples, noise_multiplier)
         reply = release(
-            order, recipe, trained, num_steps=recipe.training.local_steps, num_examples=len(examples)
+            order,
+            recipe,
+            trained,
+            num_steps=recipe.training.local_steps,
+            num_examples=len(examples),
+            offered_lora_rank=self._offered(order),
         )
         self._store_reply(order, reply)
         if reservation is not None:
             self._ledger.settle(reservation)
         return reply
+
+    def _less(self, order: TrainOrder, error: OverCapacityError) -> TrainReply:
+        """A refusal that tells the rank which would be taken."""
+        try:
+            return refuse(order, error.code, error.message, offered_lora_rank=self._offered(order))
+        except ClientError as e:
+            return refuse(order, e.code, e.message)
+
+    def _offered(self, order: TrainOrder) -> int:
+        """What this client carries now, at most the recipe's rank; 0 where the recipe assigns ranks."""
+        recipe = from_canonical_json(order.recipe_json)
+        if recipe.adapter.rank_policy != "measured":
+            return 0
+        noise_multiplier = resolve_noise_multiplier(recipe) if recipe.privacy else None
+        return self._capacity.offer(recipe, recipe.most_rank, noise_multiplier)
 
     def _checked(self, order: TrainOrder) -> Recipe:
         if order.client_id != self._client_id:
@@ -344,7 +372,11 @@ def _difference(
 
 
 def build_handler(spec: Mapping[str, Any]) -> Handler:
-    """A handler from plain values, for grids that start their own processes: client_id, data_path, state_dir."""
+    """A handler from plain values, for grids that start their own processes.
+
+    Reads client_id, data_path, state_dir, and policy_path where there is a policy.
+    """
     torch.set_num_threads(1)
-    worker = ClientWorker(str(spec["client_id"]), Path(spec["data_path"]), Path(spec["state_dir"]))
+    policy = load_policy(Path(spec["policy_path"])) if spec.get("policy_path") else None
+    worker = ClientWorker(str(spec["client_id"]), Path(spec["data_path"]), Path(spec["state_dir"]), policy)
     return worker.handle

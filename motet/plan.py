@@ -316,17 +316,7 @@ def _notes(recipe: Recipe, sizes: Mapping[str, int | None], *, known: bool) -> S
         notes.append(f"method.ridge is not read by {method.name}")
     if "basis" in method.model_fields_set and method.name != "fed-sb":
         notes.append(f"method.basis is not read by {method.name}")
-    if recipe.adapter.lora_rank_schedule and TABLE[method.name].base_changes:
-        notes.append(
-            "what is folded into the base is counted as if the schedule cut no rank: downloads are less"
-        )
-    if recipe.training.algorithm == "scaffold":
-        notes.append(
-            "scaffold doubles what a client receives after the first round (the mean control variate), not what it "
-            "sends: the coordinator derives the change of that mean from the updates"
-        )
-    if "proximal_weight" in recipe.training.model_fields_set and recipe.training.algorithm != "fedprox":
-        notes.append(f"training.proximal_weight is not read by {recipe.training.algorithm}")
+    notes += _training_notes(recipe)
     privacy = recipe.privacy
     if privacy is None:
         return notes
@@ -345,6 +335,24 @@ def _notes(recipe: Recipe, sizes: Mapping[str, int | None], *, known: bool) -> S
         notes.append(f"privacy.target_delta is not under 1 / {counts[loose[0]]}, the examples of {loose[0]}")
     if recipe.seed != 0:
         notes.append("the seed does not fix noise and sampling: a second private run gives another adapter")
+    return notes
+
+
+def _training_notes(recipe: Recipe) -> Sequence[str]:
+    notes = []
+    if recipe.adapter.rank_policy == "measured":
+        notes.append("ranks are the most that clients are asked for; each tells what its machine carries")
+    if recipe.adapter.lora_rank_schedule and TABLE[recipe.method.name].base_changes:
+        notes.append(
+            "what is folded into the base is counted as if the schedule cut no rank: downloads are less"
+        )
+    if recipe.training.algorithm == "scaffold":
+        notes.append(
+            "scaffold doubles what a client receives after the first round (the mean control variate), not what it "
+            "sends: the coordinator derives the change of that mean from the updates"
+        )
+    if "proximal_weight" in recipe.training.model_fields_set and recipe.training.algorithm != "fedprox":
+        notes.append(f"training.proximal_weight is not read by {recipe.training.algorithm}")
     return notes
 
 

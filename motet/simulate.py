@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from aggregation.adapter import AdapterState
@@ -54,11 +54,16 @@ OnStep = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shards:
-    """Where each simulated client's examples lie, and the held-out ones."""
+    """Where each simulated client's examples lie, and the held-out ones.
+
+    ``policies`` and ``classes`` hold the policy file and the capacity class of those clients that have one.
+    """
 
     train: Mapping[str, Path]
     sizes: Mapping[str, int]
     test: Sequence[Example]
+    policies: Mapping[str, Path] = field(default_factory=dict)
+    classes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +133,11 @@ def run_engine(
     clients = recipe.cohort.clients or sorted(shards.train)
     specs = {
         client: WorkerSpec(
-            client_id=client, data_path=shards.train[client], state_dir=folder / "clients" / client
+            client_id=client,
+            data_path=shards.train[client],
+            state_dir=folder / "clients" / client,
+            policy_path=shards.policies.get(client),
+            capacity_class=shards.classes.get(client, ""),
         )
         for client in clients
     }
@@ -206,6 +215,8 @@ def simulate(
     merged: bool = False,
     processes: int = 2,
     on_step: OnStep | None = None,
+    policies: Path | None = None,
+    classes: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run ``recipe`` and what it has to beat; export the adapter; return one JSON-able result.
 
@@ -217,6 +228,8 @@ def simulate(
       merged: write ``merged/`` as well, a whole model.
       processes: worker processes, one torch thread each; 0 runs the clients in this process.
       on_step: progress.
+      policies: folder with ``<client>.toml`` for each owner who has a policy.
+      classes: capacity class by client, as a coordinator would register it.
 
     Returns:
       ``run_id``, ``adapter_dir``, ``adapter_sha256``, ``method``, ``rounds``, ``metrics`` (start, local_only,
@@ -231,6 +244,10 @@ def simulate(
     """
     started = time.monotonic()
     shards = prepare_shards(recipe, out_dir / "data")
+    files = {} if policies is None else {c: policies / f"{c}.toml" for c in shards.train}
+    shards = replace(
+        shards, policies={c: f for c, f in files.items() if f.is_file()}, classes=dict(classes or {})
+    )
     if recipe.cohort.clients is None:
         recipe = recipe.model_copy(
             update={"cohort": recipe.cohort.model_copy(update={"clients": sorted(shards.train)})}

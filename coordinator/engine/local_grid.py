@@ -26,11 +26,13 @@ Factory = Callable[[Mapping[str, Any]], Handler]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
-    """A simulated client: its name, its file of examples, its own folder."""
+    """A simulated client: its name, its file of examples, its own folder, its owner's policy and capacity class."""
 
     client_id: str
     data_path: Path
     state_dir: Path
+    policy_path: Path | None = None
+    capacity_class: str = ""
 
 
 _handlers: dict[tuple[str, str], Handler] = {}  # one process's clients; lives in worker processes
@@ -112,7 +114,9 @@ class LocalGrid:
 
     def online(self) -> Mapping[str, GridClient]:
         """All of them."""
-        return {client_id: GridClient(client_id=client_id) for client_id in self._specs}
+        return {
+            c: GridClient(client_id=c, capacity_class=spec.capacity_class) for c, spec in self._specs.items()
+        }
 
     def send(self, order: TrainOrder, *, deadline_s: float) -> str:
         """Hand an order to a worker; ``deadline_s`` is the engine's business."""
@@ -149,7 +153,7 @@ class LocalGrid:
             future.cancel()
 
     def _plain(self, client_id: str) -> dict[str, Any]:
-        return {k: str(v) for k, v in asdict(self._specs[client_id]).items()}
+        return {k: str(v) for k, v in asdict(self._specs[client_id]).items() if v is not None}
 
 
 def _outcome(future: Future[TrainReply]) -> TrainReply | GridFailure:

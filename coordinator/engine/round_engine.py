@@ -26,6 +26,7 @@ from coordinator.engine.client_unit import (
 )
 from coordinator.engine.controls import counted_round
 from coordinator.engine.grid import Grid, GridClient, GridFailure
+from coordinator.engine.offers import RankOffers
 from coordinator.engine.ranks import ranks_of, resized_for_round
 from coordinator.engine.reduction import RoundReduction
 from coordinator.errors import BudgetRefusedError, RunFailedError
@@ -210,6 +211,7 @@ class _OneRun:
         self._shape = engine.shape_of(recipe)
         self._event = round_event(recipe)
         self._next_cancel_check = -math.inf
+        self._offers = RankOffers(self._grid, self._clock, recipe, run_id, lambda: self._pause(self._poll_s))
         self._answered: set[str] = set()  # messages whose reply was taken; a second one is a duplicate
         self._overdue = {  # messages that missed their deadline; an answer is counted, never used
             c.message_id: c
@@ -327,6 +329,7 @@ class _OneRun:
             is_whole = named is None or len(able) == len(named) or self._clock.monotonic() >= patience_ends
             if len(able) >= minimum and is_whole:
                 ranks = ranks_of(self._recipe, {c: online[c] for c in able}, round_index)
+                ranks = self._offers.within(ranks, round_index, minimum)
                 if said:
                     self._store.wait_reason(self._run_id, "")
                 return ranks
@@ -461,6 +464,7 @@ class _OneRun:
 
     def _take(self, row: RoundRow, order: TrainOrder, reply: TrainReply | GridFailure) -> None:
         keys = (self._run_id, row.round_index, row.attempt, order.client_id)
+        self._offers.hear(order.client_id, reply)
         code, message = _complaint(reply)
         if not code and isinstance(reply, TrainReply):
             try:

@@ -37,6 +37,13 @@ def print_result(result: dict[str, Any], out_dir: Path, *, as_json: bool) -> Non
     console.print(f"took             {result['seconds']:.0f} s", highlight=False)
 
 
+def _class_of(text: str) -> tuple[str, str]:
+    client, is_there, name = text.partition("=")
+    if not (client and is_there and name):
+        raise typer.BadParameter(f"{text!r} is not CLIENT=CLASS", param_hint="--class")
+    return client, name
+
+
 def simulate_command(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")],
     out: Annotated[
@@ -47,6 +54,12 @@ def simulate_command(
     processes: Annotated[
         int, typer.Option(min=0, help="Worker processes; 0 runs the clients in this one.")
     ] = 2,
+    policies: Annotated[
+        Path | None, typer.Option("--policies", help="Folder with CLIENT.toml, the policy of an owner.")
+    ] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="CLIENT=CLASS, a capacity class; may be repeated.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, last.")] = False,
 ) -> None:
     """Run RECIPE in this process group: every client simulated, no servers.
@@ -60,6 +73,13 @@ def simulate_command(
 
     with RoundProgress() as bars:
         result = simulate(
-            parsed, out, baselines=baselines, merged=merged, processes=processes, on_step=bars.on_step
+            parsed,
+            out,
+            baselines=baselines,
+            merged=merged,
+            processes=processes,
+            on_step=bars.on_step,
+            policies=policies,
+            classes=dict(_class_of(text) for text in classes or ()),
         )
     print_result(result, out, as_json=as_json)

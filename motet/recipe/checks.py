@@ -82,8 +82,10 @@ def check_shapes(recipe: Recipe, layer_shapes: Mapping[str, tuple[int, int]]) ->
 
 
 def distinct_ranks(recipe: Recipe) -> Sequence[int]:
-    """Every rank that some client may get, ascending."""
+    """Every rank that some client may get, ascending; the least and the most where clients offer theirs."""
     ranks = recipe.adapter.lora_rank
+    if recipe.adapter.rank_policy == "measured":
+        return sorted({1, recipe.most_rank})
     if isinstance(ranks, int):
         return [ranks]
     clients = recipe.cohort.clients
@@ -187,6 +189,22 @@ def _scaffold(recipe: Recipe) -> Iterator[Finding]:
             problem="scaffold compares gradients of all clients, which have to have one rank",
             remedy="give all clients one rank, or set algorithm: fedprox",
         )
+
+
+def _measured_ranks(recipe: Recipe) -> Iterator[Finding]:
+    if recipe.adapter.rank_policy != "measured" or not recipe.method.train_adapter:
+        return
+    name = recipe.method.name
+    for need in ("mixed_ranks", "rank_changes"):
+        refused = refusal(name, "mixed_ranks" if need == "mixed_ranks" else "rank_changes")
+        if refused is not None:
+            yield Finding(
+                path=("adapter", "rank_policy"),
+                problem=f"measured ranks differ between clients and may change, but {name} can not follow: "
+                f"{refused.reason}",
+                remedy=f"set method.name: {refused.instead}, or rank_policy: assigned",
+            )
+            return
 
 
 def _rank_schedule(recipe: Recipe) -> Iterator[Finding]:
@@ -493,6 +511,7 @@ _RULES: Sequence[Callable[[Recipe], Iterator[Finding]]] = (
     _algorithm,
     _scaffold,
     _rank_schedule,
+    _measured_ranks,
     _privacy,
     _unit,
     _client_unit,

@@ -145,7 +145,8 @@ class AdapterSection(Section):
     (``default`` is the fallback). ``alpha`` is a number, or ``"2r"``: that multiple of each client's own
     rank, so that the scale is the same for all. ``targets`` are endings of layer names. ``serving_lora_rank`` is
     the most that servers of the result take: exports are cut to it, training is not. ``lora_rank_schedule`` caps all
-    ranks from a round on, up or down; the product is carried over.
+    ranks from a round on, up or down; the product is carried over. With ``rank_policy: measured`` each client tells
+    the rank that its machine carries, and ``lora_rank`` is the most that it is asked for.
     """
 
     lora_rank: PositiveInt | dict[Name, PositiveInt] = 8
@@ -155,6 +156,7 @@ class AdapterSection(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     serving_lora_rank: PositiveInt | None = None
     lora_rank_schedule: list[RankStep] = []
+    rank_policy: Literal["assigned", "measured"] = "assigned"
 
 
 class MethodSection(Section):
@@ -288,6 +290,12 @@ class Recipe(Section):
             if key is not None and key in ranks:
                 return ranks[key]
         return 8
+
+    @property
+    def most_rank(self) -> int:
+        """The largest rank that any client may get."""
+        ranks = self.adapter.lora_rank
+        return ranks if isinstance(ranks, int) else max(*ranks.values(), self.lora_rank_of("default"))
 
     def rank_cap(self, round_index: int) -> int | None:
         """The most rank of a round by the schedule; None where it says nothing."""

@@ -52,6 +52,8 @@ MEANINGS: Mapping[str, str] = {
     "adapter.dropout": "share of the adapter's inputs that is dropped in training",
     "adapter.serving_lora_rank": "the most that servers of the result take: exports are cut to it by SVD and tell "
     "the error; absent: as learned",
+    "adapter.rank_policy": "assigned: ranks as written; measured: each client measures the largest rank that fits its "
+    "owner's `max_memory_mb` and `max_round_seconds`, and trains that, at most as written",
     "adapter.lora_rank_schedule": "caps on all ranks from a round on, in ascending rounds; growing keeps the product, "
     "cutting keeps the best of the new rank and tells the error",
     "adapter.lora_rank_schedule.from_round": "the first round, from 0, that the cap holds for",

@@ -26,6 +26,7 @@ class TrainOrder:
       payload_sha256: hex digest of ``payload``.
       counted_round: one more than the last round whose result used this client's update, so that its own state
         (SCAFFOLD) is of that round; 0: none did, or the run keeps none.
+      asks_rank: a question, for the largest rank up to ``lora_rank`` that the client carries; nothing is trained.
     """
 
     run_id: str
@@ -39,6 +40,7 @@ class TrainOrder:
     payload: bytes
     payload_sha256: str
     counted_round: int = 0
+    asks_rank: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,8 @@ class TrainReply:
     """All that leaves a client for one round.
 
     Released values: ``payload`` (noised when the run is
-    private) and ``num_steps``, which is a public constant of the recipe. Nothing else depends on data.
+    private) and ``num_steps``, which is a public constant of the recipe. Nothing else depends on data:
+    ``offered_lora_rank`` depends on the client's machine and its owner's policy.
 
     Attributes:
       run_id, round_index, attempt, client_id: copied from the order.
@@ -59,6 +62,7 @@ class TrainReply:
       is_private: whether clipping and noise were applied in this round.
       error_code: empty on success, else a stable code such as ``policy_refused``.
       error_message: for people; names the clause and the remedy, never data.
+      offered_lora_rank: the largest rank that the client carries; 0 where the recipe assigns ranks.
     """
 
     run_id: str
@@ -73,3 +77,4 @@ class TrainReply:
     is_private: bool = False
     error_code: str = ""
     error_message: str = ""
+    offered_lora_rank: int = 0

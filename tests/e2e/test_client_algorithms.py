@@ -1,4 +1,4 @@
-"""FedProx and SCAFFOLD in whole runs: the coordinator's variate is the mean of those that lie with the clients."""
+"""FedProx, SCAFFOLD and ranks that owners bound, in whole runs."""
 
 import dataclasses
 
@@ -85,3 +85,24 @@ def test_a_pull_to_the_start_changes_the_run_and_needs_no_more_bytes(recipe_text
     assert plain["adapter_sha256"] != pulled["adapter_sha256"]
     sizes = [[(c["bytes_up"], c["bytes_down"]) for c in r["clients"]] for r in (plain, pulled)]
     assert sizes[0] == sizes[1]
+
+
+def test_simulated_owners_bound_their_rank_by_policy_and_by_class(recipe_text, tmp_path):
+    policies = tmp_path / "policies"
+    policies.mkdir()
+    (policies / "a.toml").write_text("max_lora_rank = 2\nmax_memory_mb = 1000000\n")
+    text = recipe_text("tiny-bert", "flora", "{small: 3, default: 6}").replace(
+        "targets:", "rank_policy: measured, targets:"
+    )
+    result = simulate(
+        parse_recipe(text),
+        tmp_path / "out",
+        baselines=False,
+        processes=0,
+        policies=policies,
+        classes={"b": "small"},
+    )
+    assert {c["client_id"]: c["lora_rank"] for c in result["clients"]} == {"a": 2, "b": 3, "c": 6}
+    measured = tmp_path / "out/runs/federated/clients/a/capacity.json"
+    assert measured.exists()  # a's memory is bounded, so it was measured; nobody else's was
+    assert not measured.parent.with_name("b").joinpath("capacity.json").exists()

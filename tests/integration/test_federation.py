@@ -100,6 +100,38 @@ def test_a_private_run_deployed_charges_coordinator_and_client_the_same(federati
     }  # told where nothing is private
 
 
+def test_a_client_trains_the_rank_that_its_owner_allows_as_if_the_recipe_had_written_it(
+    federation, recipe_file, shards, tmp_path
+):
+    policy = tmp_path / "policy.toml"
+    policy.write_text("max_lora_rank = 2\n")
+    federation.register("bounded")
+    where = (
+        "--data",
+        shards / "c.jsonl",
+        "--join",
+        federation.join,
+        "--home",
+        federation.client_home("bounded"),
+    )
+    federation.spawn("bounded", "client", "start", "--name", "bounded", *where, "--policy", policy)
+
+    def trained(adapter):
+        path = recipe_file("measured", rounds=2, clients="[a, bounded]", minimum=2)
+        path.write_text(re.sub(r"lora_rank: \{.*?\}", adapter, path.read_text()))
+        return federation.finish(path)
+
+    try:
+        federation.wait(lambda: "is connected" in federation.log("bounded"), "connected", 40, ("bounded",))
+        offered = trained("rank_policy: measured, lora_rank: 5")
+        written = trained("lora_rank: {a: 5, bounded: 2}")
+    finally:
+        assert federation.terminate("bounded") == [0]
+    told = {(c.round_index, c.client_id): c.lora_rank for c in federation.store.contributions(offered.run_id)}
+    assert told == {(0, "a"): 5, (0, "bounded"): 2, (1, "a"): 5, (1, "bounded"): 2}
+    assert offered.adapter_sha256 == written.adapter_sha256
+
+
 # -- crashes ---------------------------------------------------------------------------------------------------------
 
 

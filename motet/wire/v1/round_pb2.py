@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0bround.proto\x12\x08motet.v1\"\xec\x01\n\nTrainOrder\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0bround_index\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x13\n\x0brecipe_json\x18\x05 \x01(\t\x12\x15\n\rrecipe_sha256\x18\x06 \x01(\t\x12\x11\n\tlora_rank\x18\x07 \x01(\r\x12\x16\n\x0ereservation_id\x18\x08 \x01(\t\x12\x0f\n\x07payload\x18\t \x01(\x0c\x12\x16\n\x0epayload_sha256\x18\n \x01(\t\x12\x15\n\rcounted_round\x18\x0b \x01(\r\"\x82\x02\n\nTrainReply\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0bround_index\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x16\n\x0epayload_sha256\x18\x06 \x01(\t\x12\x1a\n\x12\x61ggregation_weight\x18\x07 \x01(\x01\x12\x11\n\tnum_steps\x18\x08 \x01(\r\x12\x14\n\x0cnum_examples\x18\t \x01(\r\x12\x12\n\nis_private\x18\n \x01(\x08\x12\x12\n\nerror_code\x18\x0b \x01(\t\x12\x15\n\rerror_message\x18\x0c \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0bround.proto\x12\x08motet.v1\"\xff\x01\n\nTrainOrder\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0bround_index\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x13\n\x0brecipe_json\x18\x05 \x01(\t\x12\x15\n\rrecipe_sha256\x18\x06 \x01(\t\x12\x11\n\tlora_rank\x18\x07 \x01(\r\x12\x16\n\x0ereservation_id\x18\x08 \x01(\t\x12\x0f\n\x07payload\x18\t \x01(\x0c\x12\x16\n\x0epayload_sha256\x18\n \x01(\t\x12\x15\n\rcounted_round\x18\x0b \x01(\r\x12\x11\n\tasks_rank\x18\x0c \x01(\x08\"\x9d\x02\n\nTrainReply\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0bround_index\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x16\n\x0epayload_sha256\x18\x06 \x01(\t\x12\x1a\n\x12\x61ggregation_weight\x18\x07 \x01(\x01\x12\x11\n\tnum_steps\x18\x08 \x01(\r\x12\x14\n\x0cnum_examples\x18\t \x01(\r\x12\x12\n\nis_private\x18\n \x01(\x08\x12\x12\n\nerror_code\x18\x0b \x01(\t\x12\x15\n\rerror_message\x18\x0c \x01(\t\x12\x19\n\x11offered_lora_rank\x18\r \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'round_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRAINORDER']._serialized_start=26
-  _globals['_TRAINORDER']._serialized_end=262
-  _globals['_TRAINREPLY']._serialized_start=265
-  _globals['_TRAINREPLY']._serialized_end=523
+  _globals['_TRAINORDER']._serialized_end=281
+  _globals['_TRAINREPLY']._serialized_start=284
+  _globals['_TRAINREPLY']._serialized_end=569
 # @@protoc_insertion_point(module_scope)

@@ -53,6 +53,17 @@ UNSOUND = {
         "r.yaml:6: training.proximal_weight: 2 at learning rate 0.5 makes each step jump past the round's start "
         "that it pulls to. Use less than 2.",
     ),
+    "measured ranks where all need one": (
+        {"method": "{name: fedit}", "adapter": "{rank_policy: measured}"},
+        "r.yaml:6: adapter.rank_policy: measured ranks differ between clients and may change, but fedit can not "
+        "follow: B and A of different ranks have no mean. Set method.name: zero-pad, or rank_policy: assigned.",
+    ),
+    "measured ranks where each client keeps a part of its own": (
+        {"method": "{name: fedsa}", "adapter": "{rank_policy: measured}"},
+        "r.yaml:6: adapter.rank_policy: measured ranks differ between clients and may change, but fedsa can not "
+        "follow: each client's own B has the rank of the rounds before. Set method.name: ffa, or rank_policy: "
+        "assigned.",
+    ),
     "a schedule out of order": (
         {"adapter": "{lora_rank_schedule: [{from_round: 2, lora_rank: 4}, {from_round: 1, lora_rank: 8}]}"},
         "r.yaml:6: adapter.lora_rank_schedule: begins at rounds 2, 1 of 3. Write ascending rounds, the first is 0, "
