@@ -74,6 +74,67 @@ def floats_control(method: str, layer_shapes: Shapes, lora_rank: int, dense_nume
     return floats_up(method, layer_shapes, lora_rank, dense_numel) - scales
 
 
+def sent_shapes(
+    method: str,
+    layer_shapes: Shapes,
+    lora_rank: int,
+    dense_shapes: Mapping[str, tuple[int, ...]],
+    round_index: int = 0,
+) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of what a client sends, as ``aggregation.serialize`` names it; numbers as in ``floats_up``."""
+    side = sent_factors(method, round_index)
+    found = _keys("half" if side in ("A", "B") else "lora", side, layer_shapes, lora_rank)
+    return found | (
+        {} if method == "fedsa" else {f"dense/{name}": shape for name, shape in dense_shapes.items()}
+    )
+
+
+def received_shapes(
+    method: str,
+    layer_shapes: Shapes,
+    ranks: Sequence[int],
+    lora_rank: int,
+    dense_shapes: Mapping[str, tuple[int, ...]],
+    round_index: int,
+) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of what a client receives; numbers as in ``floats_down``, arguments too."""
+    found: dict[str, tuple[int, ...]] = {f"dense/{name}": shape for name, shape in dense_shapes.items()}
+    if method not in ("flora", "florist"):
+        side = _RECEIVES.get(method, "AB")
+        found |= _keys("half" if side in ("A", "B") else "lora", side, layer_shapes, lora_rank)
+    if method in ("flora", "florist", "fedex", "product"):
+        for layer, shape in layer_shapes.items():
+            folded = _folded(method, ranks, lora_rank, round_index, shape)
+            found |= _keys("base", "AB", {layer: shape}, folded) if folded else {}
+    return found
+
+
+def control_shapes(
+    method: str, layer_shapes: Shapes, lora_rank: int, dense_shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of SCAFFOLD's mean control variate; numbers as in ``floats_control``."""
+    found = {}
+    for key, shape in sent_shapes(method, layer_shapes, lora_rank, dense_shapes).items():
+        kind, _, name = key.partition("/")
+        if not key.endswith("/scale"):
+            layer, _, side = name.rpartition("/")
+            found[f"control/{kind}/{name}" if kind in ("core", "dense") else f"control/{side}/{layer}"] = (
+                shape
+            )
+    return found
+
+
+def _keys(kind: str, side: Sent, layer_shapes: Shapes, lora_rank: int) -> dict[str, tuple[int, ...]]:
+    if side == "core":
+        return {f"core/{layer}": (lora_rank, lora_rank) for layer in layer_shapes}
+    found: dict[str, tuple[int, ...]] = {}
+    for layer, (m, n) in layer_shapes.items():
+        found |= {f"{kind}/{layer}/A": (lora_rank, n)} if "A" in side else {}
+        found |= {f"{kind}/{layer}/B": (m, lora_rank)} if "B" in side else {}
+        found[f"{kind}/{layer}/scale"] = (1,)
+    return found
+
+
 def _layers(sent: Sent, layer_shapes: Shapes, lora_rank: int) -> int:
     if sent == "core":
         return len(layer_shapes) * lora_rank**2

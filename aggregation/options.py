@@ -81,6 +81,10 @@ CLASHES: Mapping[frozenset[str], tuple[str, str]] = {
         "a weight that depends on all updates has no bound that noise on the sum could be set to",
         "leave the rule out; each update is clipped to privacy.clipping_norm",
     ),
+    frozenset({"privacy.unit: client", "error_feedback"}): (
+        "what a message left out has no noise yet, and would reach a later round beside that round's own",
+        "set compression.error_feedback: false, or privacy.unit: example",
+    ),
     frozenset({"scaffold", "robust.rule"}): (
         "its mean control variate counts every client alike, whatever weight a rule gives it",
         "set training.algorithm: fedprox, or leave the rule out; the clip stays on and bounds both",

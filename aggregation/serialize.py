@@ -86,6 +86,13 @@ def to_bytes(state: AdapterState) -> bytes:
     return b"".join(parts)
 
 
+def message_bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Exact size of ``to_bytes`` of a state of these shapes: 4 a number, and the header."""
+    return (
+        8 + len(_header_text(dict(sorted(shapes.items())))) + 4 * sum(math.prod(s) for s in shapes.values())
+    )
+
+
 def _header_text(shapes: Manifest) -> bytes:
     header: dict[str, object] = {}
     offset = 0

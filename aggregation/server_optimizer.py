@@ -186,14 +186,15 @@ def advance(
       method: its name.
       before: the global state before the round.
       mean: the global state that the method made of the round.
-      memory: what the round before remembered; None in the first.
+      memory: what the round before remembered; None in the first. A tensor that has another shape since (a rank that
+        changed between rounds) begins anew.
       trained: factors that the round trained (``Method.trained_factors``); the others rest, momentum and all.
 
     Returns:
       The next global state, and the memory.
 
     Raises:
-      ValueError: a method that is not linear, or a memory of other tensors.
+      ValueError: a method that is not linear.
     """
     values = linear_part(method, before)
     moved = {name: value for name, value in linear_part(method, mean).items() if _is_trained(name, trained)}
@@ -224,11 +225,7 @@ def _remembered(values: Tensors, memory: AdapterState | None) -> OptimizerState:
         found = {}
         for name, value in values.items():
             kept = memory.dense.get(prefix + name.replace("/", "."))
-            if kept is not None and kept.shape != value.shape:
-                raise ValueError(
-                    f"{name}: {tuple(kept.shape)} was remembered, the state has {tuple(value.shape)}"
-                )
-            if kept is not None:
+            if kept is not None and kept.shape == value.shape:
                 found[name] = kept.double()
         return found
 

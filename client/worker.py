@@ -13,7 +13,6 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from client.files import write_durably
 from client.inputs import prepare
 from client.ledger import ClientLedger
 from client.lineage import Lineage, Lineages
+from client.packing import Residuals, packed, whole
 from client.personal import PersonalParts
 from client.policy import Policy, check_policy, load_policy
 from client.protect import offer, refuse, release
@@ -39,13 +39,14 @@ from motet.data import read_data
 from motet.errors import MotetError
 from motet.modeling import layer_shapes
 from motet.recipe import Recipe, from_canonical_json, resolve_noise_multiplier, round_event
-from motet.recipe.method import local_start, method_of
+from motet.recipe.method import feeds_back, local_start, method_of, scheme_of
 from motet.wire.messages import TrainOrder, TrainReply
 from privacy.noise import SystemNoise
 
 if TYPE_CHECKING:
     from aggregation.adapter import AdapterState
     from client.inputs import Prepared
+    from client.packing import Packed
     from privacy.events import PoissonGaussianEvent
     from privacy.noise import NoiseSource
 
@@ -82,6 +83,7 @@ class ClientWorker:
         self._data_path = data_path
         self._replies = state_dir / "replies"
         self._personal = PersonalParts(state_dir / "personal")
+        self._residuals = Residuals(state_dir / "residuals")
         self._controls = OwnControls(state_dir / "control")
         self._ledger = ClientLedger(state_dir / "ledger.jsonl")
         self._lineages = Lineages(state_dir)
@@ -246,7 +248,7 @@ class ClientWorker:
         received: AdapterState,
         examples: Prepared,
         noise_multiplier: float | None,
-    ) -> AdapterState:
+    ) -> Packed:
         method = method_of(recipe)
         scale = recipe.scale_of(order.lora_rank)
         start = local_start(
@@ -279,10 +281,24 @@ class ClientWorker:
                 state = read_state(attached)
             finally:
                 detach(attached)
-        self._keep_control(order, recipe, received, own, start, state)
+        begun, ended = (method.trained_part(s, order.round_index) for s in (start, state))
+        message = self._packed(order, recipe, ended, begun)
+        self._keep_control(order, recipe, received, own, begun, message.read)
         kept = method.personal_part(state)
         self._personal.keep(order.run_id, order.round_index, kept, model=state, recipe_json=order.recipe_json)
-        return method.trained_part(state, order.round_index)
+        return message
+
+    def _packed(
+        self, order: TrainOrder, recipe: Recipe, trained: AdapterState, start: AdapterState
+    ) -> Packed:
+        scheme = scheme_of(recipe)
+        if scheme is None:
+            return whole(trained)
+        before = self._residuals.before(order.run_id, order.round_index) if feeds_back(recipe) else {}
+        message, left = packed(trained, start, scheme, before)
+        if feeds_back(recipe):
+            self._residuals.keep(order.run_id, order.round_index, left)
+        return message
 
     def _own_control(self, order: TrainOrder, recipe: Recipe) -> Mapping[str, torch.Tensor]:
         if recipe.training.algorithm != "scaffold":
@@ -296,20 +312,19 @@ class ClientWorker:
         received: AdapterState,
         own: Mapping[str, torch.Tensor],
         start: AdapterState,
-        state: AdapterState,
+        sent: AdapterState,
     ) -> None:
         """Made of what is released and of what was received, so that a private run's variate needs no charge."""
         if recipe.training.algorithm != "scaffold":
             return
-        part = partial(method_of(recipe).trained_part, round_index=order.round_index)
-        ended = trained_values(part(state))
+        ended = trained_values(sent)
         rates = {
             key: recipe.learning_rate_of(order.round_index, head=key.startswith("dense/")) for key in ended
         }
         next_own = shifted(
             own,
             received.control,
-            trained_values(part(start)),
+            trained_values(start),
             ended,
             num_steps=recipe.training.local_steps,
             rates=rates,

@@ -1,7 +1,8 @@
 """What a recipe will cost, before anything starts: bytes, trained parameters, epsilon, measured time.
 
-Bytes are counted, not guessed: four for each float of ``aggregation.floats``; names and shapes around them
-add a few kilobytes a message. Epsilon is what the ledger will hold at the end of the run, if empty before.
+Bytes are counted, not guessed, to the byte: four for each float of ``aggregation.floats`` and the header that names
+them, or what compression makes of them. Ids and the recipe in an order add a few kilobytes a message. Epsilon is what
+the ledger will hold at the end of the run, if empty before.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from aggregation.floats import floats_control, floats_down, floats_up
+from aggregation.floats import control_shapes, received_shapes, sent_shapes
 from aggregation.table import TABLE
 from motet.errors import MotetError
 from motet.recipe import Problem, Recipe, RecipeError, recipe_sha256
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from privacy.events import Unit
 
-BYTES_PER_FLOAT = 4
 _PROBE_EXAMPLES = 8
 _PROBE_PASSES = 3
 
@@ -152,14 +152,18 @@ def plan(recipe: Recipe, *, probe: bool = True) -> Plan:
     notes: list[str] = []
     shapes = layer_shapes(recipe) if recipe.method.train_adapter else {}
     _refuse_bad_shapes(recipe, shapes)
-    dense = sum(math.prod(shape) for shape in dense_shapes(recipe).values())
+    heads = dense_shapes(recipe)
     sizes = _client_sizes(recipe, notes) if probe else {}
     known = bool(sizes)
     if not known:
         sizes, known = _clients_in_recipe(recipe)
     if not known:
         notes.append("the recipe does not name its clients: one row stands for each rank")
-    clients = _clients(recipe, shapes, dense, sizes)
+    clients = _clients(recipe, shapes, heads, sizes)
+    if recipe.compression is not None and recipe.compression.kind == "compeft":
+        notes.append(
+            "compeft's messages depend on the values: what a client sends is the most that it can be"
+        )
     seconds, total = _measure(recipe, notes) if probe else (None, None)
     privacy = _privacy(recipe)
     notes += _notes(recipe, sizes, known=known)
@@ -223,12 +227,15 @@ def _client_sizes(recipe: Recipe, notes: list[str]) -> dict[str, int | None]:
 
 
 def _clients(
-    recipe: Recipe, shapes: Mapping[str, tuple[int, int]], dense: int, sizes: Mapping[str, int | None]
+    recipe: Recipe,
+    shapes: Mapping[str, tuple[int, int]],
+    heads: Mapping[str, tuple[int, ...]],
+    sizes: Mapping[str, int | None],
 ) -> tuple[ClientPlan, ...]:
     ranks = {client: recipe.lora_rank_of(client) for client in sizes}
     rows = []
     for client in ranks:
-        up, down = _bytes_of(recipe, shapes, dense, ranks, client)
+        up, down = _bytes_of(recipe, shapes, heads, ranks, client)
         held = max(_capped(recipe, ranks[client], t) for t in range(recipe.training.rounds))
         square = recipe.method.name == "fed-sb"
         per_layer = [held * held if square else held * (m + n) for m, n in shapes.values()]
@@ -236,7 +243,7 @@ def _clients(
             ClientPlan(
                 client_id=client,
                 lora_rank=held,
-                trainable_parameters=sum(per_layer) + dense,
+                trainable_parameters=sum(per_layer) + sum(math.prod(shape) for shape in heads.values()),
                 bytes_up=max(up),
                 bytes_up_total=sum(up),
                 bytes_down=tuple(down),
@@ -249,20 +256,27 @@ def _clients(
 def _bytes_of(
     recipe: Recipe,
     shapes: Mapping[str, tuple[int, int]],
-    dense: int,
+    heads: Mapping[str, tuple[int, ...]],
     ranks: Mapping[str, int],
     client: str,
 ) -> tuple[list[int], list[int]]:
-    """Bytes that one client sends and receives in each round."""
+    """Bytes that one client sends and receives in each round; with compeft, the most that it sends."""
+    from aggregation.compression import payload_bytes
+    from aggregation.serialize import message_bytes
+    from motet.recipe.method import scheme_of
+
     method, scaffold = recipe.method.name, recipe.training.algorithm == "scaffold"
+    scheme = scheme_of(recipe)
     up, down = [], []
     for t in range(recipe.training.rounds):
         rank = _capped(recipe, ranks[client], t)
-        up.append(BYTES_PER_FLOAT * floats_up(method, shapes, rank, dense, t))
-        floats = floats_down(method, shapes, [*ranks.values()], rank, dense, t)
+        sent = sent_shapes(method, shapes, rank, heads, t)
+        moved = {key: shape for key, shape in sent.items() if not key.endswith("/scale")}
+        up.append(message_bytes(sent) if scheme is None else payload_bytes(moved, scheme))
+        received = received_shapes(method, shapes, [*ranks.values()], rank, heads, t)
         if scaffold and t:
-            floats += floats_control(method, shapes, rank, dense)
-        down.append(BYTES_PER_FLOAT * floats)
+            received |= control_shapes(method, shapes, rank, heads)
+        down.append(message_bytes(received))
     return up, down
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from aggregation.adapter import AdapterState, FactorPair
+from aggregation.compression import decompress, payload_bytes
 from aggregation.errors import MalformedUpdateError
 from aggregation.serialize import check_manifest, from_bytes, manifest, read_manifest, sha256_hex
+from motet.recipe.method import scheme_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aggregation.compression import Scheme
     from aggregation.methods import Method
     from coordinator.engine.shape import ModelShape
     from motet.recipe import Recipe
     from motet.wire.messages import TrainOrder, TrainReply
 
 HEADER_ALLOWANCE = 1 << 20
+LARGEST_MOVE = 1e30  # added to what training started from it must stay finite
 
 
 def expected_manifest(
@@ -39,7 +46,7 @@ def expected_manifest(
 
 
 def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, shape: ModelShape) -> None:
-    """Raise unless ``reply`` is a sound answer to ``order`` under ``recipe``.
+    """Raise unless ``reply`` is a sound answer to ``order`` under ``recipe``, whole or compressed.
 
     Raises:
       MalformedUpdateError: its code names the first check that failed.
@@ -51,6 +58,10 @@ def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, 
             )
     _check_released_values(reply, recipe)
     expected = expected_manifest(method, shape, order.lora_rank, order.round_index)
+    scheme = scheme_of(recipe)
+    if scheme is not None:
+        _admit_compressed(reply, sent_shapes(expected), scheme)
+        return
     floats = sum(_numel(s) for s in expected.values())
     if len(reply.payload) > 4 * floats + HEADER_ALLOWANCE:
         raise MalformedUpdateError(
@@ -69,6 +80,24 @@ def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, 
             raise MalformedUpdateError(
                 "bad_scale", f"{layer}: scale {found_scale} is not the recipe's {scale}"
             )
+
+
+def sent_shapes(expected: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """What of a manifest is compressed: all but the scales, which the recipe gives."""
+    return {key: shape for key, shape in expected.items() if not key.endswith("/scale")}
+
+
+def _admit_compressed(reply: TrainReply, shapes: dict[str, tuple[int, ...]], scheme: Scheme) -> None:
+    most = payload_bytes(shapes, scheme)
+    if len(reply.payload) > most:
+        raise MalformedUpdateError("too_large", f"{len(reply.payload)} bytes, at most {most} are expected")
+    if sha256_hex(reply.payload) != reply.payload_sha256:
+        raise MalformedUpdateError("hash_differs", "the payload is not what its hash says")
+    if not 0 <= reply.compression_error < math.inf:
+        raise MalformedUpdateError("bad_count", "the error of compression is negative or not finite")
+    for key, moved in decompress(reply.payload, shapes, scheme).items():
+        if float(moved.abs().max()) > LARGEST_MOVE:
+            raise MalformedUpdateError("too_large", f"{key} has moved by more than {LARGEST_MOVE:g}")
 
 
 def _check_released_values(reply: TrainReply, recipe: Recipe) -> None:

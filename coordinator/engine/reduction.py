@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from aggregation.adapter import AdapterState, ClientUpdate
-from aggregation.changes import change_norm, factor_move, moves, product_change, with_moves
+from aggregation.changes import change_norm, factor_move, moves, numbers, product_change, with_moves
+from aggregation.compression import decompress
 from aggregation.geometry import state_gram
 from aggregation.methods.base import Reduction
 from aggregation.options import AVERAGES_FACTORS, weights_bind
 from aggregation.robust import clipped, coordinate_median, coordinate_trimmed_mean
+from aggregation.serialize import from_bytes
 from aggregation.server_optimizer import advance
 from aggregation.weighing import COORDINATE_RULES, Size, Weighing, weigh
 from coordinator.engine.client_unit import is_client_unit, noised
 from coordinator.engine.controls import RoundControl
-from motet.recipe.method import local_start, method_of, robust_options, server_optimizer
+from motet.recipe.method import local_start, method_of, robust_options, scheme_of, server_optimizer
 from privacy.noise import SystemNoise
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ class RoundReduction:
       before: the global state that the round started from.
       round_index: of the round.
       received: the contributions that count.
-      load: a contribution's update as it was admitted.
+      load: the bytes of a contribution's update as they were admitted.
     """
 
     def __init__(
@@ -97,12 +99,12 @@ class RoundReduction:
         before: AdapterState,
         round_index: int,
         received: Sequence[ContributionRow],
-        load: Callable[[ContributionRow], AdapterState],
+        load: Callable[[ContributionRow], bytes],
     ) -> None:
         self._recipe, self._shape, self._before, self._round_index = recipe, shape, before, round_index
         self._method = method_of(recipe)
         self._received = sorted(received, key=lambda c: c.client_id)
-        self._load = load
+        self._bytes_of = load
 
     def run(self, memory: AdapterState | None) -> RoundOutcome:
         """Weigh, reduce, step.
@@ -136,6 +138,15 @@ class RoundReduction:
             relative_error=reduction.relative_error,
             weighing=weighing,
         )
+
+    def _load(self, contribution: ContributionRow) -> AdapterState:
+        """A client's update: whole as it stands, or its moves added to where they began."""
+        data, scheme = self._bytes_of(contribution), scheme_of(self._recipe)
+        if scheme is None:
+            return from_bytes(data)
+        start = self._start(contribution)
+        shapes = {key: tuple(value.shape) for key, value in numbers(start).items()}
+        return with_moves(start, decompress(data, shapes, scheme))
 
     def _start(self, contribution: ContributionRow) -> AdapterState:
         return start_of(

@@ -484,13 +484,14 @@ class _OneRun:
             bytes_up=len(reply.payload),
             weight=1.0 if uniform else reply.aggregation_weight,
             num_examples=reply.num_examples,
+            compression_error=None if self._recipe.compression is None else reply.compression_error,
         )
         self._on_reply(row.round_index, order.client_id, True)
 
     def _reduce_and_commit(self, row: RoundRow, received: Sequence[ContributionRow]) -> str:
         before = self._artifacts.load_state(row.start_sha256)
         reduction = RoundReduction(
-            self._recipe, self._shape, before, row.round_index, received, self._load_update
+            self._recipe, self._shape, before, row.round_index, received, self._update_bytes
         )
         try:
             outcome = reduction.run(self._optimizer_memory(row))
@@ -518,8 +519,8 @@ class _OneRun:
         log.info("run %s round %s closed with %s clients", self._run_id, row.round_index, len(received))
         return sha256
 
-    def _load_update(self, contribution: ContributionRow) -> AdapterState:
-        return self._artifacts.load_state(contribution.payload_sha256)
+    def _update_bytes(self, contribution: ContributionRow) -> bytes:
+        return self._artifacts.get(contribution.payload_sha256)
 
     def _optimizer_memory(self, row: RoundRow) -> AdapterState | None:
         """What the server optimiser remembers of the round before; always from the store, never from this process.

@@ -325,6 +325,7 @@ class Store:
         bytes_up: int,
         weight: float,
         num_examples: int,
+        compression_error: float | None = None,
     ) -> None:
         """An update is stored and admitted; its charge is settled."""
         self._contribution(
@@ -337,6 +338,7 @@ class Store:
             bytes_up=bytes_up,
             weight=weight,
             num_examples=num_examples,
+            compression_error=compression_error,
         )
 
     def reply_failed(

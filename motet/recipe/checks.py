@@ -352,6 +352,28 @@ def _robust(recipe: Recipe) -> Iterator[Finding]:
         )
 
 
+def _compression(recipe: Recipe) -> Iterator[Finding]:
+    asked, name = recipe.compression, recipe.method.name
+    if asked is None:
+        return
+    for other in _options_in(recipe):
+        for option in ("compression", "error_feedback") if asked.error_feedback else ("compression",):
+            clashing = clash(other, option)
+            if clashing is not None:
+                yield Finding(
+                    path=("compression",) if option == "compression" else ("compression", option),
+                    problem=f"{option} does not go with {other}: {clashing[0]}",
+                    remedy=clashing[1],
+                )
+    refused = option_refusal(name, "error_feedback") if recipe.method.train_adapter else None
+    if asked.error_feedback and refused is not None:
+        yield Finding(
+            path=("compression", "error_feedback"),
+            problem=f"does not go with {name}: {refused.reason}",
+            remedy=f"set it to false, or set method.name: {refused.instead}",
+        )
+
+
 def _options_in(recipe: Recipe) -> Iterator[str]:
     """Names in ``aggregation.options.CLASHES`` of what a recipe asks for."""
     if recipe.training.algorithm == "scaffold":
@@ -517,6 +539,7 @@ _RULES: Sequence[Callable[[Recipe], Iterator[Finding]]] = (
     _client_unit,
     _robust,
     _server_optimizer,
+    _compression,
     _cohort,
     _partition,
 )

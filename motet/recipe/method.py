@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aggregation.compression import Scheme
 from aggregation.initial import generator_for
 from aggregation.methods import get_method
+from aggregation.options import option_refusal
 from aggregation.server_optimizer import ServerOptimizer
 from aggregation.weighing import RobustOptions
 
@@ -59,6 +61,24 @@ def local_start(
         fresh_seed=generator_for(recipe.seed, "fresh", round_index, client_id).initial_seed(),
         personal=personal,
     )
+
+
+def scheme_of(recipe: Recipe) -> Scheme | None:
+    """How uploads are compressed; None where they are whole."""
+    asked = recipe.compression
+    if asked is None:
+        return None
+    kind = "ternary" if asked.kind == "compeft" else asked.kind
+    return Scheme(kind=kind, block=asked.block, density=asked.density)
+
+
+def feeds_back(recipe: Recipe) -> bool:
+    """Whether clients add what one message left out to the next: as the recipe says, else where it is sound."""
+    asked = recipe.compression
+    if asked is None or asked.error_feedback is not None:
+        return bool(asked and asked.error_feedback)
+    refused = option_refusal(recipe.method.name, "error_feedback") if recipe.method.train_adapter else None
+    return refused is None and (recipe.privacy is None or recipe.privacy.noise_is_local)
 
 
 def robust_options(recipe: Recipe) -> RobustOptions:

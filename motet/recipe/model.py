@@ -228,6 +228,18 @@ class ServerOptimizerSection(Section):
     tau: PositiveFloat = 1e-3
 
 
+class CompressionSection(Section):
+    """Smaller uploads: a client sends what it moved, in fewer bits. Downloads stay whole. Absent: none.
+
+    ``block`` is read by int8 and int4, ``density`` by compeft. ``error_feedback`` absent: on where it is sound.
+    """
+
+    kind: Literal["bf16", "int8", "int4", "compeft"]
+    block: PositiveInt = 64
+    density: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.05
+    error_feedback: bool | None = None
+
+
 class PrivacySection(Section):
     """Differential privacy (Poisson sampling, add/remove neighbours). Absent: no privacy.
 
@@ -278,6 +290,7 @@ class Recipe(Section):
     cohort: CohortSection = CohortSection()
     robust: RobustSection = RobustSection()
     server_optimizer: ServerOptimizerSection = ServerOptimizerSection()
+    compression: CompressionSection | None = None
     privacy: PrivacySection | None = None
     seed: int = 0
 

@@ -100,6 +100,12 @@ MEANINGS: Mapping[str, str] = {
     "server_optimizer.beta1": "share of the last momentum that is kept",
     "server_optimizer.beta2": "share of the last squared size that is kept (fedadam, fedyogi)",
     "server_optimizer.tau": "how small a change is not made larger",
+    "compression": "smaller uploads: what a client moved, in fewer bits; absent: none",
+    "compression.kind": "bf16; int8 or int4 in blocks with one size each; compeft: the largest few, as signs times one "
+    "size",
+    "compression.block": "numbers that share a size (int8, int4)",
+    "compression.density": "share of the numbers that is sent (compeft)",
+    "compression.error_feedback": "add what one message left out to the next; absent: where the method allows it",
     "privacy": "differential privacy (add/remove neighbours); absent: none",
     "privacy.unit": "what is protected: an example or a person (DP-SGD at the client), or a client's whole data "
     "(noise on the coordinator's sum: the coordinator is trusted)",

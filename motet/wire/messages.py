@@ -53,7 +53,7 @@ class TrainReply:
 
     Attributes:
       run_id, round_index, attempt, client_id: copied from the order.
-      payload: canonical safetensors of the trained values.
+      payload: canonical safetensors of the trained values, or their compressed moves (``aggregation.compression``).
       payload_sha256: hex digest of ``payload``.
       aggregation_weight: a public constant: 1.0, or the weight that the recipe names. Never a count of
         examples when the run is private.
@@ -63,6 +63,8 @@ class TrainReply:
       error_code: empty on success, else a stable code such as ``policy_refused``.
       error_message: for people; names the clause and the remedy, never data.
       offered_lora_rank: the largest rank that the client carries; 0 where the recipe assigns ranks.
+      compression_error: of a compressed payload, what it misses of what was to be sent, relative; 0 where it is whole,
+        or where telling it would not be private.
     """
 
     run_id: str
@@ -78,3 +80,4 @@ class TrainReply:
     error_code: str = ""
     error_message: str = ""
     offered_lora_rank: int = 0
+    compression_error: float = 0.0

@@ -194,12 +194,18 @@ def test_a_run_that_is_read_back_from_bytes_takes_the_same_steps_and_a_resting_f
     assert not torch.equal(forgot.lora["q"].A, kept.lora["q"].A)  # positive control: the memory counts
 
 
-def test_a_memory_of_other_shapes_is_refused():
+def test_what_has_another_shape_since_begins_anew():
     optimizer = ServerOptimizer(rule="fedavgm")
-    one, two = (AdapterState(dense={"head": torch.ones(n)}) for n in (2, 3))
-    _, memory = advance(optimizer, "flora", one, one, None, trained="AB")
-    with pytest.raises(ValueError, match="was remembered"):
-        advance(optimizer, "flora", two, two, memory, trained="AB")
+    one, two = (AdapterState(dense={"head": torch.zeros(n)}) for n in (2, 3))
+    goal = AdapterState(dense={"head": torch.ones(3)})
+    _, memory = advance(
+        optimizer, "flora", one, AdapterState(dense={"head": torch.ones(2)}), None, trained="AB"
+    )
+    grown, _ = advance(optimizer, "flora", two, goal, memory, trained="AB")
+    fresh, memory = advance(optimizer, "flora", two, goal, None, trained="AB")
+    assert torch.equal(grown.dense["head"], fresh.dense["head"])
+    kept, _ = advance(optimizer, "flora", two, goal, memory, trained="AB")
+    assert not torch.equal(kept.dense["head"], fresh.dense["head"])  # positive control
 
 
 def test_the_frozen_factor_is_never_moved():

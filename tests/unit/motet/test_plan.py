@@ -1,19 +1,27 @@
 """What a plan promises is what the other packages do."""
 
+import dataclasses
 import json
 
 import pytest
+import torch
 from rich.console import Console
 from typer import Typer
 from typer.testing import CliRunner
 
+from aggregation.adapter import AdapterState
+from aggregation.changes import moves
+from aggregation.compression import compress
 from aggregation.control import trained_values
+from aggregation.floats import sent_shapes
 from aggregation.methods import get_method
+from aggregation.serialize import to_bytes
 from motet.cli.plan import BudgetTooSmallError, plan_command, print_plan
 from motet.data.partition import partition
 from motet.modeling import initial_dense, layer_shapes
 from motet.plan import plan
 from motet.recipe import RecipeError, parse_recipe, resolve_noise_multiplier
+from motet.recipe.method import scheme_of
 from privacy.accounting import epsilon_pld
 from privacy.events import PoissonGaussianEvent
 
@@ -46,10 +54,8 @@ def test_planned_bytes_are_those_of_the_state_that_travels(method):
     implementation = get_method(method)
     state = implementation.initial_state(shapes, lora_rank=4, scale=2.0, dense=dense, seed=0)
     sent = implementation.trained_part(state)
-    count = sum(pair.A.numel() + pair.B.numel() + 1 for pair in sent.lora.values())
-    count += sum(core.numel() for core in sent.cores.values()) + sum(t.numel() for t in sent.dense.values())
     client = plan(recipe, probe=False).clients[0]
-    assert client.bytes_up == 4 * count
+    assert client.bytes_up == len(to_bytes(sent))
     assert client.bytes_down == (client.bytes_up,) * 4
 
 
@@ -65,9 +71,11 @@ def test_control_variates_double_what_comes_down_and_nothing_that_goes_up(method
     state = implementation.initial_state(
         layer_shapes(recipe), lora_rank=4, scale=2.0, dense=initial_dense(recipe), seed=0
     )
-    control = 4 * sum(v.numel() for v in trained_values(implementation.trained_part(state)).values())
+    start = implementation.starting_point(state)
+    told = dataclasses.replace(start, control=trained_values(implementation.trained_part(state)))
     assert ours.bytes_up == plain.bytes_up
-    assert ours.bytes_down == (plain.bytes_down[0], *(b + control for b in plain.bytes_down[1:]))
+    assert ours.bytes_down == (plain.bytes_down[0], *[len(to_bytes(told))] * 3)
+    assert 1.5 * len(to_bytes(start)) < len(to_bytes(told)) < 2.1 * len(to_bytes(start))
     assert any("scaffold doubles what a client receives" in note for note in result.notes)
 
 
@@ -92,7 +100,7 @@ def test_a_client_with_a_smaller_rank_sends_less_and_flora_starts_from_nothing()
     assert a.bytes_up < b.bytes_up
     assert a.bytes_down == b.bytes_down
     assert list(a.bytes_down) == sorted(a.bytes_down)
-    assert a.bytes_down[0] == 4 * (32 * 2 + 2)  # the head alone
+    assert a.bytes_down[0] == len(to_bytes(AdapterState(dense=initial_dense(recipe))))  # the head alone
     assert result.clients_are_known
 
 
@@ -223,3 +231,35 @@ def test_the_plan_tells_the_unit_the_divisor_and_where_the_unit_means_little():
     assert "one example of a client's data" in _privacy_words(by_example)
     assert by_example.privacy is not None
     assert by_example.privacy.expected_cohort is None
+
+
+COMPRESSED = [("bf16", "{kind: bf16}"), ("int8", "{kind: int8, block: 32}"), ("int4", "{kind: int4}")]
+
+
+@pytest.mark.parametrize(("kind", "section"), COMPRESSED)
+def test_planned_uploads_are_those_of_the_compressed_message_and_downloads_stay_whole(kind, section):
+    text = "method: {name: fedit}\nadapter: {lora_rank: 4}\n"
+    recipe, whole = tiny(text + f"compression: {section}\n"), plan(tiny(text), probe=False).clients[0]
+    method = get_method("fedit")
+    state = method.initial_state(
+        layer_shapes(recipe), lora_rank=4, scale=2.0, dense=initial_dense(recipe), seed=0
+    )
+    sent = method.trained_part(state)
+    payload = compress(moves(sent, sent), scheme_of(recipe)).payload
+    client = plan(recipe, probe=False).clients[0]
+    assert client.bytes_up == len(payload) < whole.bytes_up / {"bf16": 2, "int8": 3.5, "int4": 6}[kind]
+    assert client.bytes_down == whole.bytes_down
+
+
+def test_the_most_that_a_sparse_message_can_be_is_planned_and_said():
+    text = "method: {name: fedit}\nadapter: {lora_rank: 4}\ncompression: {kind: compeft}\n"
+    recipe = tiny(text)
+    result = plan(recipe, probe=False)
+    sent = sent_shapes(
+        "fedit", layer_shapes(recipe), 4, {k: tuple(v.shape) for k, v in initial_dense(recipe).items()}
+    )
+    generator = torch.Generator().manual_seed(0)
+    values = {k: torch.randn(v, generator=generator) for k, v in sent.items() if not k.endswith("scale")}
+    size = len(compress(values, scheme_of(recipe)).payload)
+    assert size <= result.clients[0].bytes_up < 1.2 * size
+    assert any("the most that it can be" in note for note in result.notes)
