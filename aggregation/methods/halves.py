@@ -26,7 +26,7 @@ from aggregation.methods.factors import FactorMethod
 from aggregation.methods.means import HalfMeans
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from aggregation.methods.base import Bases, TrainedFactors
 
@@ -129,7 +129,7 @@ class FFALoRA(FactorMethod):
         return AdapterState(halves=halves_of(state.lora, "B"), dense=state.dense)
 
     def reduce(self, state: AdapterState, updates: Iterable[ClientUpdate]) -> Reduction:
-        """Average B; see ``Method.reduce``. One update is resident. The reported error is rounding to float32."""
+        """Average B; see ``Method.reduce``. Two updates are resident at most. The reported error is rounding to float32."""
         return reduce_half(state, updates, "B", one_rank=False)
 
 
@@ -149,15 +149,14 @@ class RoLoRA(FactorMethod):
         return AdapterState(halves=halves_of(state.lora, side), dense=state.dense)
 
     def reduce(self, state: AdapterState, updates: Iterable[ClientUpdate]) -> Reduction:
-        """Average the factor that was sent; see ``Method.reduce``. One update is resident.
+        """Average the factor that was sent; see ``Method.reduce``. Two updates are resident at most.
 
         All clients must have sent the same factor, at the state's rank.
         """
         arriving = iter(updates)
-        first = next(arriving, None)
-        sent = () if first is None else (first,)
+        sent = list(itertools.islice(arriving, 1))
         side: Side = next((half.side for u in sent for half in u.state.halves.values()), "B")
-        return reduce_half(state, itertools.chain(sent, arriving), side, one_rank=True)
+        return reduce_half(state, _after(sent, arriving), side, one_rank=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +243,7 @@ class FedSALoRA(FactorMethod):
         return AdapterState(halves=halves_of(state.lora, "B"), dense=state.dense)
 
     def reduce(self, state: AdapterState, updates: Iterable[ClientUpdate]) -> Reduction:
-        """Average A; see ``Method.reduce``. One update is resident. The reported error is rounding to float32.
+        """Average A; see ``Method.reduce``. Two updates are resident at most. The reported error is rounding to float32.
 
         Raises:
           ValueError: also where a client sent heads.
@@ -323,6 +322,13 @@ def reduce_half(
         relative_error=math.sqrt(miss / size) if size > 0 else 0.0,
         num_clients=means.count,
     )
+
+
+def _after(sent: list[ClientUpdate], arriving: Iterator[ClientUpdate]) -> Iterator[ClientUpdate]:
+    """What was looked at, and then the rest; ``sent`` is emptied, so that nobody holds it for the whole round."""
+    while sent:
+        yield sent.pop()
+    yield from arriving
 
 
 def _shapes(lora: Mapping[str, FactorPair], side: Side) -> dict[str, tuple[torch.Size, float]]:
