@@ -36,6 +36,13 @@ class Place:
         """As a process of its own would."""
         return Store.open(self.where, ledger=self.ledger, **options)
 
+    @property
+    def address(self) -> str:
+        """As a word on a command line."""
+        if isinstance(self.where, Path):
+            return str(self.where)
+        return self.where.set(drivername="postgresql").render_as_string(hide_password=False)
+
     @contextlib.contextmanager
     def raw(self, user: str = ""):
         """A plain connection that commits each statement, past the store and all its care."""
@@ -69,9 +76,9 @@ class Place:
             self.sql(f"ALTER TABLE {table} DISABLE TRIGGER USER")
 
 
-@pytest.fixture(scope="session")
-def postgresql_url():
-    """A server for this session."""
+@contextlib.contextmanager
+def postgresql_server():
+    """A server that ends with the context."""
     given = os.environ.get("MOTET_TEST_POSTGRES")
     if given:
         yield make_url(given).set(drivername="postgresql+psycopg")
@@ -89,6 +96,13 @@ def postgresql_url():
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def postgresql_url():
+    """A server for this session."""
+    with postgresql_server() as url:
+        yield url
+
+
 @contextlib.contextmanager
 def schema_in(url: URL):
     """An empty schema of its own, gone at the end."""
@@ -104,11 +118,18 @@ def schema_in(url: URL):
         engine.dispose()
 
 
+@contextlib.contextmanager
+def new_place(request: pytest.FixtureRequest, folder: Path):
+    """An empty database of the kind that ``request.param`` names."""
+    if request.param == "sqlite":
+        yield Place(dialect="sqlite", where=folder / "motet.db", ledger=folder / "ledger")
+        return
+    with schema_in(request.getfixturevalue("postgresql_url")) as url:
+        yield Place(dialect="postgresql", where=url, ledger=folder / "ledger")
+
+
 @pytest.fixture(params=BOTH)
 def place(request, tmp_path):
     """An empty database of either kind."""
-    if request.param == "sqlite":
-        yield Place(dialect="sqlite", where=tmp_path / "motet.db", ledger=tmp_path / "ledger")
-        return
-    with schema_in(request.getfixturevalue("postgresql_url")) as url:
-        yield Place(dialect="postgresql", where=url, ledger=tmp_path / "ledger")
+    with new_place(request, tmp_path) as made:
+        yield made
