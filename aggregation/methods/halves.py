@@ -129,7 +129,7 @@ class FFALoRA(FactorMethod):
         return AdapterState(halves=halves_of(state.lora, "B"), dense=state.dense)
 
     def reduce(self, state: AdapterState, updates: Iterable[ClientUpdate]) -> Reduction:
-        """Average B; see ``Method.reduce``. Two updates are resident at most. The reported error is rounding to float32."""
+        """Average B; see ``Method.reduce``. Two updates are resident at most; the error is rounding."""
         return reduce_half(state, updates, "B", one_rank=False)
 
 
@@ -243,7 +243,7 @@ class FedSALoRA(FactorMethod):
         return AdapterState(halves=halves_of(state.lora, "B"), dense=state.dense)
 
     def reduce(self, state: AdapterState, updates: Iterable[ClientUpdate]) -> Reduction:
-        """Average A; see ``Method.reduce``. Two updates are resident at most. The reported error is rounding to float32.
+        """Average A; see ``Method.reduce``. Two updates are resident at most; the error is rounding.
 
         Raises:
           ValueError: also where a client sent heads.
