@@ -35,7 +35,7 @@ from client.personal import PersonalParts
 from client.policy import Policy, check_policy, load_policy
 from client.protect import offer, refuse, release
 from client.training import train_round
-from motet.data import read_data
+from motet.data import DataError, read_data
 from motet.errors import MotetError
 from motet.modeling import layer_shapes
 from motet.recipe import Recipe, from_canonical_json, resolve_noise_multiplier, round_event
@@ -105,6 +105,10 @@ class ClientWorker:
             return refuse(order, e.code, e.message)
         except MalformedUpdateError as e:
             return refuse(order, "bad_order", str(e))
+        except DataError as e:
+            log.warning("round %s of %s: %s", order.round_index, order.run_id, e.message)
+            told = "its pictures can not be read; its own log says which and why"  # names of files stay here
+            return refuse(order, "client_failed", told if self._data_path.is_dir() else e.message)
         except MotetError as e:
             log.warning("round %s of %s failed: %s", order.round_index, order.run_id, type(e).__name__)
             return refuse(order, "client_failed", e.message)

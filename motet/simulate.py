@@ -112,6 +112,7 @@ def run_engine(
     on_step: OnStep | None = None,
     run_id: str | None = None,
     with_curve: bool = True,
+    num_threads: int | None = None,
 ) -> Outcome:
     """One run of the engine over an in-process grid, its state in ``folder/motet.db``.
 
@@ -124,6 +125,7 @@ def run_engine(
       on_step: progress.
       run_id: of the run; made from the recipe when absent.
       with_curve: evaluate after every round; else after the last alone.
+      num_threads: of an evaluation; all cores when None.
 
     Raises:
       motet.errors.MotetError: the run failed; the message says why.
@@ -148,7 +150,9 @@ def run_engine(
 
     def judge(state: AdapterState, examples: Sequence[Example]) -> Scores:
         states = _models(recipe, run, state, {c: spec.state_dir for c, spec in specs.items()})
-        return mean_scores([score(recipe, s, examples, num_threads=os.cpu_count()) for s in states])
+        return mean_scores(
+            [score(recipe, s, examples, num_threads=num_threads or os.cpu_count()) for s in states]
+        )
 
     def on_round(round_index: int, state: AdapterState) -> None:
         if with_curve and round_index + 1 < total:

@@ -55,11 +55,15 @@ def test_an_order_on_a_folder_of_pictures_is_answered(folder, order_of, tmp_path
         assert row["data_set"] == Lineages(tmp_path / "state").identify(folder).name
 
 
-def test_a_broken_picture_refuses_the_round_with_its_name_and_charges_nothing(folder, order_of, tmp_path):
-    (folder / "dark/3.png").write_bytes(b"broken")
+def test_a_broken_picture_refuses_the_round_charges_nothing_and_its_name_stays_in_the_clients_log(
+    folder, order_of, tmp_path, caplog
+):
+    (folder / "dark/jane-doe.png").write_bytes(b"broken")
     reply = ClientWorker("a", folder, tmp_path / "state").handle(order_of(recipe_of(extra=PRIVATE)))
     assert reply.error_code == "client_failed"
-    assert "no readable PNG or JPEG" in reply.error_message
+    assert "pictures can not be read" in reply.error_message
+    assert "jane-doe" not in reply.error_message
+    assert "jane-doe.png: no readable PNG or JPEG" in caplog.text
     assert ClientLedger(tmp_path / "state/ledger.jsonl").rows() == []
 
 
