@@ -1,14 +1,36 @@
 """The one place from which values leave a client.
 
-Released values of a private round: the trained tensors, whose every change from the public starting point was
-clipped per example and noised step by step (DP-SGD); the constants of the order (run, round, attempt,
-client); ``num_steps``, a constant of the recipe; ``aggregation_weight`` 1; where the recipe asks for it, the rank that
-the client carries, which depends on its machine and its owner's policy, not on data (``client.capacity``). Compression
-(``client.packing``) comes after the noise: its payload and the error that it reports are made of noised values and of
-earlier messages alone, which is post-processing; where noise comes later, at the coordinator, that error is not told.
-Of a round without privacy, also the number of examples, and the tensors as they are. Not released, ever: losses,
-accuracies, gradient norms, batch sizes, texts. Keys and size of the message follow from the recipe and the rank alone;
-with compeft the size follows from the values that are in it.
+Every message of a client is made here, by ``release``, ``offer`` or ``refuse``, and is one ``TrainReply``. What each
+field tells:
+
+| field | in a run of DP-SGD (unit example or person) | unit client | without privacy |
+|---|---|---|---|
+| ``run_id``, ``round_index``, ``attempt``, ``client_id`` | copied from the order | same | same |
+| ``payload`` | trained tensors, clipped and noised in every step: charged | in the clear, to the coordinator | clear |
+| ``payload_sha256`` | hash of ``payload`` | same | same |
+| size, keys and shapes of ``payload`` | of recipe, rank and round; with compeft of its values | same | same |
+| ``aggregation_weight`` | 1 | 1 | 1, or the number of examples if the recipe weights by it |
+| ``num_steps`` | a constant of the recipe | same | same |
+| ``num_examples`` | 0 | 0 | the number of examples |
+| ``is_private`` | true | false | false |
+| ``offered_lora_rank`` | of the machine and its owner's policy, measured without an example | same | same |
+| ``compression_error`` | of noised values and earlier messages alone (``client.packing``) | 0 | what was cut |
+| ``error_code``, ``error_message`` | empty, or of the list below | same | same, and where the data has a mistake |
+
+Errors. ``policy_refused`` names a clause of the owner's policy; of ``max_epsilon`` it tells what the budget would
+reach, which the public events of all runs give. ``over_capacity`` is about the machine, ``ledger_failed`` and
+``bad_order`` about the ledger's file and the order. ``did_not_move`` and ``not_finite`` name a tensor; under DP-SGD
+they are post-processing of what is noised. ``client_failed``: the disk, the base model, or data that can not be read
+as the recipe asks. Of the data only that fact leaves a run with a privacy section, never a line, a label or a name of a
+column; the client's own log has them. A file without any example is no error under DP-SGD: such a client sends noise.
+
+Beside messages there are: the node's public key and heartbeats (that a client is there), when it answers, and
+countersignatures, which the owner hands out as a file (``client.receipts``: runs, rounds, events, and tags of data sets
+that nobody else can make).
+
+Never released: losses, accuracies, gradient norms, clip fractions, batch sizes, numbers of persons, texts, hashes of
+data, random states. Not noised, and to be counted as seen: the time that a round takes, which moves with the sizes of
+Poisson batches and the lengths of their texts; memory and crashes that come of them (``README.md`` of ``privacy``).
 """
 
 from __future__ import annotations
@@ -21,6 +43,9 @@ from motet.wire.messages import TrainOrder, TrainReply
 if TYPE_CHECKING:
     from client.packing import Packed
     from motet.recipe import Recipe
+
+
+DATA_UNUSABLE = "this client's data can not be read as the recipe asks; its own log says where"
 
 
 def release(

@@ -33,9 +33,9 @@ from client.lineage import Lineage, Lineages
 from client.packing import Residuals, packed, whole
 from client.personal import PersonalParts
 from client.policy import Policy, check_policy, load_policy
-from client.protect import offer, refuse, release
+from client.protect import DATA_UNUSABLE, offer, refuse, release
 from client.training import train_round
-from motet.data import DataError, read_data
+from motet.data import DataError, NoExamplesError, read_data
 from motet.errors import MotetError
 from motet.modeling import layer_shapes
 from motet.recipe import Recipe, from_canonical_json, resolve_noise_multiplier, round_event
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from aggregation.adapter import AdapterState
     from client.inputs import Prepared
     from client.packing import Packed
+    from motet.data import Example
     from privacy.events import PoissonGaussianEvent
     from privacy.noise import NoiseSource
 
@@ -344,9 +345,23 @@ class ClientWorker:
             + str(recipe.privacy and recipe.privacy.unit_column)
         )
         if self._ready is None or self._ready[0] != key:
-            examples = read_data(recipe, self._data_path)
+            examples = self._read(recipe)
             self._ready = (key, prepare(recipe, loaded_base(recipe), examples))
         return self._ready[1]
+
+    def _read(self, recipe: Recipe) -> list[Example]:
+        """The examples. In a run with a privacy section a mistake in the data is told in this client's log alone."""
+        try:
+            return read_data(recipe, self._data_path)
+        except NoExamplesError:
+            if recipe.trains_privately:
+                return []
+            raise
+        except DataError as e:
+            if recipe.privacy is None:
+                raise
+            log.warning("%s%s", e.message, f" ({e.hint})" if e.hint else "")
+            raise ClientError(DATA_UNUSABLE) from e
 
     def _reply_path(self, order: TrainOrder) -> Path:
         return (

@@ -21,7 +21,7 @@ from motet.recipe.units import cohort_warnings
 from motet.recipe.yaml_text import dotted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import torch
 
@@ -165,11 +165,11 @@ def plan(recipe: Recipe, *, probe: bool = True) -> Plan:
             "compeft's messages depend on the values: what a client sends is the most that it can be"
         )
     seconds, total = _measure(recipe, notes) if probe else (None, None)
-    privacy = _privacy(recipe)
+    privacy = _privacy(_with_roster(recipe, sizes) if known else recipe)
     notes += _notes(recipe, sizes, known=known)
     if privacy is not None:
         trained = max((client.trainable_parameters for client in clients), default=0)
-        notes += cohort_warnings(recipe, trained, privacy.epsilon)
+        notes += cohort_warnings(_with_roster(recipe, sizes) if known else recipe, trained, privacy.epsilon)
     return Plan(
         name=recipe.name,
         recipe_sha256=recipe_sha256(recipe),
@@ -285,6 +285,13 @@ def _capped(recipe: Recipe, lora_rank: int, round_index: int) -> int:
     return lora_rank if cap is None else min(lora_rank, cap)
 
 
+def _with_roster(recipe: Recipe, clients: Iterable[str]) -> Recipe:
+    """The recipe with its clients named, as a simulation names them."""
+    if recipe.cohort.clients is not None:
+        return recipe
+    return recipe.model_copy(update={"cohort": recipe.cohort.model_copy(update={"clients": sorted(clients)})})
+
+
 def _privacy(recipe: Recipe) -> PrivacyPlan | None:
     if recipe.privacy is None:
         return None
@@ -398,7 +405,7 @@ def _measure(recipe: Recipe, notes: list[str]) -> tuple[float | None, int | None
         start = time.perf_counter()
         model(**inputs).loss.backward()
         best = min(best, time.perf_counter() - start)
-    if recipe.privacy is not None:
+    if recipe.trains_privately:
         notes.append("time is that of a step without privacy; clipping each example adds to it")
     return best / batch * recipe.training.expected_batch_size, total
 

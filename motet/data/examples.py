@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from motet.data.errors import DataError
+from motet.data.errors import DataError, NoExamplesError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -103,7 +103,7 @@ def read_examples(
     except OSError as error:
         raise DataError(f"{path}: can not be read: {error.strerror or error}") from error
     if not examples:
-        raise DataError(f"{path}: holds no example")
+        raise NoExamplesError(f"{path}: holds no example")
     return examples
 
 

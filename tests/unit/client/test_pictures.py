@@ -12,6 +12,7 @@ from client.evaluation import score
 from client.inputs import per_example_loss, prepare
 from client.ledger import ClientLedger
 from client.lineage import Lineages
+from client.protect import DATA_UNUSABLE
 from client.worker import ClientWorker
 from motet.data import read_data
 from motet.modeling import ModelError, load_base
@@ -61,7 +62,7 @@ def test_a_broken_picture_refuses_the_round_charges_nothing_and_its_name_stays_i
     (folder / "dark/jane-doe.png").write_bytes(b"broken")
     reply = ClientWorker("a", folder, tmp_path / "state").handle(order_of(recipe_of(extra=PRIVATE)))
     assert reply.error_code == "client_failed"
-    assert "pictures can not be read" in reply.error_message
+    assert reply.error_message == DATA_UNUSABLE
     assert "jane-doe" not in reply.error_message
     assert "jane-doe.png: no readable PNG or JPEG" in caplog.text
     assert ClientLedger(tmp_path / "state/ledger.jsonl").rows() == []
