@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from motet.audit.ledger import CoordinatorLedger
+    from privacy.events import Unit
     from privacy.ledger.canonical import Value
     from privacy.ledger.rules import LedgerState
 
@@ -37,10 +38,11 @@ DEFAULT_DELTA = 1e-5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """The epsilon that is claimed for everything charged to one client, over all runs.
+    """The epsilon that is claimed for everything charged to one client in one unit, over all runs.
 
     Attributes:
       client_id: whose data.
+      unit: what is protected; written unless it is the example.
       target_delta: of both figures.
       epsilon_pld: by privacy loss distributions; the figure that is reported.
       epsilon_rdp: by Renyi DP; looser.
@@ -50,15 +52,22 @@ class Claim:
     target_delta: float
     epsilon_pld: float
     epsilon_rdp: float
+    unit: Unit = "example"
+
+    @property
+    def name(self) -> str:
+        """For people: the client, and the unit where it is not the example."""
+        return self.client_id if self.unit == "example" else f"{self.client_id} ({self.unit})"
 
     def to_fields(self) -> dict[str, Value]:
         """As JSON; numbers that are not whole are their shortest decimal text."""
-        return {
+        fields: dict[str, Value] = {
             "client_id": self.client_id,
             "epsilon_pld": repr(self.epsilon_pld),
             "epsilon_rdp": repr(self.epsilon_rdp),
             "target_delta": repr(self.target_delta),
         }
+        return fields if self.unit == "example" else fields | {"unit": self.unit}
 
 
 def row_bytes(number: int, kind: str, body: Mapping[str, Value]) -> bytes:
@@ -91,9 +100,9 @@ def delta_of(state: LedgerState, client_id: str) -> float:
 
 
 def claims_of(state: LedgerState) -> list[Claim]:
-    """What the ledger adds up to for each client, by two accountants."""
+    """What the ledger adds up to for each client and unit, by two accountants."""
     claims = []
-    for client_id, events in sorted(state.events.items()):
+    for (client_id, unit), events in state.accounts().items():
         delta = delta_of(state, client_id)
         claims.append(
             Claim(
@@ -101,6 +110,7 @@ def claims_of(state: LedgerState) -> list[Claim]:
                 target_delta=delta,
                 epsilon_pld=epsilon_pld(events, delta),
                 epsilon_rdp=epsilon_rdp(events, delta),
+                unit=unit,
             )
         )
     return claims

@@ -17,7 +17,7 @@ from motet.audit.bundle import Claim, delta_of
 from motet.audit.receipts import open_receipts
 from motet.audit.rows import Bundle, Finding, read_bundle
 from privacy.accounting import epsilon_pld, epsilon_rdp
-from privacy.events import PoissonGaussianEvent
+from privacy.events import PoissonGaussianEvent, of_unit
 from privacy.ledger.canonical import parse_canonical
 from privacy.ledger.entries import ClientKey, Reserve
 from privacy.ledger.errors import LedgerFormatError, SignatureError
@@ -114,14 +114,15 @@ def verify_bundle(
 def _claims(result: AuditResult) -> None:
     """Recompute each client's epsilon from raw events, by PLD and by Renyi DP, and hold the claims to it."""
     state, bundle = result.state, result.bundle
-    claimed = {str(body.get("client_id")): (row, body) for row, body in bundle.claims}
+    accounts = state.accounts()
+    claimed = {_account(body): (row, body) for row, body in bundle.claims}
     for row, body in bundle.claims:
-        if claimed[str(body.get("client_id"))][0] != row:
-            bundle.report(row, "claim", "a second claim for the same client")
-        if str(body.get("client_id")) not in state.events:
+        if claimed[_account(body)][0] != row:
+            bundle.report(row, "claim", "a second claim for the same client and unit")
+        if _account(body) not in accounts:
             bundle.report(row, "claim", f"a claim for {body.get('client_id')!r}, who was never charged")
-    for client_id, events in sorted(state.events.items()):
-        told = claimed.get(client_id)
+    for (client_id, unit), events in accounts.items():
+        told = claimed.get((client_id, unit))
         fields: Mapping[str, Value] = told[1] if told else {}
         delta = _number(fields.get("target_delta"))
         least = delta_of(state, client_id)
@@ -131,15 +132,20 @@ def _claims(result: AuditResult) -> None:
             target_delta=delta,
             epsilon_pld=epsilon_pld(events, delta),
             epsilon_rdp=epsilon_rdp(events, delta),
+            unit=unit,
         )
         result.clients.append(truth)
         if told is None:
-            bundle.report(None, "claim", f"no epsilon is claimed for client {client_id}")
+            bundle.report(None, "claim", f"no epsilon is claimed for client {truth.name}")
             continue
         row = told[0]
         if delta != least:
             bundle.report(row, "claim_delta", f"delta {delta!r} is claimed, the runs' recipes say {least!r}")
         _hold_claim(result, row, fields, truth)
+
+
+def _account(body: Mapping[str, Value]) -> tuple[str, str]:
+    return str(body.get("client_id")), str(body.get("unit", "example"))
 
 
 def _hold_claim(result: AuditResult, row: int, body: Mapping[str, Value], truth: Claim) -> None:
@@ -149,9 +155,13 @@ def _hold_claim(result: AuditResult, row: int, body: Mapping[str, Value], truth:
             result.bundle.report(
                 row,
                 "epsilon",
-                f"client {truth.client_id}: {name} {body.get(name)} is claimed, the events give {value!r}",
+                f"client {truth.name}: {name} {body.get(name)} is claimed, the events give {value!r}",
             )
-    charged = [c.rdp_nano for c in result.state.reserves.values() if c.client_id == truth.client_id]
+    charged = [
+        c.rdp_nano
+        for c in result.state.reserves.values()
+        if c.client_id == truth.client_id and of_unit([charged_event(c.event)], truth.unit)
+    ]
     added = epsilon_of_vector(add_vectors(charged), truth.target_delta)
     bounds = (truth.epsilon_pld, truth.epsilon_rdp, added)
     # PLD is the tighter of the two but for its grid; the charged vectors are Renyi DP at fewer orders.
@@ -159,7 +169,7 @@ def _hold_claim(result: AuditResult, row: int, body: Mapping[str, Value], truth:
         result.bundle.report(
             row,
             "accountants",
-            f"client {truth.client_id}: the accountants contradict each other: PLD {bounds[0]!r}, Renyi {bounds[1]!r}, "
+            f"client {truth.name}: the accountants contradict each other: PLD {bounds[0]!r}, Renyi {bounds[1]!r}, "
             f"sum of charged vectors {bounds[2]!r}",
         )
 
@@ -340,7 +350,7 @@ def _notes(result: AuditResult, key: str | None) -> None:
     for claim in result.clients:
         if math.isinf(claim.epsilon_pld):
             result.notes.append(
-                f"client {claim.client_id}: a charge is not understood or has no noise: epsilon is infinite"
+                f"client {claim.name}: a charge is not understood or has no noise: epsilon is infinite"
             )
 
 

@@ -158,6 +158,7 @@ def result_as_json(result: AuditResult) -> dict[str, Any]:
         "clients": [
             {
                 "client_id": claim.client_id,
+                "unit": claim.unit,
                 "target_delta": claim.target_delta,
                 "epsilon_pld": finite(claim.epsilon_pld),
                 "epsilon_rdp": finite(claim.epsilon_rdp),
@@ -186,7 +187,7 @@ def print_result(result: AuditResult, console: Console) -> None:
         )
         for claim in result.clients:
             table.add_row(
-                claim.client_id,
+                claim.name,
                 f"{claim.epsilon_pld:.4f}",
                 f"{claim.epsilon_rdp:.4f}",
                 f"{claim.target_delta:g}",

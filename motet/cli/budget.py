@@ -89,22 +89,23 @@ class _Account:
 
 
 def budget_of(bodies: Sequence[Body]) -> list[dict[str, Any]]:
-    """One row a client, from the entries of a ledger or a database.
+    """One row a client and unit, from the entries of a ledger or a database.
 
     Returns:
-      ``client_id``, ``target_delta``; ``spent`` (epsilon of what came back), ``reserved`` (how much more all charges
-      together cost: it counts in full), ``total``, ``limit`` and ``remaining`` (None without a limit), ``charges``,
-      ``open_charges``, and ``runs`` (run id, epsilon of that run by itself). Epsilons of runs do not add up to
-      ``total``: composing is cheaper than adding.
+      ``client_id``, ``unit``, ``target_delta``; ``spent`` (epsilon of what came back), ``reserved`` (how much more all
+      charges together cost: it counts in full), ``total``, ``limit`` and ``remaining`` (None without a limit),
+      ``charges``, ``open_charges``, and ``runs`` (run id, epsilon of that run by itself). Epsilons of runs do not add
+      up to ``total``: composing is cheaper than adding.
     """
     from motet.audit.bundle import delta_of
     from privacy.accounting import epsilon_pld
+    from privacy.events import units_of
     from privacy.ledger.entries import Reserve, RunDeclared, Settle
     from privacy.ledger.rules import LedgerState, charged_event
 
     state = LedgerState()
-    accounts: dict[str, _Account] = defaultdict(_Account)
-    limits: dict[str, float] = {}
+    accounts: dict[tuple[str, str], _Account] = defaultdict(_Account)
+    limits: dict[tuple[str, str], float] = {}
     settled = {body.reservation_id for body in bodies if isinstance(body, Settle)}
     for body in bodies:
         if isinstance(body, RunDeclared):
@@ -112,8 +113,9 @@ def budget_of(bodies: Sequence[Body]) -> list[dict[str, Any]]:
         if not isinstance(body, Reserve):
             continue
         state.reserves[body.reservation_id] = body
-        account = accounts[body.client_id]
         event = charged_event(body.event)
+        name = (body.client_id, units_of([event])[0])
+        account = accounts[name]
         account.every.append(event)
         account.runs[body.run_id].append(event)
         account.charges += 1
@@ -124,15 +126,16 @@ def budget_of(bodies: Sequence[Body]) -> list[dict[str, Any]]:
         privacy = state.runs.get(body.run_id, {}).get("privacy") or {}
         if privacy.get("epsilon_limit") is not None:
             limit = float(privacy["epsilon_limit"])
-            limits[body.client_id] = min(limit, limits.get(body.client_id, math.inf))
+            limits[name] = min(limit, limits.get(name, math.inf))
     rows = []
-    for client_id, account in sorted(accounts.items()):
+    for (client_id, unit), account in sorted(accounts.items()):
         delta = delta_of(state, client_id)
         total, spent = epsilon_pld(account.every, delta), epsilon_pld(account.settled, delta)
-        limit_or_none = limits.get(client_id)
+        limit_or_none = limits.get((client_id, unit))
         rows.append(
             {
                 "client_id": client_id,
+                "unit": unit,
                 "target_delta": delta,
                 "spent": spent,
                 "reserved": 0.0 if total == spent else total - spent,
@@ -177,6 +180,7 @@ def show_command(
         return
     table = Table(
         "client",
+        "unit",
         "spent",
         "reserved",
         "total",
@@ -189,6 +193,7 @@ def show_command(
     for row in rows:
         table.add_row(
             row["client_id"],
+            row["unit"],
             f"{row['spent']:.3f}",
             f"{row['reserved']:.3f}",
             f"{row['total']:.3f}",

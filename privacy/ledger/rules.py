@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from privacy.errors import MalformedEventError
-from privacy.events import Event, PoissonGaussianEvent, UnknownEvent, event_from_json
+from privacy.events import Event, PoissonGaussianEvent, Unit, UnknownEvent, event_from_json, of_unit, units_of
 from privacy.ledger.entries import (
     CancelRefused,
     Genesis,
@@ -69,6 +69,14 @@ class LedgerState:
     ordered: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
     findings: list[RuleFinding] = field(default_factory=list)
+
+    def accounts(self) -> dict[tuple[str, Unit], list[Event]]:
+        """(client id, unit) -> events charged to it, in order; what is not understood counts in every unit."""
+        return {
+            (client_id, unit): of_unit(events, unit)
+            for client_id, events in sorted(self.events.items())
+            for unit in units_of(events)
+        }
 
 
 def charged_event(text: str) -> Event:

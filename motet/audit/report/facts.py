@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from motet.audit.errors import BundleError
 from motet.audit.report.curves import Curve, attack_curve, best_guess, epsilon_by_round
+from motet.recipe.units import TRUST_WORDS, UNIT_WORDS
+from privacy.events import of_unit
+from privacy.ledger.rules import charged_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +46,32 @@ FACT_NAMES = (
 )
 _LIBRARIES = ("motet", "opacus", "dp-accounting", "torch", "transformers", "peft", "cryptography")
 
+_ATTACKERS: Mapping[str, str] = {
+    "example": "Think of somebody who sees everything that a data owner sent and the final model, and who knows all of "
+    "its data but one example. They want to find out whether that example was in the data.",
+    "person": "Think of somebody who sees everything that a data owner sent and the final model, and who knows all of "
+    "its data but that of one person. They want to find out whether that person was in the data at all.",
+    "client": "Think of somebody who sees the adapters that were released, and who knows the data of all data owners "
+    "but one. They want to find out whether that data owner took part with its data. They do not see single updates, "
+    "nor who was drawn; the coordinator sees both, and is trusted.",
+}
+_ADDING_UP: Mapping[str, tuple[str, ...]] = {
+    "example": (
+        "If a person's examples lie at two data owners, the epsilons of both add up for that person.",
+    ),
+    "person": (
+        "If a person's examples lie at two data owners, the epsilons of both add up for that person.",
+    ),
+    "client": (),
+}
+_MECHANISMS: Mapping[str, str] = {
+    "example": "DP-SGD: each example's gradient clipped to L2 norm {clipping_norm}, Gaussian noise in every step, "
+    "Poisson sampling at rate {sampling_rate}",
+    "person": "DP-SGD: the sum of each person's gradients clipped to L2 norm {clipping_norm}, Gaussian noise in every "
+    "step, Poisson sampling of persons at rate {sampling_rate}",
+    "client": "each data owner's change in a round clipped to L2 norm {clipping_norm}, Gaussian noise on the sum, a "
+    "public divisor, Poisson sampling of data owners at rate {sampling_rate}",
+}
 _LARGEST_EXPONENT = 700.0  # beyond it e^epsilon is no float
 
 UNPROTECTED = (
@@ -99,7 +128,10 @@ def build_report(
         raise BundleError(
             "the bundle does not say which run it is about", hint="check it first: motet audit verify"
         )
-    worst = max(result.clients, key=lambda claim: claim.epsilon_pld, default=None)
+    unit = _unit_of(recipe.get("privacy"))
+    of_run = [claim for claim in result.clients if claim.unit == unit]
+    worst = max(of_run, key=lambda claim: claim.epsilon_pld, default=None)
+    accounts = state.accounts()
     told = {name: facts.get(name, NOT_STATED) for name in FACT_NAMES}
     made_at = int(result.summary["made_at_ms"] or 0) / 1000
     return {
@@ -118,7 +150,9 @@ def build_report(
         "curves": {
             "attack": _attack(state, worst),
             "by_round": {
-                claim.client_id: epsilon_by_round(state.events[claim.client_id], claim.target_delta).to_json()
+                claim.name: epsilon_by_round(
+                    accounts[claim.client_id, claim.unit], claim.target_delta
+                ).to_json()
                 for claim in result.clients
             },
         },
@@ -137,6 +171,12 @@ def build_report(
         },
         "libraries": {name: _version(name) for name in _LIBRARIES},
     }
+
+
+def _unit_of(privacy: object) -> str:
+    """Of a recipe's privacy section; recipes of before there were others protect examples."""
+    told = privacy.get("unit", "example") if isinstance(privacy, dict) else "example"
+    return told if told in UNIT_WORDS else "example"
 
 
 def finite(value: float) -> float | None:
@@ -164,25 +204,29 @@ def _meaning(state: LedgerState, worst: Claim | None, recipe: Mapping[str, Any])
             "what was revealed."
         ]
     odds = math.exp(min(worst.epsilon_pld, _LARGEST_EXPONENT))
-    right = best_guess(state.events[worst.client_id])
+    right = best_guess(state.accounts()[worst.client_id, worst.unit])
     return [
-        "Think of somebody who sees everything that a data owner sent and the final model, and who knows all of its "
-        "data but one example. They want to find out whether that example was in the data.",
+        _ATTACKERS[worst.unit],
         f"Whatever they knew before, their odds can change by a factor of at most {odds:.3g}, but for rare cases whose "
         f"probability is of the order of delta, {worst.target_delta:g}.",
         f"If they could only toss a coin before, they are right in at most {100 * right:.1f} of 100 cases afterwards.",
         f"These figures are for the data owner who spent most ({worst.client_id}), over all runs on the ledger. "
         "They are upper bounds: attacks that are known do far less.",
-        "If a person's examples lie at two data owners, the epsilons of both add up for that person.",
+        *_ADDING_UP[worst.unit],
         "Asking for erasure takes an example out of the data; it does not take its influence out of a model that was "
         "trained. The bound above is what limits that influence.",
     ]
 
 
 def _client(state: LedgerState, claim: Claim) -> dict[str, Any]:
-    charges = [c for c in state.reserves.values() if c.client_id == claim.client_id]
+    charges = [
+        c
+        for c in state.reserves.values()
+        if c.client_id == claim.client_id and of_unit([charged_event(c.event)], claim.unit)
+    ]
     return {
         "client_id": claim.client_id,
+        "unit": claim.unit,
         "epsilon_pld": finite(claim.epsilon_pld),
         "epsilon_rdp": finite(claim.epsilon_rdp),
         "target_delta": claim.target_delta,
@@ -224,7 +268,7 @@ def _runs(state: LedgerState) -> list[dict[str, Any]]:
 def _attack(state: LedgerState, worst: Claim | None) -> dict[str, Any] | None:
     if worst is None or not math.isfinite(worst.epsilon_pld):
         return None
-    curve: Curve = attack_curve(state.events[worst.client_id])
+    curve: Curve = attack_curve(state.accounts()[worst.client_id, worst.unit])
     return {"client_id": worst.client_id, **curve.to_json()}
 
 
@@ -235,21 +279,23 @@ def _nist(
     privacy = recipe.get("privacy")
     if not isinstance(privacy, dict):
         return {"privacy parameters": "none: the run had no differential privacy"}
+    unit = _unit_of(privacy)
     epsilon = "infinite" if worst is None else f"{worst.epsilon_pld:.4g}"
     delta = "" if worst is None else f" at delta {worst.target_delta:g}"
     return {
         "privacy parameters": f"epsilon {epsilon}{delta}, (epsilon, delta)-differential privacy, an upper bound",
-        "unit of privacy": "one example (one row of a data owner's data)",
+        "unit of privacy": UNIT_WORDS[unit],
         "contribution of a person": told["examples_per_person"],
-        "neighbouring data sets": "one example added or removed (unbounded); the number of examples is protected",
+        "neighbouring data sets": f"{UNIT_WORDS[unit]}, added or removed (unbounded)"
+        + ("; the number of examples is protected" if unit != "client" else "; the roster is public"),
         "scope of the total": f"everything charged to a data owner: {len(state.runs)} runs, "
         f"{len(state.reserves)} charges, attempts that failed included",
         "composition": "privacy loss distributions (reported), Renyi DP (cross-check), integer Renyi vectors (ledger)",
         "post-processing": "aggregation, server optimisation, merging and export work on released values alone",
-        "mechanism": f"DP-SGD: each example's gradient clipped to L2 norm {privacy.get('clipping_norm')}, Gaussian "
-        f"noise in every step, Poisson sampling at rate {privacy.get('sampling_rate')}",
-        "trust model": "local to each data owner: noise is added before anything leaves; neither the operator nor "
-        "other data owners have to be trusted with the data",
+        "mechanism": _MECHANISMS[unit].format(
+            **{"clipping_norm": NOT_STATED, "sampling_rate": NOT_STATED} | privacy
+        ),
+        "trust model": TRUST_WORDS[unit],
         "randomness": "ChaCha20 keyed by the operating system, for noise and sampling; no seed, no checkpoint",
         "implementation": "Opacus' optimizer with own per-example gradients, clipping and noise; versions below",
         "side channels": "time of a step, memory and crashes are not protected",
@@ -262,6 +308,7 @@ def _nist(
 def _registry(recipe: Mapping[str, Any], worst: Claim | None, told: Mapping[str, str]) -> dict[str, str]:
     """The registry's columns; the first group is the curator's to state."""
     private = isinstance(recipe.get("privacy"), dict) and worst is not None
+    unit = _unit_of(recipe.get("privacy"))
     base = recipe.get("base_model")
     method = recipe.get("method")
     return {
@@ -275,11 +322,13 @@ def _registry(recipe: Mapping[str, Any], worst: Claim | None, told: Mapping[str,
         "legal basis": told["legal_basis"],
         "contact": told["contact"],
         "flavor": "approximate differential privacy" if private else "none",
-        "privacy unit": "one example" if private else "none",
+        "privacy unit": UNIT_WORDS[unit] if private else "none",
         "privacy loss": f"epsilon {worst.epsilon_pld:.4g}, delta {worst.target_delta:g}"
         if private and worst is not None
         else "unbounded",
-        "deployment model": "local: noise at each data owner, federated training",
+        "deployment model": "central: noise at the coordinator, federated training"
+        if unit == "client"
+        else "local: noise at each data owner, federated training",
         "accounting": "PLD by dp-accounting, cross-checked by Renyi DP",
         "data domain": told["data_description"],
         "unprotected quantities": "see below",
@@ -300,8 +349,14 @@ def _releases(recipe: Mapping[str, Any]) -> list[str]:
     """Everything that left a data owner; see ``client.protect``."""
     if recipe.get("privacy") is None:
         return ["the trained tensors of every round, without noise", "the number of examples"]
+    if _unit_of(recipe.get("privacy")) == "client":
+        return [
+            "to the coordinator: the trained tensors of every round in which the data owner was drawn, without noise",
+            "to everybody: the noised mean of each round, charged to the whole roster",
+            "who was drawn, to readers of this ledger: for them the sampling lowers no epsilon; count its rate as 1",
+        ]
     return [
-        "the trained tensors of every round, clipped per example and noised in every step: charged",
+        "the trained tensors of every round, clipped per unit and noised in every step: charged",
         "constants of the order and the recipe: run, round, attempt, name, number of steps: not about the data",
         "no loss, no accuracy, no gradient norm, no batch size, no number of examples, no text",
     ]

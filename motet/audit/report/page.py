@@ -65,10 +65,11 @@ def _top(report: Mapping[str, Any]) -> str:
 
 
 def _clients(report: Mapping[str, Any]) -> str:
-    head = ("data owner", "epsilon", "by Renyi DP", "delta", "limit", "charges", "of them unanswered")
+    head = ("data owner", "unit", "epsilon", "by Renyi DP", "delta", "limit", "charges", "of them unanswered")
     rows = [
         (
             client["client_id"],
+            client["unit"],
             _number(client["epsilon_pld"]),
             _number(client["epsilon_rdp"]),
             f"{client['target_delta']:g}",
@@ -79,7 +80,7 @@ def _clients(report: Mapping[str, Any]) -> str:
         for client in report["clients"]
     ]
     note = "<p class=soft>A charge without an answer counts in full: the data owner may have trained.</p>"
-    return (_table(head, rows, numbers_from=1) + note) if rows else "<p>Nothing was charged.</p>"
+    return (_table(head, rows, numbers_from=2) + note) if rows else "<p>Nothing was charged.</p>"
 
 
 def _growth(report: Mapping[str, Any]) -> str:
