@@ -229,6 +229,7 @@ class _ClippingOptimizer(DPOptimizer):
         )
         self._noise = noise
 
+    @torch.no_grad()
     def clip_and_add(self, shares: Mapping[nn.Parameter, Shares]) -> None:
         """Scale example i by min(1, C / (norm_i + 1e-6)) and add it; one that is not finite contributes zero.
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Values made at a time; small enough that what is worked on stays in the processor's cache.
 _BLOCK = 8192
+_ZEROS = memoryview(bytes(32 * _BLOCK))  # what is encrypted to get the bare key stream
 # ChaCha20's 32-bit block counter allows 256 GiB for one key; a new key is drawn long before.
 _BYTES_PER_KEY = 2**30
 
@@ -104,17 +105,17 @@ class SystemNoise:
 
     def _words(self, count: int) -> npt.NDArray[np.uint64]:
         """``count`` fresh random 64-bit words, shape (count,)."""
-        parts = []
-        need = 8 * count
+        words = np.empty(count, dtype="<u8")
+        rest = memoryview(words.view(np.uint8))  # type: ignore[arg-type]
         with self._lock:
-            while need:
+            while rest:
                 if self._left == 0 or self._pid != os.getpid():
                     self._start_stream()
-                size = min(need, self._left)
-                parts.append(self._stream.update(bytes(size)))
+                size = min(len(rest), self._left, len(_ZEROS))
+                self._stream.update_into(_ZEROS[:size], rest[:size])
                 self._left -= size
-                need -= size
-        return np.frombuffer(b"".join(parts), dtype="<u8")
+                rest = rest[size:]
+        return words
 
 
 class SeededNoise:
@@ -146,7 +147,7 @@ def _standard_normal(words: npt.NDArray[np.uint64]) -> torch.Tensor:
     The upper 53 bits are k in [-2^52, 2^52), and u = (k + 1/2) / 2^52: exact, symmetric, inside (-1, 1). The largest
     value is 8.3.
     """
-    u = (words.view(np.int64) >> 11).astype(np.float64)
+    u = (words.view(np.int64) >> np.int64(11)).astype(np.float64)
     u += 0.5
     u *= 2.0**-52
     return torch.from_numpy(u).erfinv_().mul_(math.sqrt(2))

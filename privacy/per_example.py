@@ -187,16 +187,10 @@ class _Recorder:
             raise PerExampleGradientError(
                 "a trained layer saw an input without a batch; the batch comes first"
             )
-        batch = inputs.shape[0]
-        x = _at_least_float32(inputs.detach()).reshape(batch, -1, self.layer.in_features)
-        g = _at_least_float32(outputs.detach()).reshape(batch, -1, self.layer.out_features)
+        x, g = _with_positions(inputs), _with_positions(outputs)
         if self.layer.weight.requires_grad:
             one_position = x.shape[1] == 1
-            new = (
-                OuterShares(g[:, 0], x[:, 0])
-                if one_position
-                else DenseShares(torch.bmm(g.transpose(1, 2), x))
-            )
+            new = OuterShares(g[:, 0], x[:, 0]) if one_position else DenseShares(torch.bmm(g.mT, x))
             self._weight = _together(self._weight, new)
         bias: nn.Parameter | None = self.layer.bias
         if bias is not None and bias.requires_grad:
@@ -283,8 +277,10 @@ def _by_person(gradients: torch.Tensor, persons: torch.Tensor) -> DenseShares:
     return DenseShares(whole.index_add_(0, persons.to(gradients.device), gradients))
 
 
-def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+def _with_positions(tensor: torch.Tensor) -> torch.Tensor:
+    """(B, ..., n) as (B, T, n), float32 or wider."""
+    wide = tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+    return wide if wide.ndim == 3 else wide.reshape(tensor.shape[0], -1, tensor.shape[-1])
 
 
 def _emptied(rows: torch.Tensor, lost: torch.Tensor) -> torch.Tensor:
