@@ -68,6 +68,28 @@ def test_a_clients_control_variates_outlive_its_process_and_the_adapter_is_the_e
     assert [states(federation, run_id, k) for k in range(4)] == [ALL] * 4
 
 
+def test_what_compression_left_and_the_optimisers_memory_outlive_their_processes_and_the_adapter_is_the_embedded_one(
+    federation, recipe_file, embedded
+):
+    path = recipe_file("compressed", rounds=4)
+    options = (
+        "robust: {rule: geometric_median}\nserver_optimizer: {rule: fedadam}\ncompression: {kind: int4}\n"
+    )
+    path.write_text(path.read_text().replace("flora", "ffa") + options)
+    run_id = federation.submit(path)
+    federation.wait_for_order(run_id, 2, "c")
+    federation.kill("c")
+    assert list((federation.client_home("c") / "residuals" / run_id).glob("*.safetensors"))
+    children = federation.kill("coordinator")
+    federation.wait(lambda: gone(children), "the end of its SuperLink and gateway", 5)
+    federation.start_coordinator()
+    federation.start_clients("c")
+    row = federation.wait_for_end(run_id)
+    assert (row.state, row.adapter_sha256) == ("FINISHED", embedded(path)), federation.tails()
+    counted = federation.store.contributions(run_id, 3)
+    assert all(c.compression_error and c.change_norm and c.share for c in counted)
+
+
 def test_a_second_run_uses_the_same_processes(federation, recipe_file):
     before = {p.pid for p in federation.processes()}
     assert len(before) == 6  # coordinator, SuperLink, gateway, three clients
