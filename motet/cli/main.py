@@ -34,6 +34,7 @@ COMMANDS = {
     "merge": "motet.cli.merge:merge_command",
     "port": "motet.cli.port:port_command",
     "advise": "motet.cli.advise:advise_command",
+    "inspect": "motet.cli.inspect:inspect_command",
 }
 GROUPS = {
     "materials": "motet.cli.materials:app",
