@@ -22,7 +22,7 @@ from privacy.ledger.chain import FIRST_PREVIOUS, chained, entry_from_bytes, entr
 from privacy.ledger.entries import CancelRefused, Reserve, identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from sqlalchemy.orm import Session
@@ -73,12 +73,7 @@ class StoredLedger:
             return
         self._begin(session)
         for name, known in _known(session, list(wanted)).items():
-            body = wanted.pop(name)
-            if known != body and not isinstance(body, CancelRefused):
-                raise LedgerConflictError(
-                    f"the ledger holds another {body.kind} entry for {' '.join(identity(body)[1:])}",
-                    hint="the database was altered or put back from an older copy; keep both and ask the auditor",
-                )
+            _check_same(known, wanted.pop(name))
         query = select(LedgerEntryRow.sequence, LedgerEntryRow.sha256)
         last = session.execute(query.order_by(LedgerEntryRow.sequence.desc()).limit(1)).one_or_none()
         sequence, previous = (last.sequence + 1, last.sha256) if last else (0, FIRST_PREVIOUS)
@@ -119,10 +114,17 @@ class StoredLedger:
             self._begin(session)
             leaves = _leaves(session)
             self._file.hold_against(leaves)
-            bodies = list(bodies_of(session))
-            check_nothing_was_lost((entry_from_bytes(leaf).body for leaf in leaves), bodies)
+            known = self._file.bodies()  # of the entries that are the same on both sides; the rest follows
+            for leaf in leaves[len(self._file.leaves()) :]:
+                body = entry_from_bytes(leaf).body
+                known[identity(body)] = body
+            bodies = {identity(body): body for body in bodies_of(session)}
+            _check_nothing_was_lost(known.values(), bodies)
             _check_budgets(session)
-            self.record(session, bodies, recorded_by="export")
+            for name, body in bodies.items():
+                _check_same(known.get(name, body), body)
+            missing = [body for name, body in bodies.items() if name not in known]
+            self.record(session, missing, recorded_by="export")
         self._is_reconciled = True
         return self._file.follow(self.leaves)
 
@@ -142,14 +144,18 @@ class StoredLedger:
             )
 
 
-def check_nothing_was_lost(ledger_bodies: Iterable[Body], database_bodies: Iterable[Body]) -> None:
-    """Refuse tables that lack a charge which the ledger holds.
+def _check_same(known: Body, body: Body) -> None:
+    """Refuse another content under the same name; a second reason for the same refusal is none."""
+    if known != body and not isinstance(body, CancelRefused):
+        raise LedgerConflictError(
+            f"the ledger holds another {body.kind} entry for {' '.join(identity(body)[1:])}",
+            hint="the database was altered or put back from an older copy; keep both and ask the auditor",
+        )
 
-    Raises:
-      LedgerConflictError: names the first of them.
-    """
-    known = {body.reservation_id for body in database_bodies if isinstance(body, Reserve)}
-    lost = [b for b in ledger_bodies if isinstance(b, Reserve) and b.reservation_id not in known]
+
+def _check_nothing_was_lost(ledger: Iterable[Body], tables: Mapping[tuple[str, ...], Body]) -> None:
+    """Refuse tables that lack a charge which the ledger holds; the first of them is named."""
+    lost = [b for b in ledger if isinstance(b, Reserve) and identity(b) not in tables]
     if lost:
         first = lost[0]
         raise LedgerConflictError(

@@ -149,6 +149,15 @@ class CoordinatorLedger:
         self._catch_up()
         return list(self._leaves)
 
+    def bodies(self) -> dict[tuple[str, ...], Body]:
+        """What each entry says, by its identity, in the order of entries.
+
+        Raises:
+          JournalError: the ledger is damaged or cut.
+        """
+        self._catch_up()
+        return dict(self._known)
+
     def genesis(self) -> Genesis:
         """The first entry: that of this ledger, or one for a ledger that is to begin with this folder's key.
 

@@ -11,7 +11,7 @@ from alembic.migration import MigrationContext
 from databases import Place
 from sqlalchemy import delete, inspect, text, update
 
-from coordinator.errors import RunNotFoundError, StorageError
+from coordinator.errors import DatabaseAwayError, RunNotFoundError, StorageError
 from coordinator.storage.models import Base, BudgetRow, LedgerEntryRow, PrivacyEventRow
 from motet.audit.errors import LedgerConflictError
 from motet.recipe import parse_recipe
@@ -430,3 +430,20 @@ def test_a_role_that_owns_nothing_and_may_not_delete_is_enough(charged, place):
     finally:
         place.sql(f"DROP OWNED BY {role}")
         place.sql(f"DROP ROLE {role}")
+
+
+def test_a_connection_that_is_cut_within_a_charge_leaves_nothing_and_the_next_charge_goes_on(charged, place):
+    if place.dialect != "postgresql":
+        pytest.skip("a file has no connection")
+
+    def cut(_client_id, _spent):
+        place.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction' "
+            "AND application_name = current_setting('application_name')"
+        )
+
+    with pytest.raises(DatabaseAwayError):
+        plan(charged, "r-1", 1, event=EVENT, may_spend=cut)
+    assert len(charged.spent_events("a")) == 1
+    plan(charged, "r-1", 1, event=EVENT)
+    assert len(charged.spent_events("a")) == 2

@@ -1,5 +1,6 @@
 """A data owner's policy and ledger over real processes: they hold whatever the coordinator asks or forgets."""
 
+import json
 import shutil
 
 import pytest
@@ -50,6 +51,20 @@ def forget_everything(own):
     own.store = Store.open(own.place / "motet.db")
     own.register("a")
     own.start_coordinator()
+
+
+def test_a_deployed_run_is_charged_ordered_and_settled_in_the_ledger_as_it_happens(guarded, asked, tmp_path):
+    run_id = guarded.finish(asked("honest")).run_id
+    bundle, receipts = tmp_path / "audit.jsonl", tmp_path / "a.json"
+    for words in (
+        ("receipts", "a", "--home", guarded.client_home("a"), "--out", receipts),
+        ("export", run_id, "--home", guarded.place, "--out", bundle, "--receipts", receipts),
+    ):
+        assert guarded.motet("audit", *words).returncode == 0
+    told = json.loads(guarded.motet("audit", "verify", bundle, "--json").stdout)
+    assert (told["ok"], told["findings"]) == (True, [])
+    assert (told["reservations"], told["orders"], told["settled"], told["countersignatures"]) == (2, 2, 2, 1)
+    assert not [note for note in told["notes"] if "at an export" in note or "no countersignature" in note]
 
 
 def test_a_client_refuses_whatever_the_coordinator_asks_or_forgets_and_names_the_clause(guarded, asked):

@@ -111,7 +111,7 @@ def schema_in(url: URL):
     with engine.connect() as connection:
         connection.exec_driver_sql(f"CREATE SCHEMA {name}")
     try:
-        yield url.update_query_dict({"options": f"-csearch_path={name}"})
+        yield url.update_query_dict({"options": f"-csearch_path={name}", "application_name": name})
     finally:
         with engine.connect() as connection:
             connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = Path(__file__).with_name("doomed_coordinator.py")
 LONGEST_START_S = 0.4
-LONGEST_WORK_S = 0.4
+LONGEST_WORK_S = 0.8
 
 
 @dataclass
