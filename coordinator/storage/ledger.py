@@ -47,7 +47,7 @@ class StoredLedger:
     def __init__(self, database: Database, folder: Path, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._file = CoordinatorLedger(folder, clock)
+        self._file = CoordinatorLedger(folder)
         self._is_reconciled = False
 
     @property

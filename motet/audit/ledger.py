@@ -1,11 +1,11 @@
 """The coordinator's ledger on disk: entries, checkpoints and the key that signs them, in one folder.
 
     entries.jsonl       one entry a line in canonical JSON; the file only grows
-    checkpoints.jsonl   one signed checkpoint a line, as JSON text; after every append
+    checkpoints.jsonl   one signed checkpoint a line, as JSON text; after everything that was written
     ledger.key          Ed25519, PEM, readable by its owner alone
 
-Every append is durable before it returns, so that a charge can be written before its order leaves. Writing what is
-there already writes nothing: the same calls after a crash complete what was begun.
+The entries are made where the run's state is; this is their signed copy. It is durable before ``follow`` returns, so
+that a charge is here before its order leaves; the same call after a crash completes what was begun.
 """
 
 from __future__ import annotations
@@ -19,22 +19,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from motet.audit.errors import JournalError, LedgerConflictError, LedgerKeyError
 from motet.audit.journal import Journal
-from motet.clock import Clock, SystemClock
-from privacy.ledger.chain import (
-    FIRST_PREVIOUS,
-    Entry,
-    chained,
-    check_link,
-    entry_from_bytes,
-    entry_hash,
-)
-from privacy.ledger.entries import CancelRefused, Genesis, Reserve, identity
+from privacy.ledger.chain import FIRST_PREVIOUS, Entry, check_link, entry_from_bytes, entry_hash
+from privacy.ledger.entries import Genesis, Reserve, identity
 from privacy.ledger.errors import ChainError, LedgerFormatError
 from privacy.ledger.merkle import MerkleTree
 from privacy.ledger.notes import Checkpoint, Verifier, sign_checkpoint, sign_note, verifier_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from privacy.ledger.entries import Body
@@ -44,13 +36,11 @@ class CoordinatorLedger:
     """Append-only; safe for several processes of one coordinator.
 
     Args:
-      folder: made with a new key at the first append.
-      clock: for the time of entries.
+      folder: made with a new key at the first entry.
     """
 
-    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._clock = clock or SystemClock()
         self._entries = Journal(folder / "entries.jsonl")
         self._checkpoints = Journal(folder / "checkpoints.jsonl")
         self._key: Ed25519PrivateKey | None = None
@@ -62,48 +52,6 @@ class CoordinatorLedger:
         self._index: dict[tuple[str, ...], int] = {}
         self._leaves: list[bytes] = []
         self._origin = ""
-
-    def append(self, bodies: Iterable[Body], *, recorded_by: str = "engine") -> Checkpoint:
-        """Write what is not there yet, then a signed checkpoint; durable when this returns.
-
-        Args:
-          bodies: charges, orders, outcomes; a run and a client are declared before they are charged.
-          recorded_by: ``engine`` as it happens, ``export`` from the database afterwards.
-
-        Returns:
-          the checkpoint over everything.
-
-        Raises:
-          LedgerConflictError: an entry of that name is there with another content; nothing is written.
-          JournalError: the ledger is damaged, cut, or can not be written.
-          LedgerKeyError: the key is missing or is another one.
-        """
-        with self._entries.locked():
-            self._catch_up()
-            key = self._signing_key()
-            new: list[Body] = [] if self._leaves else [_genesis(key)]
-            batch: dict[tuple[str, ...], Body] = {}
-            for body in bodies:
-                name = identity(body)
-                known = self._known.get(name) or batch.get(name)
-                if known is None:
-                    batch[name] = body
-                elif known != body and not isinstance(body, CancelRefused):
-                    raise LedgerConflictError(
-                        f"the ledger holds another {body.kind} entry for {' '.join(name[1:])}",
-                        hint="the database was altered or put back from an older copy; keep both and ask the auditor",
-                    )
-            new.extend(batch.values())
-            self._write(
-                chained(
-                    new,
-                    sequence=len(self._leaves),
-                    previous=entry_hash(self._leaves[-1]) if self._leaves else FIRST_PREVIOUS,
-                    at_ms=int(self._clock.now() * 1000),
-                    recorded_by=recorded_by,
-                )
-            )
-            return self._sign(key)
 
     def follow(self, leaves_from: Callable[[int], Sequence[bytes]]) -> Checkpoint:
         """Take over what another record of the same ledger holds beyond this one, and sign it; durable on return.

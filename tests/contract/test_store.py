@@ -19,6 +19,7 @@ from privacy.accounting import epsilon_pld, would_exceed
 from privacy.errors import PrivacyError
 from privacy.events import PoissonGaussianEvent
 from privacy.ledger.chain import verify_chain
+from privacy.ledger.entries import CancelRefused, reservation_id, reserve_of
 from privacy.ledger.rules import check_entries
 
 RECIPE = """
@@ -300,6 +301,23 @@ def test_what_is_told_twice_is_one_entry(charged):
     before = charged.ledger.leaves()
     play(charged, "r-1")
     charged.submit_run(parse_recipe(RECIPE), run_id="r-1")
+    assert charged.ledger.leaves() == before
+
+
+def test_the_same_charge_with_another_event_is_refused_and_nothing_is_written(charged):
+    before = charged.ledger.leaves()
+    cheaper = PoissonGaussianEvent(noise_multiplier=9.0, sampling_rate=0.1, num_steps=10)
+    charges = [reserve_of("r-1", 1, 0, "b", EVENT), reserve_of("r-1", 0, 0, "a", cheaper)]
+    with pytest.raises(LedgerConflictError, match="another reserve entry"), charged._transaction() as session:
+        charged.ledger.record(session, charges)
+    assert charged.ledger.leaves() == before
+
+
+def test_a_second_reason_for_the_same_refusal_changes_nothing(charged):
+    before = charged.ledger.leaves()
+    again = CancelRefused(reservation_id=reservation_id("r-1", 0, 0, "b"), reason="another")
+    with charged._transaction() as session:
+        charged.ledger.record(session, [again])
     assert charged.ledger.leaves() == before
 
 

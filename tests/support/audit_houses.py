@@ -14,6 +14,7 @@ from motet.audit.bundle import make_bundle
 from motet.audit.ledger import CoordinatorLedger
 from motet.audit.receipts import data_set_tag, sign_receipts
 from privacy.events import PoissonGaussianEvent
+from privacy.ledger.chain import FIRST_PREVIOUS, chained, entry_hash
 from privacy.ledger.entries import (
     CancelRefused,
     ClientKey,
@@ -21,6 +22,7 @@ from privacy.ledger.entries import (
     Reserve,
     RunDeclared,
     Settle,
+    identity,
     reserve_of,
 )
 
@@ -54,11 +56,36 @@ class FixedClock:
         return self.seconds
 
 
+class WritingLedger(CoordinatorLedger):
+    """A ledger without state behind it: it makes the entries itself, as a database would hand them over."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.clock = FixedClock()
+
+    def append(self, bodies, recorded_by: str = "engine"):
+        """Write what is not there yet; the checkpoint over everything."""
+        leaves, known, new = self.leaves(), self.bodies(), {}
+        for body in bodies:
+            if identity(body) not in known:
+                new.setdefault(identity(body), body)
+        at_ms = int(self.clock.now() * 1000)
+        leaves = leaves or chained([self.genesis()], sequence=0, previous=FIRST_PREVIOUS, at_ms=at_ms)
+        leaves += chained(
+            new.values(),
+            sequence=len(leaves),
+            previous=entry_hash(leaves[-1]),
+            at_ms=at_ms,
+            recorded_by=recorded_by,
+        )
+        return self.follow(lambda start: leaves[start:])
+
+
 @dataclass
 class House:
     """A coordinator's ledger with four clients who hold keys."""
 
-    ledger: CoordinatorLedger
+    ledger: WritingLedger
     keys: dict[str, ec.EllipticCurvePrivateKey]
 
     def declare(self, run_id: str = "r-1") -> None:
@@ -133,7 +160,7 @@ def order(charge: Reserve, message_id: str = "") -> Order:
 
 def house_at(folder: Path, clients=CLIENTS) -> House:
     house = House(
-        ledger=CoordinatorLedger(folder / "ledger", FixedClock()),
+        ledger=WritingLedger(folder / "ledger"),
         keys={name: ec.generate_private_key(ec.SECP384R1()) for name in clients},
     )
     house.declare()

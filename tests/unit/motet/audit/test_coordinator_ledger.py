@@ -5,19 +5,18 @@ from __future__ import annotations
 import stat
 
 import pytest
-from audit_houses import FixedClock, order, reserve
+from audit_houses import WritingLedger, reserve
 
 from motet.audit.errors import JournalError, LedgerConflictError, LedgerKeyError
 from motet.audit.ledger import CoordinatorLedger
-from privacy.events import PoissonGaussianEvent
-from privacy.ledger.entries import CancelRefused, Settle
+from privacy.ledger.entries import Settle
 from privacy.ledger.merkle import leaf_hash, verify_inclusion
 from privacy.ledger.notes import open_checkpoint
 
 
 def again(house):
     """The same folder, as another process sees it."""
-    return CoordinatorLedger(house.ledger._folder, FixedClock())
+    return WritingLedger(house.ledger._folder)
 
 
 def test_what_is_there_already_is_not_written_again(house):
@@ -37,12 +36,12 @@ def test_what_a_crash_left_undone_is_completed_by_the_same_calls(house, tmp_path
     assert house.ledger.entries() == ledger.entries()  # the first object sees what the second wrote
 
 
-def test_a_charge_is_durable_before_append_returns(house):
+def test_a_charge_is_durable_when_it_was_handed_over(house):
     house.ledger.append([reserve(0, "a")])
     assert reserve(0, "a") in [e.body for e in again(house).entries()]
 
 
-def test_each_append_ends_in_a_checkpoint_over_everything(house):
+def test_whatever_is_written_ends_in_a_checkpoint_over_everything(house):
     house.play(range(2))
     checkpoint = house.ledger.append([reserve(9, "a")])
     notes = house.ledger.checkpoints()
@@ -66,25 +65,6 @@ def test_a_client_can_hold_a_proof_that_its_charge_is_in_the_ledger(house):
         house.ledger.proof(reserve(99, "c"))
 
 
-def test_the_same_charge_with_another_event_is_refused_and_nothing_is_written(house):
-    house.ledger.append([reserve(0, "a")])
-    before = house.ledger.entries()
-    cheaper = PoissonGaussianEvent(noise_multiplier=9.0, sampling_rate=0.05, num_steps=2)
-    with pytest.raises(LedgerConflictError, match="another reserve"):
-        house.ledger.append([reserve(0, "b"), reserve(0, "a", event=cheaper)])
-    assert house.ledger.entries() == before
-
-
-def test_a_second_reason_for_the_same_refusal_changes_nothing(house):
-    charge = reserve(0, "a")
-    house.ledger.append(
-        [charge, order(charge), CancelRefused(reservation_id=charge.reservation_id, reason="x")]
-    )
-    before = house.ledger.entries()
-    house.ledger.append([CancelRefused(reservation_id=charge.reservation_id, reason="late")])
-    assert house.ledger.entries() == before
-
-
 def test_the_key_is_readable_by_its_owner_alone(house):
     mode = stat.S_IMODE((house.ledger._folder / "ledger.key").stat().st_mode)
     assert mode == 0o600
@@ -95,7 +75,7 @@ def test_a_ledger_without_its_key_or_with_another_is_refused(house, tmp_path):
     path.unlink()
     with pytest.raises(LedgerKeyError, match="missing"):
         again(house).append([reserve(0, "a")])
-    other = CoordinatorLedger(tmp_path / "other")
+    other = WritingLedger(tmp_path / "other")
     other.append([])
     path.write_bytes((tmp_path / "other" / "ledger.key").read_bytes())
     with pytest.raises(LedgerKeyError, match="not the key"):
@@ -125,3 +105,20 @@ def test_a_ledger_put_back_from_an_older_copy_is_refused(house):
     path.write_bytes(older)
     with pytest.raises(JournalError, match="older copy"):
         house.ledger.append([reserve(5, "a")])
+
+
+def test_entries_of_another_ledger_or_fewer_than_were_signed_are_refused_and_nothing_is_written(
+    house, tmp_path
+):
+    house.play(range(2))
+    before = house.ledger.leaves()
+    other = WritingLedger(tmp_path / "other")
+    other.append([reserve(0, "a")])
+    with pytest.raises(LedgerConflictError, match="entry 0 of the database is not the one that was signed"):
+        house.ledger.follow(lambda start: other.leaves()[start:])
+    with pytest.raises(LedgerConflictError, match=r"lacks 4 charges .* round 1, attempt 0, client a"):
+        house.ledger.follow(lambda start: before[:18][start:])
+    with pytest.raises(LedgerConflictError, match="entry 9 of the database"):
+        house.ledger.hold_against([*before[:9], b"{}", *before[10:]])
+    assert again(house).leaves() == before
+    house.ledger.follow(lambda start: before[start:])  # positive control
