@@ -75,6 +75,18 @@ class Lineage:
     overlaps: tuple[Overlap, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Match:
+    """A file held against what is known; ``found`` names the data sets that it shares marks with, oldest first."""
+
+    root: str
+    marks: tuple[bytes, ...]
+    found: tuple[str, ...]
+    num_rows: int
+    known_rows: int
+    overlaps: tuple[Overlap, ...]
+
+
 @dataclass(slots=True)
 class _Known:
     """What the file of marks holds: mark -> name of the data set, and which names were joined."""
@@ -123,6 +135,24 @@ class Lineages:
         except JournalError as e:
             raise LedgerError(e.message, hint=e.hint) from e
 
+    def look(self, path: Path, *, person_column: str | None = None) -> Lineage | None:
+        """As ``identify``, but nothing is remembered or joined; None for a data set that was never seen.
+
+        Raises:
+          LedgerError: as ``identify``.
+          motet.data.DataError: as ``identify``.
+        """
+        try:
+            known = self._known(self._journal.lines())
+        except JournalError as e:
+            raise LedgerError(e.message, hint=e.hint) from e
+        key = self._key(may_make=False) if known.joined else b""
+        match = _match(known, key, path, person_column)
+        if not match.found:
+            return None
+        names = dict.fromkeys(name for one in match.found for name in known.family(one))
+        return _lineage(match, match.found[0], tuple(names))
+
     def names(self) -> set[str]:
         """Every name ever given.
 
@@ -150,30 +180,12 @@ class Lineages:
     def _identify(self, path: Path, person_column: str | None) -> Lineage:
         known = self._known(self._journal.lines())
         key = self._key(may_make=not known.joined)
-        rows = [marks for marks in _marks(path, key, person_column) if marks]
-        every = sorted({mark for marks in rows for mark in marks})
-        root = _root(every)
-        shared: Counter[str] = Counter()
-        known_rows = 0
-        for marks in rows:
-            owners = {known.oldest(known.owner[mark]) for mark in marks if mark in known.owner}
-            known_rows += bool(owners)
-            shared.update(owners)
-        order = list(known.joined)
-        found = sorted(shared, key=order.index)
-        name = found[0] if found else _new_name(key, root, len(order))
-        if root not in known.roots or len(found) != 1:
-            new = [mark for mark in every if mark not in known.owner]
-            self._remember(known, name, found[1:], root, new)
-        overlaps = [Overlap(lineage=n, shared_rows=count) for n, count in shared.most_common()]
-        return Lineage(
-            name=name,
-            names=known.family(name),
-            root=root,
-            num_rows=len(rows),
-            known_rows=known_rows,
-            overlaps=tuple(overlaps),
-        )
+        match = _match(known, key, path, person_column)
+        name = match.found[0] if match.found else _new_name(key, match.root, len(known.joined))
+        if match.root not in known.roots or len(match.found) != 1:
+            new = [mark for mark in match.marks if mark not in known.owner]
+            self._remember(known, name, match.found[1:], match.root, new)
+        return _lineage(match, name, known.family(name))
 
     def _remember(
         self, known: _Known, name: str, others: Iterable[str], root: str, marks: Collection[bytes]
@@ -209,6 +221,37 @@ class Lineages:
         if len(key) != 32:
             raise LedgerError(f"{self._key_path} is damaged", hint=_RESTORE)
         return key
+
+
+def _match(known: _Known, key: bytes, path: Path, person_column: str | None) -> _Match:
+    rows = [marks for marks in _marks(path, key, person_column) if marks]
+    every = sorted({mark for marks in rows for mark in marks})
+    shared: Counter[str] = Counter()
+    known_rows = 0
+    for marks in rows:
+        owners = {known.oldest(known.owner[mark]) for mark in marks if mark in known.owner}
+        known_rows += bool(owners)
+        shared.update(owners)
+    order = list(known.joined)
+    return _Match(
+        root=_root(every),
+        marks=tuple(every),
+        found=tuple(sorted(shared, key=order.index)),
+        num_rows=len(rows),
+        known_rows=known_rows,
+        overlaps=tuple(Overlap(lineage=name, shared_rows=count) for name, count in shared.most_common()),
+    )
+
+
+def _lineage(match: _Match, name: str, names: tuple[str, ...]) -> Lineage:
+    return Lineage(
+        name=name,
+        names=names,
+        root=match.root,
+        num_rows=match.num_rows,
+        known_rows=match.known_rows,
+        overlaps=match.overlaps,
+    )
 
 
 def _take(known: _Known, line: Mapping[str, Any]) -> None:

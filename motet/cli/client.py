@@ -59,6 +59,33 @@ def export_command(
         print(cut_words(result))
 
 
+@app.command("data")
+def data_command(
+    data: Annotated[Path, typer.Option("--data", help="File or folder of examples; it is only read.")],
+    home: Home = DEFAULT_HOME,
+    person_column: Annotated[
+        str | None, typer.Option("--person-column", help="Column of persons, where runs protect persons.")
+    ] = None,
+    delta: Annotated[
+        float, typer.Option("--delta", min=1e-15, max=0.5, help="Delta of the epsilons.")
+    ] = 1e-5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Tell which data set a file is to this client's ledger, and what was spent on it. Nothing is written.
+
+    A copy, a longer version or another format of a file is the data set it was.
+
+    Example: motet client data --data ward-a.jsonl --home ward-a
+    """
+    from motet.cli.data_sets import data_set_facts, print_facts
+
+    facts = data_set_facts(home, data, person_column=person_column, target_delta=delta)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    print_facts(facts)
+
+
 @app.command("start")
 def start_command(
     name: Annotated[str, typer.Option("--name", help="This client's name in recipes.")],

@@ -17,6 +17,7 @@ from client.ledger import ClientLedger
 from client.lineage import Lineages
 from client.policy import Policy
 from client.worker import ClientWorker
+from motet.cli.main import main
 from motet.data import DataError
 from privacy.accounting import epsilon_pld
 
@@ -194,6 +195,31 @@ def test_a_file_that_can_not_be_read_is_told(tmp_path, lineages):
         lineages.identify(tmp_path / "none.jsonl")
 
 
+def test_a_look_remembers_and_joins_nothing(tmp_path, lineages, first):
+    _, found = first
+    others = put(tmp_path / "bank.jsonl", [{"text": f"letter {i} of a bank's customer"} for i in range(12)])
+    assert lineages.look(others) is None
+    bank = lineages.identify(others)
+    both = put(
+        tmp_path / "both.jsonl", NOTES[:5] + [json.loads(line) for line in others.read_text().splitlines()]
+    )
+    before = (tmp_path / "home/lineages.jsonl").read_bytes()
+    seen = lineages.look(both)
+    assert set(seen.names) == {found.name, bank.name}
+    assert (tmp_path / "home/lineages.jsonl").read_bytes() == before
+    assert (
+        lineages.identify(others).name == bank.name
+    )  # positive control: identifying ``both`` would have joined them
+    lineages.identify(both)
+    assert lineages.identify(others).name == found.name
+
+
+def test_a_look_into_a_home_that_has_seen_nothing_makes_nothing(tmp_path):
+    path = put(tmp_path / "notes.jsonl", NOTES)
+    assert Lineages(tmp_path / "empty").look(path) is None
+    assert not (tmp_path / "empty").exists()
+
+
 # -- the budget, through the worker that answers orders ---------------------------------------------------------------
 
 
@@ -251,3 +277,24 @@ def test_the_worker_reads_a_file_again_when_it_has_changed(recipe_of, order_of, 
     assert worker.handle(order).num_examples == 40
     data_file.write_text(data_file.read_text() + json.dumps({"text": "one more", "label": 0}) + "\n")
     assert worker.handle(dataclasses.replace(order, round_index=1)).num_examples == 41
+
+
+def test_motet_client_data_tells_what_was_spent_on_a_renamed_copy(
+    recipe_of, order_of, data_file, tmp_path, capsys
+):
+    ClientWorker("a", data_file, tmp_path / "s").handle(order_of(recipe_of(extra=PRIVATE)))
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text(data_file.read_text() + json.dumps({"text": "and one row more", "label": 1}) + "\n")
+    told = {}
+    for path in (data_file, copy):
+        with pytest.raises(SystemExit):
+            main(["client", "data", "--data", str(path), "--home", str(tmp_path / "s"), "--json"])
+        told[path] = json.loads(capsys.readouterr().out)
+    assert told[copy]["data_set"] == told[data_file]["data_set"]
+    assert told[copy]["spent"] == told[data_file]["spent"]
+    assert told[copy]["spent"][0]["epsilon"] > 1
+    assert (told[copy]["known_rows"], told[copy]["rows"]) == (40, 41)
+    fresh = put(tmp_path / "fresh.jsonl", [{"text": f"fresh words {i}"} for i in range(3)])
+    with pytest.raises(SystemExit):
+        main(["client", "data", "--data", str(fresh), "--home", str(tmp_path / "s")])
+    assert "a new data set" in capsys.readouterr().out
