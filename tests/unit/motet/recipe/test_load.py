@@ -46,8 +46,11 @@ def test_every_sample_recipe_is_read_and_survives_the_canonical_text(path):
     assert recipe_sha256(again) == recipe_sha256(recipe)
 
 
-def test_there_are_samples_for_every_method():
-    assert {load_recipe(p).method.name for p in SAMPLES} == {"fedit", "flora", "fed-sb", "lora-fair"}
+def test_there_are_samples_for_the_methods_that_people_ask_for_first_and_for_what_clients_can_do():
+    samples = [load_recipe(p) for p in SAMPLES]
+    assert {r.method.name for r in samples} >= {"fedit", "flora", "fed-sb", "lora-fair"}
+    assert {r.training.algorithm for r in samples} >= {"fedavg", "scaffold"}
+    assert {r.adapter.rank_policy for r in samples} == {"assigned", "measured"}
 
 
 # Snapshots: a bad line added to, or put in place of a line of, GOOD; and every word of the refusal.
