@@ -4,13 +4,14 @@ import dataclasses
 import gc
 import random
 import weakref
+from unittest import mock
 
 import pytest
 import torch
 
 from aggregation.adapter import ClientUpdate
 from aggregation.methods import METHODS
-from aggregation.serialize import flatten, to_bytes
+from aggregation.serialize import flatten, from_bytes, to_bytes
 from coordinator.engine.reduction import RoundReduction
 from coordinator.engine.shape import ModelShape
 from coordinator.storage.models import ContributionRow
@@ -69,8 +70,8 @@ class Artifacts:
         dense = {k: torch.randn(d.shape, generator=g) for k, d in start.dense.items()}
         return self.method.trained_part(dataclasses.replace(start, lora=lora, cores=cores, dense=dense), 0)
 
-    def load(self, row):
-        state = self.update(row.client_id)
+    def counted(self, data):
+        state = from_bytes(data)
         tensors = [v for p in state.lora.values() for v in (p.A, p.B)]
         tensors += [h.value for h in state.halves.values()] + [*state.cores.values(), *state.dense.values()]
         sizes = [4 * t.numel() for t in tensors]
@@ -90,8 +91,9 @@ class Artifacts:
             for c in (order or names(count))
         ]
         gc.collect()
-        outcome = RoundReduction(self.recipe, SHAPE, self.before, 0, rows, self.load).run(None)
-        return outcome.state
+        stored = lambda row: to_bytes(self.update(row.client_id))  # noqa: E731
+        with mock.patch("coordinator.engine.reduction.from_bytes", self.counted):
+            return RoundReduction(self.recipe, SHAPE, self.before, 0, rows, stored).run(None).state
 
 
 def updates_held(method, count, extra=""):
