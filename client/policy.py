@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from client.errors import PolicyRefusedError
 from motet.errors import MotetError
+from privacy.events import UNITS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,6 +84,8 @@ def load_policy(path: Path) -> Policy:
 def _is_usable(key: str, value: object) -> bool:
     if key == "require_privacy":
         return isinstance(value, bool)
+    if key == "allowed_units":
+        return isinstance(value, list) and bool(value) and all(unit in UNITS for unit in value)
     if key.startswith("allowed_"):
         return isinstance(value, list) and all(isinstance(name, str) for name in value)
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

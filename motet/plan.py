@@ -169,7 +169,10 @@ def plan(recipe: Recipe, *, probe: bool = True) -> Plan:
     notes += _notes(recipe, sizes, known=known)
     if privacy is not None:
         trained = max((client.trainable_parameters for client in clients), default=0)
-        notes += cohort_warnings(_with_roster(recipe, sizes) if known else recipe, trained, privacy.epsilon)
+        told = _with_roster(recipe, sizes) if known else recipe
+        notes += cohort_warnings(
+            told, trained, noise_multiplier=privacy.noise_multiplier, epsilon=privacy.epsilon
+        )
     return Plan(
         name=recipe.name,
         recipe_sha256=recipe_sha256(recipe),

@@ -24,12 +24,15 @@ FEW_CLIENTS = 20
 _LOUD = 10.0
 
 
-def cohort_warnings(recipe: Recipe, trained_numbers: int, epsilon: float) -> Iterator[str]:
+def cohort_warnings(
+    recipe: Recipe, trained_numbers: int, *, noise_multiplier: float, epsilon: float
+) -> Iterator[str]:
     """Where client-level privacy means little, or leaves little of what is learned.
 
     Args:
       recipe: of any unit; nothing is said of others than client.
       trained_numbers: that one client trains.
+      noise_multiplier: of the run, calibrated where the recipe has a target.
       epsilon: of the whole run.
     """
     privacy = recipe.privacy
@@ -46,13 +49,12 @@ def cohort_warnings(recipe: Recipe, trained_numbers: int, epsilon: float) -> Ite
         )
     if epsilon > _LOUD:
         yield f"epsilon {epsilon:.3g} for a whole client hides little of it: more clients, more noise, fewer rounds"
-    if privacy.noise_multiplier is not None and trained_numbers:
-        ratio = privacy.noise_multiplier * math.sqrt(trained_numbers) / cohort
-        if ratio > _LOUD:
-            yield (
-                f"the noise of a round is {ratio:.0f} times as long as the largest mean change of {cohort:g} clients: "
-                "train fewer numbers (fed-sb, lower ranks) or ask more clients"
-            )
+    ratio = noise_multiplier * math.sqrt(trained_numbers) / cohort
+    if ratio > _LOUD:
+        yield (
+            f"the noise of a round is {ratio:.0f} times as long as the largest mean change of {cohort:g} clients: "
+            "train fewer numbers (fed-sb, lower ranks) or ask more clients"
+        )
     if privacy.sampling_rate < 1:
         yield (
             "the sampling rate lowers epsilon only for those who do not see who takes part in a round; for the rest, "

@@ -38,6 +38,8 @@ def test_every_clause_is_read(tmp_path):
         ('max_epsilon = "8"\n', "max_epsilon has an unusable value"),
         ("require_privacy = 1\n", "require_privacy has an unusable value"),
         ('allowed_methods = "flora"\n', "allowed_methods has an unusable value"),
+        ('allowed_units = ["persons"]\n', "allowed_units has an unusable value"),
+        ("allowed_units = []\n", "allowed_units has an unusable value"),
         ("allowed_methods = [1]\n", "allowed_methods has an unusable value"),
         ("max_epsilon = \n", "policy.toml"),
     ],

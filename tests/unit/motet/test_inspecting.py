@@ -212,6 +212,7 @@ def main_of(arguments):
 
 @pytest.mark.slow
 @pytest.mark.materials
+@pytest.mark.timeout(1800)
 def test_a_real_language_model_shows_what_it_was_taught(tmp_path):
     """SmolLM2 on invented sentences about one thing: the look names it, and the base by itself does not."""
     data = shards(
