@@ -3,6 +3,9 @@
 ``loss_i = <x_i, w>`` has gradient ``x_i`` whatever ``w`` is. A step of SGD with learning rate 1 moves ``w`` by minus
 the noised mean; the probe reads it back and multiplies by the expected batch size: the noised sum, which is what the
 guarantee is about.
+
+Each example is laid out over two positions, half of it at each, so that its gradient is formed as that of an adapter
+is; with one position it is formed as a head's is (see ``privacy.per_example``).
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ class LinearProbe:
       build: makes the mechanism; see ``privacy.audit.controls``.
       setup: what it is claimed to do.
       noise: where its noise comes from.
+      positions: of an example, 1 or more.
     """
 
     def __init__(
@@ -36,8 +40,11 @@ class LinearProbe:
         build: Callable[[nn.Module, torch.optim.Optimizer, Setup, NoiseSource], DpSgd],
         setup: Setup,
         noise: NoiseSource,
+        *,
+        positions: int = 2,
     ) -> None:
         self._model = nn.Linear(size, 1, bias=False).train()
+        self._positions = positions
         self._scale = setup.expected_batch_size
         self._engine = build(self._model, torch.optim.SGD(self._model.parameters(), lr=1.0), setup, noise)
 
@@ -53,7 +60,8 @@ class LinearProbe:
         with torch.no_grad():
             self._model.weight.zero_()  # what was learned is of no interest, and rounds what is read
         if len(gradients):
-            self._engine.accumulate(self._model(gradients).squeeze(1))
+            laid_out = (gradients / self._positions)[:, None, :].expand(-1, self._positions, -1)
+            self._engine.accumulate(self._model(laid_out).sum((1, 2)))
         self._engine.step()
         return -self._scale * self._model.weight.detach().squeeze(0).clone()
 

@@ -17,9 +17,10 @@ from privacy.noise import SeededNoise, SystemNoise
 SMALL = CanaryPlan(canaries=1000, guesses=200)
 
 
-def test_the_probe_reads_the_clipped_sum():
+@pytest.mark.parametrize("positions", [1, 2, 3])
+def test_the_probe_reads_the_clipped_sum(positions):
     setup = Setup(clipping_norm=1.0, noise_multiplier=0.0, expected_batch_size=7.0)
-    probe = LinearProbe(3, honest, setup, SeededNoise(0))
+    probe = LinearProbe(3, honest, setup, SeededNoise(0), positions=positions)
     gradients = torch.tensor([[0.5, 0.0, 0.0], [0.0, 20.0, 0.0], [0.0, 0.0, 0.25]])
     assert torch.allclose(probe.noised_sum(gradients), torch.tensor([0.5, 1.0, 0.25]), atol=1e-5)
     assert torch.allclose(probe.noised_sum(gradients[:0]), torch.zeros(3))
