@@ -214,6 +214,19 @@ def test_the_norm_that_is_recorded_is_the_clients_own_change(federation):
     assert result.rounds[1]["clients"]["a"]["change_norm"] == pytest.approx(change_norm(now, start), rel=1e-6)
 
 
+@pytest.mark.parametrize("clip", [NO_CLIP, ""], ids=["no clip", "clip"])
+def test_scaffolds_mean_variate_is_bounded_by_the_clip_as_well(federation, clip):
+    """It counts all clients alike, so a clipped client's move is cut before it is seen."""
+    recipe = text("ffa", clip).replace(
+        "local_steps: 2", "local_steps: 2, algorithm: scaffold, optimizer: sgd, learning_rate: 0.1"
+    )
+    _, honest = final(federation, recipe, "r-honest")
+    _, attacked = final(federation, recipe, "r", scaled_by(1e4))
+    size = max(float(v.norm()) for v in honest.control.values())
+    loud = max(float(v.norm()) for v in attacked.control.values())
+    assert (loud < 5 * size) == (clip == "")
+
+
 STEPS = [(method, "fedadam") for method in ("fed-sb", "ffa", "rolora", "fedsa")]
 STEPS += [("fed-sb", rule) for rule in ("fedavgm", "fedyogi", "fedadagrad")]
 
