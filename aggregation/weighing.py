@@ -2,9 +2,11 @@
 
 **Clip**, always on: with n_k the norm of a client's change as products, and N the median of these (the lower one of
 two), a client counts ``min(1, clip_factor N / n_k)`` of its weight. Nobody's pull is then longer than
-``clip_factor`` times what half of the clients do. It reads one update at a time. Where B and A are averaged apart, the
-moves of the factors themselves are bounded in the same way, since a harmless product can hide huge factors; where a
-weight does not bind (``aggregation.options.weights_bind``), a client over the bound is left out.
+``clip_factor`` times what half of the clients do. It reads one update at a time. Heads are measured apart, with a
+median of their own, since a head moves so far that a huge change of the layers would hide beside it. Where B and A are
+averaged apart, the moves of the factors themselves are bounded in the same way, since a harmless product can hide huge
+factors; the least of these parts counts. Where a weight does not bind (``aggregation.options.weights_bind``), a
+client over the bound is left out.
 
 **Rules** (``aggregation.robust``) compare all pairs of changes: every update of the round is held in memory for them.
 The weights go before any method that takes weights, so what is exact stays exact for these weights.
@@ -12,15 +14,19 @@ The weights go before any method that takes weights, so what is exact stays exac
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
+from aggregation.adapter import AdapterState
+from aggregation.geometry import state_gram
 from aggregation.robust import geometric_median, multi_krum, trimmed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import torch
 
 Rule = Literal[
     "none", "geometric_median", "multi_krum", "trimmed", "coordinate_median", "coordinate_trimmed_mean"
@@ -57,10 +63,16 @@ class RobustOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How far one client went: ``change`` as products, cores and heads together; ``factors`` as B and A themselves."""
+    """How far one client went: ``change`` in products and cores, ``heads``, and ``factors`` as B and A themselves."""
 
     change: float
+    heads: float = 0.0
     factors: float = 0.0
+
+    @property
+    def norm(self) -> float:
+        """Of layers and heads as one vector."""
+        return math.hypot(self.change, self.heads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +80,7 @@ class Verdict:
     """What became of one client's update.
 
     Attributes:
-      change_norm: Frobenius norm of its change.
+      change_norm: Frobenius norm of its change, layers and heads as one vector.
       share: of the result, from 0 to 1; the shares of a round sum to 1. With a coordinate rule: before that rule.
       outcome: ``clipped``: over the bound, counted in part. ``rejected``: not counted. Else empty.
     """
@@ -109,7 +121,7 @@ def weigh(
       sizes: of the updates, in the order of the clients.
       weights: of the clients, > 0.
       options: the clip and the rule.
-      gram: (K, K) of the changes (``aggregation.geometry.state_gram``); needed by rules on weights.
+      gram: (K, K) of the changes (``balanced_gram``); needed by rules on weights.
       bounds_factors: also bound the moves of B and A (``AVERAGES_FACTORS``).
       weights_bind: False leaves out who is over the bound, instead of counting it in part.
 
@@ -118,11 +130,14 @@ def weigh(
     """
     if not sizes or len(sizes) != len(weights):
         raise ValueError(f"need a weight for each update and at least one, got {len(sizes)}, {len(weights)}")
-    bound = _bound([size.change for size in sizes], options.clip_factor)
-    parts = [_part(size.change, bound) for size in sizes]
+    bound = _bound([size.norm for size in sizes], options.clip_factor)
+    measured = [[size.change for size in sizes], [size.heads for size in sizes]]
     if bounds_factors:
-        other = _bound([size.factors for size in sizes], options.clip_factor)
-        parts = [min(part, _part(size.factors, other)) for part, size in zip(parts, sizes, strict=True)]
+        measured.append([size.factors for size in sizes])
+    parts = [1.0] * len(sizes)
+    for found in measured:
+        own = _bound(found, options.clip_factor)
+        parts = [min(part, _part(norm, own)) for part, norm in zip(parts, found, strict=True)]
     if not weights_bind:
         parts = [part if part == 1.0 else 0.0 for part in parts]
     clipped = [weight if part == 1.0 else weight * part for weight, part in zip(weights, parts, strict=True)]
@@ -130,13 +145,29 @@ def weigh(
     total = sum(final)
     verdicts = tuple(
         Verdict(
-            change_norm=size.change,
+            change_norm=size.norm,
             share=weight / total,
             outcome="rejected" if weight == 0 else "clipped" if part < 1 else "",
         )
         for size, weight, part in zip(sizes, final, parts, strict=True)
     )
     return Weighing(weights=tuple(final), verdicts=verdicts, bound=bound)
+
+
+def balanced_gram(changes: Sequence[AdapterState]) -> torch.Tensor:
+    """G (K, K) of changes, layers and heads each in units of their median norm, so that neither hides the other.
+
+    Args:
+      changes: of all clients (``aggregation.changes.product_change``).
+    """
+    total = torch.zeros(len(changes), len(changes), dtype=torch.float64)
+    layers = [dataclasses.replace(change, dense={}) for change in changes]
+    heads = [AdapterState(dense=change.dense) for change in changes]
+    for part in (layers, heads):
+        found = state_gram(part)
+        middle = sorted(found.diagonal().tolist())[(len(changes) - 1) // 2]
+        total += found / middle if middle > 0 else found
+    return total
 
 
 def _ruled(clipped: list[float], gram: torch.Tensor | None, options: RobustOptions) -> list[float]:

@@ -7,7 +7,7 @@ that compare clients (``robust.rule``) hold all of a round at once.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,13 +15,12 @@ import torch
 from aggregation.adapter import AdapterState, ClientUpdate
 from aggregation.changes import change_norm, factor_move, moves, numbers, product_change, with_moves
 from aggregation.compression import decompress
-from aggregation.geometry import state_gram
 from aggregation.methods.base import Reduction
 from aggregation.options import AVERAGES_FACTORS, weights_bind
 from aggregation.robust import clipped, coordinate_median, coordinate_trimmed_mean
 from aggregation.serialize import from_bytes
 from aggregation.server_optimizer import advance
-from aggregation.weighing import COORDINATE_RULES, Size, Weighing, weigh
+from aggregation.weighing import COORDINATE_RULES, Size, Weighing, balanced_gram, weigh
 from coordinator.engine.client_unit import is_client_unit, noised
 from coordinator.engine.controls import RoundControl
 from motet.recipe.method import local_start, method_of, robust_options, scheme_of, server_optimizer
@@ -165,7 +164,13 @@ class RoundReduction:
         sizes, changes = [], []
         for contribution in self._received:
             now, start = self._load(contribution), self._start(contribution)
-            sizes.append(Size(change=change_norm(now, start), factors=factor_move(now, start)))
+            sizes.append(
+                Size(
+                    change=change_norm(replace(now, dense={}), start),
+                    heads=change_norm(AdapterState(dense=now.dense), start),
+                    factors=factor_move(now, start),
+                )
+            )
             if compares:
                 changes.append(product_change(now, start))
         name = self._method.name
@@ -174,7 +179,7 @@ class RoundReduction:
             sizes,
             [c.weight for c in self._received],
             options,
-            gram=state_gram(changes) if compares else None,
+            gram=balanced_gram(changes) if compares else None,
             bounds_factors=name in AVERAGES_FACTORS,
             weights_bind=weights_bind(name, mixed_ranks=mixed),
         )

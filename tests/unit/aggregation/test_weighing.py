@@ -7,7 +7,7 @@ import torch
 
 from aggregation.adapter import AdapterState
 from aggregation.geometry import state_gram
-from aggregation.weighing import RobustOptions, Size, weigh
+from aggregation.weighing import RobustOptions, Size, balanced_gram, weigh
 
 ONE = Size(change=1.0, factors=1.0)
 
@@ -102,3 +102,32 @@ def test_what_can_not_be_weighed_is_refused():
 def test_the_number_of_clients_that_a_rule_needs():
     needed = {r: RobustOptions(rule=r, num_bad=2).least_clients() for r in ("multi_krum", "trimmed", "none")}
     assert needed == {"multi_krum": 7, "trimmed": 5, "none": 1}
+
+
+def test_a_huge_change_of_the_layers_does_not_hide_beside_heads_that_move_far():
+    heads = 1000.0
+    quiet, loud = Size(change=1.0, heads=heads), Size(change=500.0, heads=heads)
+    found = weigh([quiet, quiet, loud], [1.0] * 3, RobustOptions())
+    assert found.verdicts[2].outcome == "clipped"
+    assert found.weights[2] * 500 == pytest.approx(10)
+    together = weigh([Size(change=size.norm) for size in (quiet, quiet, loud)], [1.0] * 3, RobustOptions())
+    assert together.verdicts[2].outcome == ""  # positive control: as one vector it would pass
+    assert found.verdicts[2].change_norm == pytest.approx(math.hypot(500, 1000))
+
+
+def test_a_rule_sees_a_reversed_adapter_under_heads_that_differ_by_more():
+    generator = torch.Generator().manual_seed(0)
+    honest = torch.randn(6, generator=generator)
+    changes = [
+        AdapterState(
+            cores={"q": (honest if k else -3 * honest) + 0.1 * torch.randn(6, generator=generator)},
+            dense={"head": 100 + 50 * torch.randn(20, generator=generator)},
+        )
+        for k in range(7)
+    ]
+    sizes_ = [Size(change=float(c.cores["q"].norm()), heads=float(c.dense["head"].norm())) for c in changes]
+    options = RobustOptions(rule="trimmed")
+    seen = weigh(sizes_, [1.0] * 7, options, gram=balanced_gram(changes))
+    assert seen.verdicts[0].outcome == "rejected"
+    unseen = weigh(sizes_, [1.0] * 7, options, gram=state_gram(changes))
+    assert unseen.verdicts[0].outcome == ""  # positive control: as one vector the heads decide
