@@ -84,7 +84,7 @@ def paired(gains: Mapping[int, float]) -> dict[str, Any]:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Markdown, one part a task, the best row first."""
+    """Markdown, one part a task, the best row first; rows that lack seeds come last, without a mean."""
     parts = []
     for task, found in result["tasks"].items():
         better = -1 if found["measure"] == "accuracy" else 1
@@ -93,15 +93,24 @@ def table(result: Mapping[str, Any]) -> str:
             "| method (ranks) | mean | by seed | beside head alone | beside fedit | kB up | kB down | error | CPU-s |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
-        for name, row in sorted(found["rows"].items(), key=lambda item: better * item[1]["mean"]):
+        most = _most_seeds(found)
+        for name, row in sorted(
+            found["rows"].items(), key=lambda item: (len(item[1]["by_seed"]) < most, better * item[1]["mean"])
+        ):
+            mean = _number(row["mean"], found["measure"]) if len(row["by_seed"]) == most else "-"
             seeds = " ".join(_number(v, found["measure"]) for v in row["by_seed"].values())
             beside = " | ".join(_gain(row["beside"].get(other), found["measure"]) for other in BESIDE)
             parts.append(
-                f"| {name} | {_number(row['mean'], found['measure'])} | {seeds} | {beside} | "
+                f"| {name} | {mean} | {seeds} | {beside} | "
                 f"{row['bytes_up'] / 1e3:,.0f} | {row['bytes_down'] / 1e3:,.0f} | "
                 f"{row['aggregation_error']:.3f} | {row['cpu_s']:.0f} |"
             )
     return "\n".join(parts)
+
+
+def _most_seeds(found: Mapping[str, Any]) -> int:
+    """Means over different seeds can not be compared: seeds differ more than methods do."""
+    return max(len(row["by_seed"]) for row in found["rows"].values())
 
 
 def _number(value: float, measure: str) -> str:
@@ -118,7 +127,10 @@ def _gain(pair: Mapping[str, Any] | None, measure: str) -> str:
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Two panels a task: every seed's value, and bytes a client and round, both ways."""
+    """Two panels a task: every seed's value, and bytes a client and round, both ways.
+
+    Rows that lack seeds are not drawn.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -132,7 +144,8 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     )
     for column, (task, found) in enumerate(tasks.items()):
         percent = 100 if found["measure"] == "accuracy" else 1
-        ordered = sorted(found["rows"].items(), key=lambda item: item[1]["mean"])
+        whole = {n: row for n, row in found["rows"].items() if len(row["by_seed"]) == _most_seeds(found)}
+        ordered = sorted(whole.items(), key=lambda item: item[1]["mean"])
         if found["measure"] == "loss":
             ordered.reverse()
         top, low = axes[0][column], axes[1][column]

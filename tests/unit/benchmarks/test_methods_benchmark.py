@@ -72,6 +72,9 @@ def test_the_report_pairs_seeds_and_writes_a_table_and_a_picture(methods, tmp_pa
     beside = result["tasks"]["t"]["rows"]["fedit (equal)"]["beside"]["head alone (none)"]
     assert (beside["gain"], beside["seeds"], beside["separates"]) == (0.1, 2, True)
     assert "**+10.0 ± 0.0**" in reading.table(result)
+    rows = reading.table(result).splitlines()
+    assert rows[-2].startswith("| head alone (none) | 52.0 |")
+    assert rows[-1].startswith("| fedit (equal) | - |")  # a mean over fewer seeds is not compared
     reading.draw(result, tmp_path / "m.png")
     assert (tmp_path / "m.png").stat().st_size > 1000
     losses = [{**row, "loss": 1 - row["accuracy"]} for row in lines]
