@@ -11,7 +11,9 @@ hundreds does not wait for imports: ``URL-or-path LEDGER WITNESS ARTIFACTS MODE`
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -28,6 +30,7 @@ from coordinator.storage.store import Store
 from motet.clock import SystemClock
 from motet.recipe import parse_recipe
 
+_PR_SET_PDEATHSIG = 1
 CHARGED = RECIPE.replace("rounds: 3", "rounds: 8") + "privacy: {noise_multiplier: 1.0, sampling_rate: 0.01}\n"
 
 
@@ -84,8 +87,12 @@ def main() -> None:
     torch.set_num_threads(1)
     print("ready", flush=True)
     for line in sys.stdin:
+        parent = os.getpid()
         child = os.fork()
         if child == 0:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # it never ends by itself
+            if os.getppid() != parent:
+                os._exit(1)
             with contextlib.suppress(KeyboardInterrupt):
                 work(*line.split())
             os._exit(0)
