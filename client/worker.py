@@ -107,9 +107,9 @@ class ClientWorker:
         except MalformedUpdateError as e:
             return refuse(order, "bad_order", str(e))
         except DataError as e:
-            log.warning("round %s of %s: %s", order.round_index, order.run_id, e.message)
-            told = "its pictures can not be read; its own log says which and why"  # names of files stay here
-            return refuse(order, "client_failed", told if self._data_path.is_dir() else e.message)
+            hint = f" ({e.hint})" if e.hint else ""
+            log.warning("round %s of %s: %s%s", order.round_index, order.run_id, e.message, hint)
+            return refuse(order, "client_failed", self._told_of_data(order, e))
         except MotetError as e:
             log.warning("round %s of %s failed: %s", order.round_index, order.run_id, type(e).__name__)
             return refuse(order, "client_failed", e.message)
@@ -144,6 +144,14 @@ class ClientWorker:
         if reservation is not None:
             self._ledger.settle(reservation)
         return reply
+
+    def _told_of_data(self, order: TrainOrder, error: DataError) -> str:
+        """What leaves of a mistake in the data, whoever found it: with a privacy section only that it is there."""
+        if from_canonical_json(order.recipe_json).privacy is not None:
+            return DATA_UNUSABLE
+        if self._data_path.is_dir():  # names of files stay here
+            return "its pictures can not be read; its own log says which and why"
+        return error.message
 
     def _less(self, order: TrainOrder, error: OverCapacityError) -> TrainReply:
         """A refusal that tells the rank which would be taken."""
@@ -207,7 +215,7 @@ class ClientWorker:
             return None
         lineage = self._identified(stamp, recipe.privacy.unit_column)
         if self._stamp() != stamp:
-            raise ClientError("the data changed while it was read; nothing was trained")
+            raise DataError("the data changed while it was read; nothing was trained")
         if not recipe.privacy.noise_is_local:
             return self._charge_run(order, recipe, event, lineage)
         return self._ledger.reserve(
@@ -350,18 +358,13 @@ class ClientWorker:
         return self._ready[1]
 
     def _read(self, recipe: Recipe) -> list[Example]:
-        """The examples. In a run with a privacy section a mistake in the data is told in this client's log alone."""
+        """The examples; under DP-SGD there may be none."""
         try:
             return read_data(recipe, self._data_path)
         except NoExamplesError:
             if recipe.trains_privately:
                 return []
             raise
-        except DataError as e:
-            if recipe.privacy is None:
-                raise
-            log.warning("%s%s", e.message, f" ({e.hint})" if e.hint else "")
-            raise ClientError(DATA_UNUSABLE) from e
 
     def _reply_path(self, order: TrainOrder) -> Path:
         return (

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from aggregation.methods import get_method
 from aggregation.serialize import read_manifest, sha256_hex, to_bytes
+from client.lineage import Lineages
 from client.protect import DATA_UNUSABLE, release
 from client.worker import ClientWorker
+from motet.data import DataError
 from motet.modeling import initial_dense, layer_shapes
 from motet.recipe import canonical_json, parse_recipe, recipe_sha256
 from motet.wire.codec import decode_reply, encode_reply
@@ -213,5 +215,17 @@ def test_a_client_without_any_example_sends_noise_like_the_others(tmp_path, monk
 def test_a_mistake_in_private_data_is_told_in_the_clients_log_alone(tmp_path, monkeypatch, caplog):
     bad = [*ROWS, {"text": "the name of a patient", "label": "HIV", "who": "p9"}]
     reply = decode_reply(sent(order_for("example"), bad, tmp_path / "bad", monkeypatch)[0])
+    assert (reply.error_code, reply.error_message) == ("client_failed", DATA_UNUSABLE)
+    assert "HIV" in caplog.text
+
+
+def test_a_mistake_that_only_the_lineage_finds_is_told_in_the_clients_log_alone(
+    tmp_path, monkeypatch, caplog
+):
+    def finds(*_arguments, **_options):
+        raise DataError("row 7: HIV", hint="of the patient in bed 3")
+
+    monkeypatch.setattr(Lineages, "identify", finds)
+    reply = decode_reply(sent(order_for("example"), ROWS, tmp_path / "bad", monkeypatch)[0])
     assert (reply.error_code, reply.error_message) == ("client_failed", DATA_UNUSABLE)
     assert "HIV" in caplog.text
