@@ -2,8 +2,9 @@
 
 One process, no flower-supernode, no code from the network. At least once: a message is journalled before the
 work and the SuperLink keeps its copy until the reply is stored there, so a killed client takes the same
-message up again. The SuperLink hands a message out once: a client that is killed in the milliseconds between that
-and the journal has lost it, and is left behind at the round's deadline.
+message up again. The SuperLink hands a message out once, and what is lost on the way to the journal (a client
+killed in those milliseconds, an answer that the network dropped) it never hands out again: so the coordinator asks
+after orders that stay without a reply, and is told ``held`` or ``lost``, and sends what was lost again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
@@ -60,6 +62,7 @@ POLL_MIN_S, POLL_MAX_S, POLL_GROWTH = 0.1, 2.0, 1.5
 HEARTBEAT_S = 15.0
 ACTIVATE_RETRY_S = 2.0
 PART_BYTES = 4 << 20
+REMEMBERED = 64  # messages taken up, for questions after them
 UPLOAD_LOOK_S = 0.1  # a message is offered before its parts are there; flwr looks again after a second
 
 Answer = Callable[[bytes], bytes]
@@ -300,6 +303,7 @@ class FleetWorker:
         self._link, self._answer, self._pinned, self._stop = link, answer, pinned, stop
         self._journal = Journal(state_dir / "in-flight.pb")
         self._bundles: dict[int, str] = {}
+        self._taken: deque[str] = deque(maxlen=REMEMBERED)
         TaskIdentity.node_id, TaskIdentity.task_id = link.node_id, 0
 
     def loop(self) -> None:
@@ -335,12 +339,20 @@ class FleetWorker:
             reason = f"bundle {self._bundles[run_id][:12]} is not the one that this client pins"
             reply = Message(Error(ErrorCode.INVALID_FAB, reason), reply_to=head)
         else:
-            reply = self._worked(self._link.content(run_id, tree))
+            message = self._link.content(run_id, tree)
+            is_question = head.metadata.message_type == MessageType.QUERY
+            reply = self._told(message) if is_question else self._worked(message)
         self._link.send(reply, run_id, 0.0)
         self._link.confirm(run_id, tree)
 
+    def _told(self, question: Message) -> Message:
+        """Whether this process has taken up the message that is asked after."""
+        is_held = join(question.content).decode(errors="replace") in self._taken
+        return Message(split(b"held" if is_held else b"lost"), reply_to=question)
+
     def _worked(self, message: Message) -> Message:
         """The reply. A fault in the work is told by its kind alone; the next message is taken all the same."""
+        self._taken.append(message.metadata.message_id)
         try:
             return Message(split(self._answer(join(message.content))), reply_to=message)
         except Exception as e:

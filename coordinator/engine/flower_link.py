@@ -162,8 +162,15 @@ class FlowerLink:
         with _as_link_errors("list the nodes that are online"):
             return {int(node) for node in self._open_grid().get_node_ids()}
 
+    def ask_after(self, node_id: int, message_id: str, *, ttl_s: float) -> str:
+        """Ask a node whether it holds a message; the reply is ``held`` or ``lost``. Returns the question's id."""
+        return self._push(node_id, message_id.encode(), "", ttl_s, MessageType.QUERY)
+
     def push(self, node_id: int, data: bytes, *, group: str, ttl_s: float) -> str:
         """Send bytes to a node; returns the message's id."""
+        return self._push(node_id, data, group, ttl_s, MessageType.TRAIN)
+
+    def _push(self, node_id: int, data: bytes, group: str, ttl_s: float, kind: str) -> str:
         metadata = Metadata(
             run_id=self._run_id,
             message_id="",
@@ -173,7 +180,7 @@ class FlowerLink:
             group_id=group,
             created_at=time.time(),
             ttl=ttl_s,
-            message_type=MessageType.TRAIN,
+            message_type=kind,
         )
         with _as_link_errors("take a message"), self._lock:
             pushed = list(self._open_grid().push_messages([make_message(metadata, split(data))]))

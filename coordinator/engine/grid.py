@@ -51,7 +51,10 @@ class Grid(Protocol):
         """
 
     def is_known(self, message_id: str) -> bool:
-        """Whether a reply to this message may still come; if not, the engine sends the order again."""
+        """Whether a reply to this message may still come; if not, the engine sends the order again.
+
+        False for one that was sent here and is not answered: it was lost on the way.
+        """
 
     def close(self) -> None:
         """Let go of processes and connections."""

@@ -12,6 +12,7 @@ import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 
 import client.fleet
+import coordinator.engine.flower_grid
 from client.service import init_key, load_join_file, serve
 from coordinator.engine.flower_grid import FlowerGrid
 from coordinator.engine.flower_link import FlowerLink, marker_sha256
@@ -21,6 +22,7 @@ from coordinator.engine.superlink import free_port, start_gateway, start_superli
 from coordinator.registration import register
 from coordinator.storage.store import Store
 from coordinator.tls import ensure_certificates, write_private
+from motet.wire.codec import decode_order, encode_reply
 from motet.wire.messages import TrainOrder, TrainReply
 
 pytestmark = pytest.mark.xdist_group("grid")
@@ -308,3 +310,53 @@ def test_a_reply_that_can_not_be_read_is_a_failure_of_that_client(site, grid, st
     outcome = wait_for(grid, [message_id])[message_id]
     assert isinstance(outcome, GridFailure)
     assert outcome.code == "malformed_reply"
+
+
+@pytest.mark.parametrize("site", ["flower"], indirect=True)
+def test_an_order_that_was_lost_on_its_way_is_known_no_more_and_is_answered_when_sent_again(
+    site, grid, stranger, monkeypatch
+):
+    monkeypatch.setattr(coordinator.engine.flower_grid, "ASK_AFTER_S", 0.3)
+    link, receive = stranger
+    lost = grid.send(an_order("stranger"), deadline_s=60)
+    receive()  # and die before the journal
+    stop = threading.Event()
+    worker = client.fleet.FleetWorker(
+        link,
+        lambda data: encode_reply(answer(decode_order(data))),
+        marker_sha256(),
+        site.home / "stranger",
+        stop,
+    )
+    again = threading.Thread(target=worker.loop)
+    again.start()
+    try:
+        until = time.monotonic() + 20
+        while grid.is_known(lost):
+            assert grid.collect([lost]) == []
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        message_id = grid.send(an_order("stranger"), deadline_s=60)
+        assert wait_for(grid, [message_id])[message_id] == answer(an_order("stranger"))
+    finally:
+        stop.set()
+        again.join(10)
+
+
+@pytest.mark.parametrize("site", ["flower"], indirect=True)
+def test_an_order_that_is_being_worked_on_stays_known_however_often_it_is_asked_after(grid, monkeypatch):
+    monkeypatch.setattr(coordinator.engine.flower_grid, "ASK_AFTER_S", 0.1)
+    asked = []
+    ask = grid._link.ask_after
+    monkeypatch.setattr(grid._link, "ask_after", lambda *a, **k: asked.append(a) or ask(*a, **k))
+    slow, next_one = grid.send(an_order("a", "slow"), deadline_s=30), grid.send(an_order("a"), deadline_s=30)
+    found = {}
+    until = time.monotonic() + 20
+    while len(found) < 2:
+        for message_id, outcome in grid.collect([slow, next_one]):
+            found[message_id] = outcome
+        assert all(grid.is_known(m) for m in (slow, next_one) if m not in found)
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert len(asked) >= 3
+    assert all(isinstance(outcome, TrainReply) for outcome in found.values())
