@@ -46,7 +46,7 @@ test: setup-dev ## all set-up, then the tests
 
 test-all: setup-dev ## the slow campaigns as well
 	$(BIN)/motet materials fetch
-	$(BIN)/python -m pytest
+	MOTET_TEST_FORK=0 $(BIN)/python -m pytest
 
 check: lint typecheck imports proto test ## everything that must hold before a commit
 

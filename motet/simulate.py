@@ -257,7 +257,7 @@ def simulate(
             update={"cohort": recipe.cohort.model_copy(update={"clients": sorted(shards.train)})}
         )
     runs = out_dir / "runs"
-    pool = WorkerPool(processes) if processes else None
+    pool = WorkerPool(processes, preload=("client.worker",)) if processes else None
     try:
         start = score(recipe, _before(recipe), shards.test, num_threads=os.cpu_count()).metric()
         main = run_engine(recipe, shards, runs / "federated", stage="federated", pool=pool, on_step=on_step)

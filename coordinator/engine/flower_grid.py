@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from coordinator.engine.flower_link import NotTakenError
 from coordinator.engine.grid import GridClient, GridFailure
 from motet.errors import MotetError
 from motet.wire.codec import decode_reply, encode_order
@@ -21,16 +23,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ASK_AFTER_S = 3.0  # without a reply; then after twice as long each time
-QUESTION_TTL_S = 600.0
+SEND_AGAIN_S = 0.5  # to a client that has not signed on yet
 
 
 @dataclass(slots=True)
 class _Sent:
-    """A message under way, and the questions after it that are open."""
+    """An order under way: the message that carries it now, if one does, and the open questions after that one."""
 
+    order: TrainOrder
     node_id: int
-    wait_s: float
-    ask_at: float
+    until: float
+    act_at: float = 0.0
+    wait_s: float = 0.0
+    carrier: str = ""
     questions: list[str] = field(default_factory=list)
 
 
@@ -40,14 +45,15 @@ class FlowerGrid:
     After a restart no earlier message counts as known: the engine sends its orders again, and a client that
     had finished answers from its own disk with the same bytes.
 
-    The SuperLink hands a message out once. A client that was killed right then, or whose network lost it, does not
-    hold it: after ``ASK_AFTER_S`` without a reply the client is asked, and what it does not hold is no longer known
-    here, so that the engine sends it again. A client at work answers when it is done with what came first.
+    An order is carried until it is answered. A SuperLink that has lost its memory takes nothing for a client before
+    that has signed on again: the order is offered until it is taken. And it hands a message out once; a client that
+    was killed right then, or whose network lost it, does not hold it: after ``ASK_AFTER_S`` without a reply the client
+    is asked, and what it calls lost is sent again. A client at work answers when it is done with what came first.
 
     Args:
       link: to the SuperLink.
       store: of the registered clients.
-      monotonic: seconds, for the questions.
+      monotonic: seconds, for offers and questions.
     """
 
     def __init__(
@@ -74,49 +80,62 @@ class FlowerGrid:
         }
 
     def send(self, order: TrainOrder, *, deadline_s: float) -> str:
-        """Push one order; the SuperLink stops delivering it after ``deadline_s``."""
+        """Offer one order to the SuperLink, which stops delivering it after ``deadline_s``."""
         if order.client_id not in self._nodes:
             self.online()
-        node_id = self._nodes[order.client_id]
-        message_id = self._link.push(
-            node_id,
-            encode_order(order),
-            group=f"{order.run_id}/{order.round_index}",
-            ttl_s=deadline_s,
-        )
-        self._sent[message_id] = _Sent(node_id, ASK_AFTER_S, self._monotonic() + ASK_AFTER_S)
+        message_id = uuid.uuid4().hex
+        sent = _Sent(order, self._nodes[order.client_id], self._monotonic() + deadline_s)
+        self._carry(sent)
+        self._sent[message_id] = sent
         return message_id
 
     def collect(self, message_ids: Sequence[str]) -> list[tuple[str, TrainReply | GridFailure]]:
         """Replies that arrived; what can not be decoded is a failure of that client."""
-        open_ids = [m for m in message_ids if m in self._sent]
-        asked = {q: m for m in open_ids for q in self._sent[m].questions}
-        arrived = {a.message_id: a for a in self._link.pull([*open_ids, *asked])}
-        replies = [(m, _read(arrived[m])) for m in open_ids if m in arrived]
-        for message_id, _ in replies:
-            del self._sent[message_id]
-        for question, message_id in asked.items():
-            if question in arrived and message_id in self._sent:
-                self._hear(message_id, question, arrived[question])
-        for message_id in open_ids:
-            if message_id in self._sent:
-                self._ask(message_id, self._sent[message_id])
+        under_way = {m: self._sent[m] for m in message_ids if m in self._sent}
+        wanted = [id_ for sent in under_way.values() for id_ in (sent.carrier, *sent.questions) if id_]
+        arrived = {a.message_id: a for a in self._link.pull(wanted)}
+        replies = []
+        for message_id, sent in under_way.items():
+            if sent.carrier in arrived:
+                replies.append((message_id, _read(arrived[sent.carrier])))
+                del self._sent[message_id]
+                continue
+            self._hear(sent, arrived)
+            if self._monotonic() >= sent.act_at:
+                if sent.carrier:
+                    self._ask(sent)
+                else:
+                    self._carry(sent)
         return replies
 
-    def _ask(self, message_id: str, sent: _Sent) -> None:
-        if self._monotonic() >= sent.ask_at:
-            sent.questions.append(self._link.ask_after(sent.node_id, message_id, ttl_s=QUESTION_TTL_S))
-            sent.wait_s *= 2
-            sent.ask_at = self._monotonic() + sent.wait_s
+    def _carry(self, sent: _Sent) -> None:
+        left_s = max(sent.until - self._monotonic(), 1.0)
+        order = sent.order
+        group = f"{order.run_id}/{order.round_index}"
+        try:
+            sent.carrier = self._link.push(sent.node_id, encode_order(order), group=group, ttl_s=left_s)
+            sent.wait_s = ASK_AFTER_S
+        except NotTakenError:
+            if sent.node_id in self._link.online_nodes():
+                raise
+            sent.wait_s = SEND_AGAIN_S
+        sent.act_at = self._monotonic() + sent.wait_s
 
-    def _hear(self, message_id: str, question: str, answer: Arrived) -> None:
-        self._sent[message_id].questions.remove(question)
-        if answer.data == b"lost":
-            log.warning("message %s did not reach its client; it is sent again", message_id[:12])
-            del self._sent[message_id]
+    def _ask(self, sent: _Sent) -> None:
+        left_s = max(sent.until - self._monotonic(), 1.0)
+        sent.questions.append(self._link.ask_after(sent.node_id, sent.carrier, ttl_s=left_s))
+        sent.wait_s *= 2
+        sent.act_at = self._monotonic() + sent.wait_s
+
+    def _hear(self, sent: _Sent, arrived: Mapping[str, Arrived]) -> None:
+        answers = [arrived[q] for q in sent.questions if q in arrived]
+        sent.questions = [q for q in sent.questions if q not in arrived]
+        if any(answer.data == b"lost" for answer in answers):
+            log.warning("an order did not reach client %s; it is sent again", sent.order.client_id)
+            sent.carrier, sent.questions, sent.act_at = "", [], 0.0
 
     def is_known(self, message_id: str) -> bool:
-        """Only what this process sent, has not collected, and no client has called lost."""
+        """Only what this process sent and has not collected."""
         return message_id in self._sent
 
     def close(self) -> None:

@@ -62,6 +62,10 @@ class LinkError(MotetError):
     exit_code = 7
 
 
+class NotTakenError(LinkError):
+    """The SuperLink took no message for this node: it has never signed on, or the message is refused."""
+
+
 def marker_app_dir() -> Path:
     """The inert bundle: ``fab/`` of the repository, or its copy beside the installed packages."""
     here = Path(__file__).resolve()
@@ -167,7 +171,11 @@ class FlowerLink:
         return self._push(node_id, message_id.encode(), "", ttl_s, MessageType.QUERY)
 
     def push(self, node_id: int, data: bytes, *, group: str, ttl_s: float) -> str:
-        """Send bytes to a node; returns the message's id."""
+        """Send bytes to a node; returns the message's id.
+
+        Raises:
+          NotTakenError: the node has not signed on to this SuperLink, or the message is refused.
+        """
         return self._push(node_id, data, group, ttl_s, MessageType.TRAIN)
 
     def _push(self, node_id: int, data: bytes, group: str, ttl_s: float, kind: str) -> str:
@@ -185,7 +193,7 @@ class FlowerLink:
         with _as_link_errors("take a message"), self._lock:
             pushed = list(self._open_grid().push_messages([make_message(metadata, split(data))]))
         if not pushed or not pushed[0]:
-            raise LinkError(
+            raise NotTakenError(
                 f"the SuperLink did not take a message of {len(data)} bytes",
                 hint="see superlink.log in the home folder",
             )

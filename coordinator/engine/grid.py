@@ -51,10 +51,7 @@ class Grid(Protocol):
         """
 
     def is_known(self, message_id: str) -> bool:
-        """Whether a reply to this message may still come; if not, the engine sends the order again.
-
-        False for one that was sent here and is not answered: it was lost on the way.
-        """
+        """Whether a reply to this message may still come; if not, the engine sends the order again."""
 
     def close(self) -> None:
         """Let go of processes and connections."""

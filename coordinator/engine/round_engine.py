@@ -411,7 +411,15 @@ class _OneRun:
             order = self._order(row, contribution, starts(contribution.lora_rank))
             message_id = contribution.message_id
             if not message_id or not self._grid.is_known(message_id):
-                message_id = self._send(row, order, left_s)
+                message_id = self._grid.send(order, deadline_s=left_s)
+                self._store.order_sent(
+                    self._run_id,
+                    row.round_index,
+                    row.attempt,
+                    order.client_id,
+                    message_id=message_id,
+                    bytes_down=len(order.payload),
+                )
             waiting[message_id] = order
         while waiting:
             arrived = self._grid.collect([*waiting, *self._overdue])
@@ -422,9 +430,6 @@ class _OneRun:
                 else:
                     self._count_useless(row, message_id, reply)
             self._obey()
-            for message_id in [m for m in waiting if not self._grid.is_known(m)]:  # lost on the way
-                order = waiting.pop(message_id)
-                waiting[self._send(row, order, max(until - self._clock.monotonic(), 1.0))] = order
             if waiting and not arrived:
                 if (
                     self._clock.monotonic() >= until
@@ -432,18 +437,6 @@ class _OneRun:
                     break
                 self._clock.sleep(self._poll_s)
         self._leave_behind(row, waiting, deadline_s)
-
-    def _send(self, row: RoundRow, order: TrainOrder, deadline_s: float) -> str:
-        message_id = self._grid.send(order, deadline_s=deadline_s)
-        self._store.order_sent(
-            self._run_id,
-            row.round_index,
-            row.attempt,
-            order.client_id,
-            message_id=message_id,
-            bytes_down=len(order.payload),
-        )
-        return message_id
 
     def _leave_behind(self, row: RoundRow, waiting: Mapping[str, TrainOrder], deadline_s: float) -> None:
         for order in waiting.values():

@@ -312,35 +312,48 @@ def test_a_reply_that_can_not_be_read_is_a_failure_of_that_client(site, grid, st
     assert outcome.code == "malformed_reply"
 
 
+@pytest.fixture
+def worker(site):
+    """Client ``stranger`` with ``answer``, at work from the call to the end of the test."""
+    stop, threads = threading.Event(), []
+
+    def start(link):
+        handler = lambda data: encode_reply(answer(decode_order(data)))  # noqa: E731
+        made = client.fleet.FleetWorker(link, handler, marker_sha256(), site.home / "stranger", stop)
+        threads.append(threading.Thread(target=made.loop))
+        threads[-1].start()
+
+    yield start
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+
+
 @pytest.mark.parametrize("site", ["flower"], indirect=True)
-def test_an_order_that_was_lost_on_its_way_is_known_no_more_and_is_answered_when_sent_again(
-    site, grid, stranger, monkeypatch
-):
+def test_an_order_that_was_lost_on_its_way_is_asked_after_and_sent_again(grid, stranger, worker, monkeypatch):
     monkeypatch.setattr(coordinator.engine.flower_grid, "ASK_AFTER_S", 0.3)
     link, receive = stranger
-    lost = grid.send(an_order("stranger"), deadline_s=60)
+    message_id = grid.send(an_order("stranger"), deadline_s=60)
     receive()  # and die before the journal
+    worker(link)
+    assert wait_for(grid, [message_id])[message_id] == answer(an_order("stranger"))
+
+
+@pytest.mark.parametrize("site", ["flower"], indirect=True)
+def test_an_order_for_a_client_that_has_not_signed_on_is_offered_until_it_does(site, grid, worker):
+    (site.home / "stranger").mkdir(exist_ok=True)
+    for name in ("client.key", "client.pub", "node-id"):
+        (site.home / "stranger" / name).unlink(missing_ok=True)
+    register(site.home, "late", init_key(site.home / "stranger"))
+    message_id = grid.send(an_order("late"), deadline_s=60)
+    assert grid.collect([message_id]) == []
+    assert grid.is_known(message_id)
+    key = (site.home / "stranger" / "client.key").read_bytes()
+    address = json.loads(site.join.read_text())["address"]
     stop = threading.Event()
-    worker = client.fleet.FleetWorker(
-        link,
-        lambda data: encode_reply(answer(decode_order(data))),
-        marker_sha256(),
-        site.home / "stranger",
-        stop,
-    )
-    again = threading.Thread(target=worker.loop)
-    again.start()
-    try:
-        until = time.monotonic() + 20
-        while grid.is_known(lost):
-            assert grid.collect([lost]) == []
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        message_id = grid.send(an_order("stranger"), deadline_s=60)
-        assert wait_for(grid, [message_id])[message_id] == answer(an_order("stranger"))
-    finally:
-        stop.set()
-        again.join(10)
+    with client.fleet.FleetLink(address, site.ca.encode(), key, site.home / "stranger", stop) as link:
+        worker(link)
+        assert wait_for(grid, [message_id])[message_id] == answer(an_order("late"))
 
 
 @pytest.mark.parametrize("site", ["flower"], indirect=True)

@@ -3,10 +3,10 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import forked_motet
 import pytest
 
 from client.service import init_key
@@ -19,15 +19,9 @@ MOTET = [sys.executable, "-m", "motet.cli.main"]
 PRIVATE = "privacy: {noise_multiplier: 1.0, sampling_rate: 0.2, epsilon_limit: 9}\n"
 
 
-def motet(*arguments, **options):
-    return subprocess.run(
-        [*MOTET, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        check=False,
-        **options,
-    )
+def motet(*arguments, cwd=ROOT):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return forked_motet.run(arguments, environment, cwd)
 
 
 @pytest.fixture

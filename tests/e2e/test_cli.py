@@ -4,10 +4,10 @@ import json
 import os
 import re
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
+import forked_motet
 import pytest
 import typer
 
@@ -17,14 +17,7 @@ MOTET = [sys.executable, "-m", "motet.cli.main"]
 
 
 def motet(*arguments, cwd=None, **environment):
-    return subprocess.run(
-        [*MOTET, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, **environment},
-        check=False,
-    )
+    return forked_motet.run(arguments, {**os.environ, **environment}, cwd or Path.cwd(), 120)
 
 
 def commands(node, path=()):

@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
+import os
 from contextlib import closing
 
+import forked_motet
 import pytest
 
 from aggregation.changes import moves, with_moves
@@ -132,9 +132,7 @@ def test_a_run_of_one_client_alone_does_not_need_the_rules_company(recipe_text, 
     text = recipe_text(rounds=1, extra="robust: {rule: trimmed}\n").replace("minimum: 2", "minimum: 3")
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-m", "motet.cli.main", "simulate", str(path), "--out", str(tmp_path / "out"), "--json"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+    words = ("simulate", path, "--out", tmp_path / "out", "--json")
+    done = forked_motet.run(words, os.environ, tmp_path, 120)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout.splitlines()[-1])["metrics"]["local_only"]) == {"a", "b", "c"}

@@ -1,9 +1,9 @@
 """From a recipe to a folder that plain peft loads, for every method and kind of model."""
 
 import json
-import subprocess
-import sys
+import os
 
+import forked_motet
 import pytest
 import torch
 from peft import PeftModel
@@ -88,20 +88,8 @@ def test_a_folder_that_is_no_export_is_not_touched(recipe_text, tmp_path):
 def test_simulate_prints_one_json_object_last_with_everything_promised(recipe_text, tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(recipe_text(extra="privacy: {target_epsilon: 8, sampling_rate: 0.4}\n"))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "motet.cli.main",
-            "simulate",
-            str(path),
-            "--out",
-            str(tmp_path / "out"),
-            "--json",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+    done = forked_motet.run(
+        ("simulate", path, "--out", tmp_path / "out", "--json"), os.environ, tmp_path, 120
     )
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.strip().splitlines()[-1])
@@ -182,11 +170,7 @@ def test_a_serving_cap_cuts_the_export_and_its_error_is_told_everywhere(recipe_t
     with pytest.raises(ExportError, match="no rank to cut"):
         export_run(home, simulated["run_id"], tmp_path / "merged", merged=True, lora_rank=2)
     typed = ("--out", tmp_path / "typed", "--lora-rank", "2")
-    done = subprocess.run(
-        [sys.executable, "-m", "motet.cli.main", "export", simulated["run_id"], "--home", home, *typed],
-        capture_output=True,
-        text=True,
-    )
+    done = forked_motet.run(("export", simulated["run_id"], "--home", home, *typed), os.environ, tmp_path)
     assert f"cut from rank {cut['learned_rank']}: relative error {cut['truncation_error']:.3g}" in done.stdout
 
 

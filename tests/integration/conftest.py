@@ -5,10 +5,10 @@ import os
 import random
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked_motet
 import psutil
 import pytest
 
@@ -19,7 +19,6 @@ from motet.recipe import load_recipe
 from motet.simulate import Shards, run_engine
 
 ROOT = Path(__file__).resolve().parents[2]
-MOTET = [sys.executable, "-m", "motet.cli.main"]
 MARK = "MOTET_TEST_DEPLOYMENT"  # children inherit it: every process of a deployment is found, whoever its parent is
 QUIET = (
     "FLWR_TELEMETRY_ENABLED",
@@ -89,27 +88,12 @@ class Deployment:
     def spawn(self, name, *arguments):
         """``motet`` with these arguments in the background; its output goes to the log of ``name``."""
         assert self.is_down(name)
-        with self.log_path(name).open("ab") as log:
-            self.running[name] = subprocess.Popen(
-                [*MOTET, *map(str, arguments)],
-                env=self.environment(),
-                cwd=self.home,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.running[name] = forked_motet.start(arguments, self.environment(), self.home, self.log_path(name))
         return self.running[name]
 
     def motet(self, *arguments, within_s=60.0):
         """Run one command to its end."""
-        return subprocess.run(
-            [*MOTET, *map(str, arguments)],
-            env=self.environment(),
-            cwd=self.home,
-            capture_output=True,
-            text=True,
-            timeout=within_s,
-        )
+        return forked_motet.run(arguments, self.environment(), self.home, within_s)
 
     def start_coordinator(self):
         """Start it; clients can connect when this returns."""
@@ -155,12 +139,12 @@ class Deployment:
         return [self.running[name].wait(within_s) for name in names]
 
     def processes(self):
-        """Every process that carries our mark, parents or not."""
-        found = []
+        """Every process that carries our mark, parents or not; one that was forked shows its own only to itself."""
+        found = [psutil.Process(p.pid) for p in self.running.values() if p.poll() is None]
         for process in psutil.process_iter():
             try:
                 if process.environ().get(MARK) == str(self.home) and not is_gone(process):
-                    found.append(process)
+                    found += [process] if process not in found else []
             except (psutil.Error, OSError):
                 continue
         return found

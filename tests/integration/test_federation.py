@@ -334,6 +334,8 @@ def test_cancel_takes_effect_within_seconds(federation, recipe_file):
     row = federation.wait_for_end(run_id, 10)
     assert row.state == "CANCELLED"
     assert time.monotonic() - asked < 10  # the command's own start is most of it
-    assert "ORDERED" in states(federation, run_id, 0).values()  # clients were at work
+    last = federation.store.rounds(run_id)[-1]
+    assert last.round_index < 19  # long before its end
+    assert last.state == "PLANNED"
     shown = federation.motet("run", "list", "--home", federation.place, "--json")
     assert {r["run_id"]: r["state"] for r in json.loads(shown.stdout)}[run_id] == "CANCELLED"

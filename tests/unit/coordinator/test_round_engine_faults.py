@@ -55,30 +55,6 @@ def test_a_second_answer_to_one_order_is_counted_and_never_used(federation, reci
     assert federation.engine().run(again).adapter_sha256 == whole
 
 
-def test_an_order_that_was_lost_on_its_way_is_sent_again_and_the_round_has_all(federation, recipes, honest):
-    run = federation.submit(recipes["private"])
-    lost = []
-
-    def lose_the_first_of_c(order):
-        if order.client_id == "c" and not lost:
-            lost.append(order)
-            del federation.grid.pending["m2"]
-
-    original = federation.grid.send
-
-    def send(order, *, deadline_s):
-        message_id = original(order, deadline_s=deadline_s)
-        lose_the_first_of_c(order)
-        return message_id
-
-    federation.grid.send = send
-    result = federation.engine().run(run)
-    assert len(lost) == 1
-    assert [o for o in federation.grid.sent if o.round_index == 0 and o.client_id == "c"] == lost * 2
-    assert {c: v["state"] for c, v in result.rounds[0]["clients"].items()} == dict.fromkeys("abc", "RECEIVED")
-    assert len(federation.store.spent_events("c")) == len(result.rounds)  # the second sending cost nothing
-
-
 def test_an_update_without_noise_is_kept_out_of_a_private_run(federation, recipes, honest):
     federation.grid.handlers["c"] = lambda order: dataclasses.replace(honest(order), is_private=False)
     run = federation.submit(recipes["private"])

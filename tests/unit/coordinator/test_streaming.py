@@ -90,7 +90,6 @@ class Artifacts:
             ContributionRow(client_id=c, lora_rank=RANK, weight=1.0, state="RECEIVED", payload_sha256=c)
             for c in (order or names(count))
         ]
-        gc.collect()
         stored = lambda row: to_bytes(self.update(row.client_id))  # noqa: E731
         with mock.patch("coordinator.engine.reduction.from_bytes", self.counted):
             return RoundReduction(self.recipe, SHAPE, self.before, 0, rows, stored).run(None).state
@@ -98,6 +97,7 @@ class Artifacts:
 
 def updates_held(method, count, extra=""):
     artifacts = Artifacts(recipe_of(method, extra))
+    gc.collect()
     artifacts.reduced(count)
     return artifacts.most / artifacts.one
 
