@@ -63,7 +63,7 @@ proto: setup-dev ## the generated stubs are those of proto/
 	$(BIN)/python scripts/gen_proto.py --check
 
 coverage: setup-dev ## branch coverage with a floor for each package
-	$(BIN)/python -m coverage erase && $(BIN)/python -m coverage run -m pytest -m "not slow" && $(BIN)/python -m coverage combine
+	$(BIN)/python -m coverage erase && MOTET_TEST_FORK=0 $(BIN)/python -m coverage run -m pytest -m "not slow" && $(BIN)/python -m coverage combine
 	$(BIN)/python -m coverage report --include='privacy/*,aggregation/*' --fail-under=90
 	$(BIN)/python -m coverage report --include='client/*,coordinator/*,motet/*' --fail-under=75
 
