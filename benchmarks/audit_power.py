@@ -12,6 +12,8 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 # benchmarks/aggregation.py lies beside this file and must not hide the package.
@@ -21,6 +23,7 @@ import torch  # noqa: E402
 
 from privacy.audit.canary import CanaryPlan, run_canary_audit  # noqa: E402
 from privacy.audit.controls import FALSE_MECHANISMS, honest  # noqa: E402
+from privacy.audit.false_alarms import false_alarms  # noqa: E402
 from privacy.audit.mechanism import check_mechanism  # noqa: E402
 from privacy.noise import SystemNoise  # noqa: E402
 
@@ -29,21 +32,43 @@ CANARIES, GUESSES, TRIALS = 1000, 200, 1000
 
 
 def attacked(build: object, runs: int) -> dict[str, object]:
-    steps, bounds, claims, seconds = 0, [], set(), time.process_time()
+    failed: Counter[str] = Counter()
+    steps, mus, guesses, bounds, claims, seconds = 0, [], [], [], set(), time.process_time()
     for seed in range(runs):
-        steps += check_mechanism(build, SystemNoise(), trials=TRIALS).holds
+        told = check_mechanism(build, SystemNoise(), trials=TRIALS)
+        steps += told.holds
+        mus.append(told.checks[0].measured)
+        failed.update(check.name for check in told.checks if not check.holds)
         plan = CanaryPlan(canaries=CANARIES, guesses=GUESSES, seed=seed)
-        bounds.append(run_canary_audit(build, SystemNoise(), plan).epsilon_lower_bound)
+        run = run_canary_audit(build, SystemNoise(), plan)
+        bounds.append(run.epsilon_lower_bound)
+        guesses.append(max(run.correct_by_sum, run.correct_by_difference))
         claims.add(plan.claim)
     claim = max(claims)
     return {
         "runs": runs,
         "single_steps_hold": steps,
+        "checks_that_failed": dict(sorted(failed.items())),
+        "mu_at_least": [round(min(mus), 2), round(max(mus), 2)],
         "one_run_holds": sum(bound <= claim for bound in bounds),
+        "right_guesses": [min(guesses), max(guesses)],
         "epsilon_at_least": [round(min(bounds), 2), round(max(bounds), 2)],
         "claim": round(claim, 2),
         "cpu_seconds_a_run": round((time.process_time() - seconds) / runs, 1),
     }
+
+
+def stated(runs: int) -> dict[str, object]:
+    """What theory says of the right mechanism's false alarms, for one run and for all."""
+    step = check_mechanism(honest, SystemNoise(), trials=TRIALS)
+    alarms = false_alarms(
+        trials=TRIALS,
+        noise_multiplier=step.noise_multiplier,
+        confidence=step.confidence,
+        plan=CanaryPlan(canaries=CANARIES, guesses=GUESSES),
+    )
+    each = {name: float(f"{value:.2g}") for name, value in asdict(alarms).items()}
+    return each | {f"any_in_{runs}_runs": float(f"{alarms.in_runs(runs):.2g}")}
 
 
 def main() -> None:
@@ -57,6 +82,7 @@ def main() -> None:
         "canaries": CANARIES,
         "guesses": GUESSES,
         "trials": TRIALS,
+        "false_alarms_at_most": stated(arguments.right),
     }
     builds = {"as installed": (honest, arguments.right)}
     builds |= {name: (build, arguments.false) for name, build in FALSE_MECHANISMS.items()}

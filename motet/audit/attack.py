@@ -9,6 +9,7 @@ from rich.table import Table
 
 from privacy.audit.canary import CanaryPlan, CanaryReport, run_canary_audit
 from privacy.audit.controls import FALSE_MECHANISMS, honest
+from privacy.audit.false_alarms import FalseAlarms, false_alarms
 from privacy.audit.mechanism import MechanismReport, check_mechanism
 from privacy.noise import SystemNoise
 
@@ -24,6 +25,17 @@ class AttackResult:
 
     steps: Mapping[str, MechanismReport]
     runs: Mapping[str, CanaryReport]
+
+    @property
+    def false_alarms(self) -> FalseAlarms:
+        """How often such an audit accuses a mechanism that is right, at most."""
+        step = self.steps[RIGHT]
+        return false_alarms(
+            trials=step.trials,
+            noise_multiplier=step.noise_multiplier,
+            confidence=step.confidence,
+            plan=self.runs[RIGHT].plan if self.runs else None,
+        )
 
     @property
     def failures(self) -> list[str]:
@@ -42,6 +54,7 @@ class AttackResult:
         return {
             "ok": not self.failures,
             "failures": self.failures,
+            "false_alarms": asdict(self.false_alarms) | {"total": self.false_alarms.total},
             "mechanism_test": {name: asdict(r) | {"holds": r.holds} for name, r in self.steps.items()},
             "one_run_audit": {name: asdict(r) | {"holds": r.holds} for name, r in self.runs.items()},
         }
@@ -81,8 +94,8 @@ class AttackResult:
         """What the figures can and can not say."""
         step = self.steps[RIGHT]
         notes = [
-            f"single steps: {step.trials} with the canary and as many without, each check at confidence "
-            f"{step.confidence:g}"
+            f"single steps: {step.trials} with the canary and as many without, all checks together at "
+            f"confidence {step.confidence:g}"
         ]
         if self.runs:
             run = self.runs[RIGHT]
@@ -91,6 +104,9 @@ class AttackResult:
                 f"{run.plan.confidence:g}, delta {run.plan.delta:g}. Its ceiling is epsilon {run.ceiling:.2f}: no "
                 "outcome could refute a larger claim"
             )
+        notes.append(
+            f"a mechanism that is right is accused in {self.false_alarms.total:.2g} of such audits, at most"
+        )
         notes.append("what is not refuted is not thereby proven; the proof is the accounting")
         return notes
 

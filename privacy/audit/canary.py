@@ -77,6 +77,11 @@ class CanaryPlan:
         """The largest epsilon that this audit could refute, were every guess right."""
         return self.bound(self.guesses)
 
+    @property
+    def p_of_each_attack(self) -> float:
+        """The error that each of the two attacks is held to."""
+        return (1 - self.confidence) / _SCORES
+
     def bound(self, correct: int) -> float:
         """Lower bound on epsilon from one attack's right guesses."""
         return one_run_epsilon(
@@ -84,7 +89,7 @@ class CanaryPlan:
             guesses=self.guesses,
             correct=correct,
             delta=self.delta,
-            p=(1 - self.confidence) / _SCORES,
+            p=self.p_of_each_attack,
         )
 
 

@@ -88,4 +88,4 @@ def test_the_right_mechanism_is_accused_no_oftener_than_stated():
     accused = sum(not run_canary_audit(honest, SystemNoise(), SMALL).holds for _ in range(runs))
     assert accused <= binom.ppf(0.999, runs, 1 - SMALL.confidence)
     mechanism = sum(not check_mechanism(honest, SystemNoise(), trials=500).holds for _ in range(runs))
-    assert mechanism <= binom.ppf(0.999, runs, 3 * 0.001)
+    assert mechanism <= binom.ppf(0.999, runs, 1e-4)
