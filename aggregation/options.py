@@ -85,6 +85,10 @@ CLASHES: Mapping[frozenset[str], tuple[str, str]] = {
         "what a message left out has no noise yet, and would reach a later round beside that round's own",
         "set compression.error_feedback: false, or privacy.unit: example",
     ),
+    frozenset({"method.self_pruning", "compression"}): (
+        "a compressed message names no shapes, so that nobody could tell the rank that its client has cut itself to",
+        "leave compression out; a pruned rank makes uploads smaller as it is",
+    ),
     frozenset({"scaffold", "robust.rule"}): (
         "its mean control variate counts every client alike, whatever weight a rule gives it",
         "set training.algorithm: fedprox, or leave the rule out; the clip stays on and bounds both",

@@ -1,4 +1,4 @@
-"""What is added to a gradient beside the data: FedProx's pull to the round's start, SCAFFOLD's control variates.
+"""What is added to a gradient beside the data: FedProx's pull, SCAFFOLD's variates, HetLoRA's tail.
 
 A correction reads parameters and what the coordinator sent, never an example. It enters after clipping and noise,
 right before the optimiser's step, so that one example moves a private step by what it moved it before, and no more.
@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from aggregation.methods.hetlora import tail_rank
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from motet.recipe.model import SelfPruningSection
 
 
 def proximal(
@@ -44,6 +48,36 @@ def control(shift: Mapping[str, torch.Tensor]) -> Callable[[str, torch.Tensor], 
         return shift[name].to(value.dtype) if name in shift else torch.zeros_like(value)
 
     return turn
+
+
+def tail_pull(
+    parameters: Mapping[str, torch.nn.Parameter], asked: SelfPruningSection
+) -> Callable[[str, torch.Tensor], torch.Tensor]:
+    """Gradient of HetLoRA's ``penalty_weight * ||B tail||_F ||A tail||_F``, summed over layers.
+
+    Cho et al. 2024, https://arxiv.org/abs/2401.06432; see ``aggregation.methods.hetlora.tail_penalty``. Zero at a
+    factor whose tail is zero, where the norm has no gradient.
+
+    Args:
+      parameters: what trains, by the keys of ``client.adapters.trained_parameters``; read as they are in each step.
+      asked: of the recipe.
+    """
+
+    def pull(key: str, value: torch.Tensor) -> torch.Tensor:
+        side, _, layer = key.partition("/")
+        made = torch.zeros_like(value)
+        if side not in ("A", "B"):
+            return made
+        a, b = parameters[f"A/{layer}"].detach(), parameters[f"B/{layer}"].detach()
+        cut = tail_rank(a.shape[0], asked.decay)
+        own, other = (value[cut:], b[:, cut:]) if side == "A" else (value[:, cut:], a[cut:])
+        size = own.norm()
+        if size > 0:
+            tail = made[cut:] if side == "A" else made[:, cut:]
+            tail.copy_(asked.penalty_weight * other.norm() / size * own)
+        return made
+
+    return pull
 
 
 def correct(

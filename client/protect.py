@@ -9,6 +9,7 @@ field tells:
 | ``payload`` | trained tensors, clipped and noised in every step: charged | in the clear, to the coordinator | clear |
 | ``payload_sha256`` | hash of ``payload`` | same | same |
 | size, keys and shapes of ``payload`` | of recipe, rank and round; with compeft of its values | same | same |
+| its rank with self_pruning | of noised values and the order alone (``client.pruning``) | none | of the data |
 | ``aggregation_weight`` | 1 | 1 | 1, or the number of examples if the recipe weights by it |
 | ``num_steps`` | a constant of the recipe | same | same |
 | ``num_examples`` | 0 | 0 | the number of examples |

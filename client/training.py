@@ -13,7 +13,7 @@ import torch
 
 from aggregation.initial import generator_for
 from client.adapters import trained_parameters
-from client.corrections import control, correct, proximal
+from client.corrections import control, correct, proximal, tail_pull
 from client.errors import TrainableDidNotMoveError, TrainingDivergedError
 from client.inputs import per_example_loss
 from client.units import MICRO_BATCH, private_batches
@@ -76,10 +76,7 @@ def train_round(
         raise ValueError("a private recipe needs a noise source and a noise multiplier")
     parameters = attached.trainable()
     optimizer = make_optimizer(recipe, parameters, round_index)
-    if recipe.training.algorithm == "fedprox":
-        correct(optimizer, parameters, proximal(parameters, recipe.training.proximal_weight))
-    if control_shift:
-        correct(optimizer, trained_parameters(attached), control(control_shift))
+    _add_corrections(optimizer, attached, recipe, control_shift)
     guard = MovementGuard(parameters)
     generator = generator_for(recipe.seed, "train", round_index, client_id)
     with torch.random.fork_rng(devices=[]):
@@ -123,6 +120,22 @@ def train_round(
                 f"{name} is no longer finite after training", hint="lower training.learning_rate"
             )
     return TrainingOutcome(num_steps=recipe.training.local_steps)
+
+
+def _add_corrections(
+    optimizer: torch.optim.Optimizer,
+    attached: Attached,
+    recipe: Recipe,
+    control_shift: Mapping[str, torch.Tensor] | None,
+) -> None:
+    parameters, pruning = attached.trainable(), recipe.method.self_pruning
+    if recipe.training.algorithm == "fedprox":
+        correct(optimizer, parameters, proximal(parameters, recipe.training.proximal_weight))
+    by_key = trained_parameters(attached)
+    if pruning is not None:
+        correct(optimizer, by_key, tail_pull(by_key, pruning))
+    if control_shift:
+        correct(optimizer, by_key, control(control_shift))
 
 
 def make_optimizer(

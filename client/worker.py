@@ -34,6 +34,7 @@ from client.packing import Residuals, packed, whole
 from client.personal import PersonalParts
 from client.policy import Policy, check_policy, load_policy
 from client.protect import DATA_UNUSABLE, offer, refuse, release
+from client.pruning import pruned
 from client.training import train_round
 from motet.data import DataError, NoExamplesError, read_data
 from motet.errors import MotetError
@@ -291,7 +292,7 @@ class ClientWorker:
                     noise_multiplier=noise_multiplier,
                     control_shift=_difference(received.control, own),
                 )
-                state = read_state(attached)
+                state = pruned(recipe, read_state(attached), start)
             finally:
                 detach(attached)
         begun, ended = (method.trained_part(s, order.round_index) for s in (start, state))

@@ -366,6 +366,10 @@ def _training_notes(recipe: Recipe) -> Sequence[str]:
     notes = []
     if recipe.adapter.rank_policy == "measured":
         notes.append("ranks are the most that clients are asked for; each tells what its machine carries")
+    if recipe.method.self_pruning is not None:
+        notes.append(
+            "clients prune their own ranks: ranks, parameters and bytes are the most that they can be"
+        )
     if recipe.adapter.lora_rank_schedule and TABLE[recipe.method.name].base_changes:
         notes.append(
             "what is folded into the base is counted as if the schedule cut no rank: downloads are less"

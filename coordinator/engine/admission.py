@@ -11,6 +11,7 @@ import torch
 from aggregation.adapter import AdapterState, FactorPair
 from aggregation.compression import decompress, payload_bytes
 from aggregation.errors import MalformedUpdateError
+from aggregation.methods.hetlora import tail_rank
 from aggregation.serialize import check_manifest, from_bytes, manifest, read_manifest, sha256_hex
 from motet.recipe.method import scheme_of
 
@@ -45,8 +46,11 @@ def expected_manifest(
     return manifest(method.trained_part(held, round_index))
 
 
-def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, shape: ModelShape) -> None:
+def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, shape: ModelShape) -> int:
     """Raise unless ``reply`` is a sound answer to ``order`` under ``recipe``, whole or compressed.
+
+    Returns:
+      The rank that the update holds: the order's, or the one that its client has pruned itself to.
 
     Raises:
       MalformedUpdateError: its code names the first check that failed.
@@ -61,7 +65,7 @@ def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, 
     scheme = scheme_of(recipe)
     if scheme is not None:
         _admit_compressed(reply, sent_shapes(expected), scheme)
-        return
+        return order.lora_rank
     floats = sum(_numel(s) for s in expected.values())
     if len(reply.payload) > 4 * floats + HEADER_ALLOWANCE:
         raise MalformedUpdateError(
@@ -70,9 +74,10 @@ def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, 
     if sha256_hex(reply.payload) != reply.payload_sha256:
         raise MalformedUpdateError("hash_differs", "the payload is not what its hash says")
     found, _ = read_manifest(reply.payload)
-    check_manifest(found, expected)
+    rank = _told_rank(found, order, recipe)
+    check_manifest(found, expected_manifest(method, shape, rank, order.round_index))
     state = from_bytes(reply.payload)
-    scale = recipe.scale_of(order.lora_rank)
+    scale = recipe.scale_of(rank)
     told = {layer: pair.scale for layer, pair in state.lora.items()}
     told |= {layer: half.scale for layer, half in state.halves.items()}
     for layer, found_scale in told.items():
@@ -80,6 +85,19 @@ def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, 
             raise MalformedUpdateError(
                 "bad_scale", f"{layer}: scale {found_scale} is not the recipe's {scale}"
             )
+    return rank
+
+
+def _told_rank(found: Mapping[str, tuple[int, ...]], order: TrainOrder, recipe: Recipe) -> int:
+    """The order's rank, or the one below it that the recipe lets a client prune itself to, where all is of that."""
+    asked = recipe.method.self_pruning
+    if asked is None:
+        return order.lora_rank
+    pruned = tail_rank(order.lora_rank, asked.decay)
+    told = {
+        shape[0] for key, shape in found.items() if key.startswith("lora/") and key.endswith("/A") and shape
+    }
+    return pruned if told == {pruned} else order.lora_rank
 
 
 def sent_shapes(expected: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -6,12 +6,13 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from aggregation.adapter import AdapterState
     from aggregation.methods import Method
     from aggregation.methods.base import Resized
     from coordinator.engine.grid import GridClient
+    from coordinator.storage.models import ContributionRow
     from motet.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,25 @@ def ranks_of(recipe: Recipe, clients: Mapping[str, GridClient], round_index: int
     cap = recipe.rank_cap(round_index)
     ranks = {c: recipe.lora_rank_of(c, client.capacity_class or None) for c, client in clients.items()}
     return {c: rank if cap is None else min(rank, cap) for c, rank in ranks.items()}
+
+
+def within_pruned(
+    recipe: Recipe, ranks: Mapping[str, int], counted: Iterable[ContributionRow]
+) -> dict[str, int]:
+    """``ranks`` cut to what clients have pruned themselves to (``method.self_pruning``); it only shrinks.
+
+    Args:
+      recipe: of the run.
+      ranks: of the round, by client.
+      counted: updates of the run that went into a closed round. What the store holds decides, so that a client's rank
+        outlives both processes, and one whose pruned update was lost has not pruned.
+    """
+    if recipe.method.self_pruning is None:
+        return dict(ranks)
+    kept: dict[str, int] = {}
+    for row in counted:
+        kept[row.client_id] = min(row.lora_rank, kept.get(row.client_id, row.lora_rank))
+    return {c: min(rank, kept.get(c, rank)) for c, rank in ranks.items()}
 
 
 def rank_of(state: AdapterState) -> int:

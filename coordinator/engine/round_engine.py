@@ -27,7 +27,7 @@ from coordinator.engine.client_unit import (
 from coordinator.engine.controls import counted_round
 from coordinator.engine.grid import Grid, GridClient, GridFailure
 from coordinator.engine.offers import RankOffers
-from coordinator.engine.ranks import ranks_of, resized_for_round
+from coordinator.engine.ranks import ranks_of, resized_for_round, within_pruned
 from coordinator.engine.reduction import RoundReduction
 from coordinator.errors import BudgetRefusedError, RunFailedError
 from motet.recipe import Recipe, canonical_json, from_canonical_json, recipe_sha256, round_event
@@ -329,6 +329,7 @@ class _OneRun:
             is_whole = named is None or len(able) == len(named) or self._clock.monotonic() >= patience_ends
             if len(able) >= minimum and is_whole:
                 ranks = ranks_of(self._recipe, {c: online[c] for c in able}, round_index)
+                ranks = within_pruned(self._recipe, ranks, self._counted())
                 ranks = self._offers.within(ranks, round_index, minimum)
                 if said:
                     self._store.wait_reason(self._run_id, "")
@@ -345,6 +346,12 @@ class _OneRun:
                 log.info("run %s %s", self._run_id, reason)
                 said = reason
             self._pause(0.5)
+
+    def _counted(self) -> list[ContributionRow]:
+        """Updates that went into a closed round."""
+        closed = {(r.round_index, r.attempt) for r in self._store.closed_rounds(self._run_id)}
+        rows = self._store.contributions(self._run_id)
+        return [c for c in rows if c.state == "RECEIVED" and (c.round_index, c.attempt) in closed]
 
     def _check_budget(self, round_index: int, client_id: str, spent: Sequence[Event]) -> None:
         """Refuse a charge that takes a client over the recipe's limit; ``spent`` is of all runs, finished or not."""
@@ -466,9 +473,10 @@ class _OneRun:
         keys = (self._run_id, row.round_index, row.attempt, order.client_id)
         self._offers.hear(order.client_id, reply)
         code, message = _complaint(reply)
+        lora_rank = order.lora_rank
         if not code and isinstance(reply, TrainReply):
             try:
-                admit(reply, order, self._recipe, self._method, self._shape)
+                lora_rank = admit(reply, order, self._recipe, self._method, self._shape)
             except MalformedUpdateError as e:
                 log.warning("round %s: update of %s refused: %s", row.round_index, order.client_id, e.code)
                 code, message = e.code, f"the update was not admitted: {e.reason}"
@@ -484,6 +492,7 @@ class _OneRun:
             bytes_up=len(reply.payload),
             weight=1.0 if uniform else reply.aggregation_weight,
             num_examples=reply.num_examples,
+            lora_rank=lora_rank,
             compression_error=None if self._recipe.compression is None else reply.compression_error,
         )
         self._on_reply(row.round_index, order.client_id, True)

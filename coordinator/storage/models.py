@@ -78,6 +78,7 @@ class ClientRow(Base):
 class ContributionRow(Base):
     """What one client was asked and answered in one attempt at a round.
 
+    ``lora_rank``: as ordered; once the update is there, as it holds (less where the client has pruned itself).
     Of an update that was reduced: ``change_norm`` as a product, ``share`` of the result, ``outcome`` empty, clipped or
     rejected. ``compression_error``: the client's own figure, relative; None for whole updates.
     """

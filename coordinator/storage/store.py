@@ -325,9 +325,10 @@ class Store:
         bytes_up: int,
         weight: float,
         num_examples: int,
+        lora_rank: int,
         compression_error: float | None = None,
     ) -> None:
-        """An update is stored and admitted; its charge is settled."""
+        """An update is stored and admitted; its charge is settled. ``lora_rank`` is what the update holds."""
         self._contribution(
             run_id,
             round_index,
@@ -338,6 +339,7 @@ class Store:
             bytes_up=bytes_up,
             weight=weight,
             num_examples=num_examples,
+            lora_rank=lora_rank,
             compression_error=compression_error,
         )
 

@@ -82,9 +82,9 @@ def check_shapes(recipe: Recipe, layer_shapes: Mapping[str, tuple[int, int]]) ->
 
 
 def distinct_ranks(recipe: Recipe) -> Sequence[int]:
-    """Every rank that some client may get, ascending; the least and the most where clients offer theirs."""
+    """Every rank that some client may get, ascending; the least and the most where clients tell theirs."""
     ranks = recipe.adapter.lora_rank
-    if recipe.adapter.rank_policy == "measured":
+    if recipe.adapter.rank_policy == "measured" or recipe.method.self_pruning is not None:
         return sorted({1, recipe.most_rank})
     if isinstance(ranks, int):
         return [ranks]
@@ -205,6 +205,30 @@ def _measured_ranks(recipe: Recipe) -> Iterator[Finding]:
                 remedy=f"set method.name: {refused.instead}, or rank_policy: assigned",
             )
             return
+
+
+def _self_pruning(recipe: Recipe) -> Iterator[Finding]:
+    name = recipe.method.name
+    if recipe.method.self_pruning is None:
+        return
+    if name != "hetlora":
+        yield Finding(
+            path=("method", "self_pruning"),
+            problem=f"is of hetlora: clients of {name} do not choose their ranks by what they learned",
+            remedy="set method.name: hetlora, or remove it; adapter.lora_rank_schedule cuts ranks from outside",
+        )
+    if not recipe.method.train_adapter:
+        yield Finding(
+            path=("method", "self_pruning"),
+            problem="prunes the adapter, which train_adapter: false leaves out",
+            remedy="remove one of the two",
+        )
+    if recipe.adapter.lora_rank_schedule:
+        yield Finding(
+            path=("adapter", "lora_rank_schedule"),
+            problem="sets ranks from outside, and with method.self_pruning each client sets its own, which never grows",
+            remedy="remove one of the two",
+        )
 
 
 def _rank_schedule(recipe: Recipe) -> Iterator[Finding]:
@@ -378,6 +402,8 @@ def _options_in(recipe: Recipe) -> Iterator[str]:
     """Names in ``aggregation.options.CLASHES`` of what a recipe asks for."""
     if recipe.training.algorithm == "scaffold":
         yield "scaffold"
+    if recipe.method.self_pruning is not None:
+        yield "method.self_pruning"
     if recipe.privacy is not None and not recipe.privacy.noise_is_local:
         yield "privacy.unit: client"
 
@@ -534,6 +560,7 @@ _RULES: Sequence[Callable[[Recipe], Iterator[Finding]]] = (
     _scaffold,
     _rank_schedule,
     _measured_ranks,
+    _self_pruning,
     _privacy,
     _unit,
     _client_unit,

@@ -159,11 +159,22 @@ class AdapterSection(Section):
     rank_policy: Literal["assigned", "measured"] = "assigned"
 
 
+class SelfPruningSection(Section):
+    """How a client of hetlora shortens its own rank r: to ``floor(decay r)``, where its tail shrank in a round.
+
+    The tail is what lies from component ``floor(decay r)`` on; its size is the product of the Frobenius norms of
+    that part of B and of A. ``penalty_weight`` times that size is added to the client's loss.
+    """
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    penalty_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-3
+
+
 class MethodSection(Section):
     """How updates become one.
 
-    ``ridge`` and ``objective`` are read by lora-fair, ``energy`` by florist, ``basis`` by fed-sb;
-    ``train_adapter: false`` trains the head alone (a baseline).
+    ``ridge`` and ``objective`` are read by lora-fair, ``energy`` by florist, ``basis`` by fed-sb; ``self_pruning``
+    belongs to hetlora; ``train_adapter: false`` trains the head alone (a baseline).
     """
 
     name: MethodName
@@ -171,6 +182,7 @@ class MethodSection(Section):
     objective: Literal["ridge", "cosine_global", "cosine_columns"] = "ridge"
     energy: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.95
     basis: Literal["svd", "orthonormal"] = "svd"
+    self_pruning: SelfPruningSection | None = None
     train_adapter: bool = True
 
 

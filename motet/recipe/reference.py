@@ -64,6 +64,10 @@ MEANINGS: Mapping[str, str] = {
     "method.objective": "of lora-fair: which measure of unlikeness is made small",
     "method.energy": "of florist: share of the squared singular values that is kept",
     "method.basis": "of fed-sb: frozen factors from the weight's SVD, or random orthonormal",
+    "method.self_pruning": "of hetlora: a client cuts its own rank where the tail of its product shrank in a round, "
+    "and keeps to that rank; absent: ranks stay",
+    "method.self_pruning.decay": "a rank r is cut to floor(decay r), at least 1; what lies beyond is the tail",
+    "method.self_pruning.penalty_weight": "weight beside the loss of the tail's size: the norm of B's part times A's",
     "method.train_adapter": "false: the head alone is trained (a baseline)",
     "training": "local work of one client in one round",
     "training.rounds": "rounds of the run",
