@@ -8,6 +8,7 @@ but this file's owner can lower it, and a file that was cut or put back from an 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,8 +29,12 @@ if TYPE_CHECKING:
 
     from privacy.events import Event
 
+log = logging.getLogger(__name__)
 GENESIS = FIRST_PREVIOUS
 _FILE_HASH = re.compile(r"[0-9a-f]{64}")
+_OVER_CAP = (
+    "clause max_epsilon: the charge is over what the owner allows for this data set; its log has the figures"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,18 +195,18 @@ class ClientLedger:
 
     @staticmethod
     def _check_cap(every: Sequence[Event], epsilon_cap: float, target_delta: float) -> None:
+        """Refuse in words that leave; the figures, which one row of data can move, stay in the log."""
         units = units_of(every)
         if len(units) > 1:
-            raise PolicyRefusedError(
-                "clause max_epsilon: this data set was charged in another unit before "
-                f"({', '.join(units)}), and budgets of different units do not add up"
+            log.warning(
+                "this data set was charged in another unit before (%s), and budgets of different units do not add up",
+                ", ".join(units),
             )
+            raise PolicyRefusedError(_OVER_CAP)
         projected = epsilon_pld(every, target_delta)
         if projected > epsilon_cap:
-            raise PolicyRefusedError(
-                f"clause max_epsilon: this data set would reach epsilon {projected:.2f}, "
-                f"the owner allows {epsilon_cap:g}"
-            )
+            log.warning("this data set would reach epsilon %.2f, the owner allows %g", projected, epsilon_cap)
+            raise PolicyRefusedError(_OVER_CAP)
 
     def settle(self, reservation_id: str) -> None:
         """Note that the reserved charge became real."""

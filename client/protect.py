@@ -18,20 +18,23 @@ field tells:
 | ``compression_error`` | of noised values and earlier messages alone (``client.packing``) | 0 | what was cut |
 | ``error_code``, ``error_message`` | empty, or of the list below | same | same, and where the data has a mistake |
 
-Errors. ``policy_refused`` names a clause of the owner's policy; of ``max_epsilon`` it tells what the budget would
-reach, which the public events of all runs give. ``over_capacity`` is about the machine, ``ledger_failed`` and
-``bad_order`` about the ledger's file and the order. ``did_not_move`` and ``not_finite`` name a tensor; under DP-SGD
-they are post-processing of what is noised. ``client_failed``: the disk, the base model, or data that can not be read
-as the recipe asks. Of the data only that fact leaves a run with a privacy section, never a line, a label or a name of a
-column; the client's own log has them. A file without any example is no error under DP-SGD: such a client sends noise.
+Errors. ``policy_refused`` names a clause of the owner's policy; of ``max_epsilon`` that it is reached, never a figure:
+what was spent depends on which data set the file is, and one row that was seen before can decide that
+(``client.lineage``). That the clause is reached is one such bit, to be counted as seen. ``over_capacity`` is about the
+machine, ``ledger_failed`` and ``bad_order`` about the ledger's file and the order. ``did_not_move`` and ``not_finite``
+name a tensor; under DP-SGD they are post-processing of what is noised. ``client_failed``: the disk, the base model, or
+data that can not be read as the recipe asks. Of the data only that fact leaves a run with a privacy section, never a
+line, a label or a name of a column; the client's own log has them. A file without any example is no error under DP-SGD:
+such a client sends noise.
 
 Beside messages there are: the node's public key and heartbeats (that a client is there), when it answers, and
 countersignatures, which the owner hands out as a file (``client.receipts``: runs, rounds, events, and tags of data sets
-that nobody else can make).
+that nobody else can make; which charges share a tag is not noised, so an owner decides who gets the file).
 
-Never released: losses, accuracies, gradient norms, clip fractions, batch sizes, numbers of persons, texts, hashes of
-data, random states. Not noised, and to be counted as seen: the time that a round takes, which moves with the sizes of
-Poisson batches and the lengths of their texts; memory and crashes that come of them (``README.md`` of ``privacy``).
+Never released: which data set of before the data is (``docs/adr/0009-the-coordinator-counts-by-client.md``), losses,
+accuracies, gradient norms, clip fractions, batch sizes, numbers of persons, texts, hashes of data, random states. Not
+noised, and to be counted as seen: the time that a round takes, which moves with the sizes of Poisson batches and the
+lengths of their texts; memory and crashes that come of them (``README.md`` of ``privacy``).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from aggregation.methods import get_method
 from aggregation.serialize import read_manifest, sha256_hex, to_bytes
 from client.lineage import Lineages
+from client.policy import Policy
 from client.protect import DATA_UNUSABLE, release
 from client.worker import ClientWorker
 from motet.data import DataError
@@ -229,3 +231,51 @@ def test_a_mistake_that_only_the_lineage_finds_is_told_in_the_clients_log_alone(
     reply = decode_reply(sent(order_for("example"), ROWS, tmp_path / "bad", monkeypatch)[0])
     assert (reply.error_code, reply.error_message) == ("client_failed", DATA_UNUSABLE)
     assert "HIV" in caplog.text
+
+
+# -- which data set of before the data is ------------------------------------------------------------------------------
+
+OLD = [{"text": f"an older letter of bed {i}, long gone", "label": i % 2, "who": f"q{i}"} for i in range(6)]
+FEWER, MORE = ROWS, [*ROWS, OLD[0]]  # neighbours; the one more row was in another data set, trained on before
+
+
+def answers_with_a_past(folder, monkeypatch, *, epsilon_cap=None):
+    """The same owner, who trained on OLD before, answers the same order with each of two neighbours."""
+    order = order_for("example")
+    past = folder / "past"
+    sent(order, OLD, past, monkeypatch)
+    told = []
+    for name, rows in (("fewer", FEWER), ("more", MORE)):
+        home = folder / name
+        shutil.copytree(past / "home", home)
+        path = home / "data.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        noise = _CountingNoise()
+        worker = ClientWorker("a", path, home, Policy(max_epsilon=epsilon_cap), noise=noise)
+        reply = worker.handle(dataclasses.replace(order, run_id="r-2"))
+        told.append((encode_reply(reply), noise.drawn))
+    return told
+
+
+def test_a_row_that_stood_in_an_older_data_set_does_not_show_in_the_message(tmp_path, monkeypatch):
+    assert differences(*answers_with_a_past(tmp_path, monkeypatch)) == []
+
+
+def test_a_lineage_in_the_message_would_tell_of_one_row(tmp_path, monkeypatch):
+    """Positive control: why the coordinator is never told which data set an update is of."""
+    handle = ClientWorker.handle
+
+    def naming(self, order):
+        reply = handle(self, order)
+        return dataclasses.replace(reply, error_message=self._lineage[1].name)
+
+    monkeypatch.setattr(ClientWorker, "handle", naming)
+    assert differences(*answers_with_a_past(tmp_path, monkeypatch)) == ["error_message"]
+
+
+def test_a_cap_that_is_reached_is_told_without_a_figure(tmp_path, monkeypatch, caplog):
+    """One run costs 4.9 and two 6.7: with the older data set's charge the cap of 6 is passed."""
+    fewer, more = (decode_reply(b) for b, _ in answers_with_a_past(tmp_path, monkeypatch, epsilon_cap=6.0))
+    assert (fewer.error_code, more.error_code) == ("", "policy_refused")  # the one bit, see client.protect
+    assert not any(c.isdigit() for c in more.error_message)
+    assert "would reach epsilon" in caplog.text
