@@ -49,6 +49,11 @@ class Charge:
     event: Event
     is_settled: bool
 
+    @property
+    def is_of_every_data_set(self) -> bool:
+        """Whether it names a file's bytes, as before there were lineages, and so counts against every data set."""
+        return _FILE_HASH.fullmatch(self.data_set) is not None
+
 
 class ClientLedger:
     """Append-only; safe for several processes of one owner (an exclusive lock around check and write)."""
@@ -102,7 +107,7 @@ class ClientLedger:
         return [
             charge.event
             for charge in self.charges()
-            if charge.data_set in data_sets or _FILE_HASH.fullmatch(charge.data_set)
+            if charge.data_set in data_sets or charge.is_of_every_data_set
         ]
 
     def reserve(

@@ -164,6 +164,18 @@ class Lineages:
         except JournalError as e:
             raise LedgerError(e.message, hint=e.hint) from e
 
+    def current_names(self) -> dict[str, str]:
+        """Every name ever given -> the name that its data set goes by now, after all that was joined.
+
+        Raises:
+          LedgerError: the file is damaged or cut.
+        """
+        try:
+            known = self._known(self._journal.lines())
+        except JournalError as e:
+            raise LedgerError(e.message, hint=e.hint) from e
+        return {name: known.oldest(name) for name in known.joined}
+
     def check_knows(self, charged: Collection[str]) -> None:
         """Refuse a ledger that holds charges on data sets which are not remembered here.
 

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.errors import LedgerError
 from client.ledger import ClientLedger
-from motet.audit.receipts import data_set_tag, sign_receipts
+from client.lineage import Lineages
+from motet.audit.receipts import EVERY_DATA_SET, data_set_tag, sign_receipts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
 def receipts_of(home: Path, client_id: str, clock: Clock) -> dict[str, Value]:
     """Sign the whole ledger of a client's home. The document names no example and no fingerprint of data.
 
+    Charges of one data set have one tag, whatever it was called when they were made. Charges of before there were
+    lineages belong to no data set that can be told, and have the tag of every one.
+
     Args:
       home: of the client; holds ``client.key`` and ``ledger.jsonl``.
       client_id: the name under which the coordinator knows the key.
       clock: for the document's time.
 
     Raises:
-      LedgerError: there is no key, or the ledger is damaged.
+      LedgerError: there is no key, or the ledger or the list of data sets is damaged or cut.
     """
     path = home / "client.key"
     try:
@@ -41,16 +45,22 @@ def receipts_of(home: Path, client_id: str, clock: Clock) -> dict[str, Value]:
             f"{path} is no elliptic curve key", hint=f"make one: motet client init --home {home}"
         )
     ledger = ClientLedger(home / "ledger.jsonl")
+    made = ledger.charges()
+    lineages = Lineages(home)
+    lineages.check_knows([charge.data_set for charge in made])
+    now = lineages.current_names()
     charges: list[Value] = [
         {
             "attempt": charge.attempt,
-            "data_set": data_set_tag(key, charge.data_set),
+            "data_set": EVERY_DATA_SET
+            if charge.is_of_every_data_set
+            else data_set_tag(key, now.get(charge.data_set, charge.data_set)),
             "event": charge.event.to_json(),
             "round_index": charge.round_index,
             "run_id": charge.run_id,
             "settled": charge.is_settled,
         }
-        for charge in ledger.charges()
+        for charge in made
     ]
     return sign_receipts(
         key, client_id=client_id, charges=charges, head=ledger.head(), made_at_ms=int(clock.now() * 1000)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = "motet-client-receipts/1"
 _SIGNED = b"motet-client-receipts/1\n"  # no other use of the key signs bytes that begin so
+EVERY_DATA_SET = "every"  # in the place of a tag: the charge counts for each data set of its owner
 _CHARGE_FIELDS = frozenset({"attempt", "data_set", "event", "round_index", "run_id", "settled"})
 
 

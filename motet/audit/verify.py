@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from motet.audit.bundle import Claim, delta_of
+from motet.audit.data_sets import DataSetSpending, spending_by_data_set
 from motet.audit.receipts import open_receipts
 from motet.audit.rows import Bundle, Finding, read_bundle
 from privacy.accounting import epsilon_pld, epsilon_rdp
@@ -49,6 +50,7 @@ class AuditResult:
       notes: what a reader has to know, though it breaks nothing.
       summary: figures for people and for ``--json``.
       clients: recomputed epsilon of each client.
+      data_sets: recomputed epsilon of each data set, of clients whose countersignature is known.
       bundle: what was read.
       state: what the ledger adds up to.
     """
@@ -57,6 +59,7 @@ class AuditResult:
     notes: list[str] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     clients: list[Claim] = field(default_factory=list)
+    data_sets: list[DataSetSpending] = field(default_factory=list)
     bundle: Bundle
     state: LedgerState
 
@@ -188,7 +191,7 @@ def _countersignatures(result: AuditResult, documents: Sequence[tuple[int | None
     for entry in bundle.entries:
         if isinstance(entry.body, ClientKey):
             keys.setdefault(entry.body.client_id, set()).add(entry.body.public_key.strip())
-    heard: set[str] = set()
+    heard: dict[str, list[dict[str, Value]]] = {}
     for row, label, document in documents:
         try:
             client_id, charges, pem = open_receipts(document)
@@ -200,10 +203,12 @@ def _countersignatures(result: AuditResult, documents: Sequence[tuple[int | None
                 row, "client_key", f"{label}: the ledger does not know this key of client {client_id}"
             )
             continue
-        heard.add(client_id)
+        heard[client_id] = max(heard.get(client_id, []), charges, key=len)  # an owner's ledger only grows
         made_at = document["statement"]["made_at_ms"]  # type: ignore[index, call-overload]
         _compare(result, row, label, client_id, charges, made_at)
-    silent = sorted(set(result.state.events) - heard)
+    for client_id, charges in sorted(heard.items()):
+        result.data_sets += spending_by_data_set(client_id, charges, delta_of(result.state, client_id))
+    silent = sorted(set(result.state.events) - set(heard))
     if silent:
         result.notes.append(
             f"no countersignature of {', '.join(silent)}: what was charged there rests on the coordinator's word"

@@ -165,6 +165,10 @@ def result_as_json(result: AuditResult) -> dict[str, Any]:
             }
             for claim in result.clients
         ],
+        "data_sets": [
+            asdict(s) | {"epsilon_pld": finite(s.epsilon_pld), "epsilon_rdp": finite(s.epsilon_rdp)}
+            for s in result.data_sets
+        ],
         **result.summary,
     }
 
@@ -192,6 +196,21 @@ def print_result(result: AuditResult, console: Console) -> None:
                 f"{claim.epsilon_rdp:.4f}",
                 f"{claim.target_delta:g}",
             )
+        console.print(table, highlight=False)
+    if result.data_sets:
+        table = Table(
+            "client",
+            "data set",
+            "unit",
+            "charges",
+            "epsilon (PLD)",
+            "delta",
+            title="by data set, as owners signed",
+        )
+        table.title_justify = "left"
+        for s in result.data_sets:
+            row = (s.client_id, s.data_set[:12], s.unit, str(s.charges))
+            table.add_row(*row, f"{s.epsilon_pld:.4f}", f"{s.target_delta:g}")
         console.print(table, highlight=False)
     for finding in result.findings[:_FINDINGS_SHOWN]:
         where = f"row {finding.row}" if finding.row else "the file"

@@ -81,7 +81,5 @@ def test_a_client_refuses_whatever_the_coordinator_asks_or_forgets_and_names_the
         assert (row.state, f"clause {clause}" in row.reason) == ("FAILED", True), row.reason
     forget_everything(guarded)
     row = guarded.wait_for_end(guarded.submit(asked("after")), 90)
-    assert (row.state, "clause max_epsilon: the charge is over" in row.reason) == ("FAILED", True), (
-        row.reason
-    )
+    assert (row.state, "clause max_epsilon: the charge is over" in row.reason) == ("FAILED", True), row.reason
     assert ledger.rows() == spent  # nothing more was charged, so nothing was trained

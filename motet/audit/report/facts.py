@@ -7,6 +7,7 @@ What software can not know (purpose, legal basis, curator) comes from a facts fi
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import math
 import tomllib
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from motet.audit.bundle import Claim
+    from motet.audit.data_sets import DataSetSpending
     from motet.audit.verify import AuditResult
     from privacy.ledger.entries import Reserve
     from privacy.ledger.rules import LedgerState
@@ -146,6 +148,7 @@ def build_report(
         },
         "meaning": _meaning(state, worst, recipe),
         "clients": [_client(state, claim) for claim in result.clients],
+        "data_sets": [_data_set(spending) for spending in result.data_sets],
         "runs": _runs(state),
         "curves": {
             "attack": _attack(state, worst),
@@ -233,6 +236,13 @@ def _client(state: LedgerState, claim: Claim) -> dict[str, Any]:
         "limit": _limit(state, charges),
         "charges": len(charges),
         "without_answer": sum(c.reservation_id not in state.settled for c in charges),
+    }
+
+
+def _data_set(spending: DataSetSpending) -> dict[str, Any]:
+    return dataclasses.asdict(spending) | {
+        "epsilon_pld": finite(spending.epsilon_pld),
+        "epsilon_rdp": finite(spending.epsilon_rdp),
     }
 
 

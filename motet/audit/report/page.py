@@ -19,7 +19,7 @@ def render(report: Mapping[str, Any]) -> str:
     sections = [
         _top(report),
         _section("What it means", [f"<p>{escape(text)}</p>" for text in report["meaning"]]),
-        _section("Spent, for each data owner", [_clients(report), _growth(report)]),
+        _section("Spent, for each data owner", [_clients(report), _data_sets(report), _growth(report)]),
         _section("How often an attacker can be right", [_attack(report)]),
         _section("What is not protected", [_list(report["unprotected"])]),
         _section("What left the data owners", [_list(report["releases"])]),
@@ -81,6 +81,27 @@ def _clients(report: Mapping[str, Any]) -> str:
     ]
     note = "<p class=soft>A charge without an answer counts in full: the data owner may have trained.</p>"
     return (_table(head, rows, numbers_from=2) + note) if rows else "<p>Nothing was charged.</p>"
+
+
+def _data_sets(report: Mapping[str, Any]) -> str:
+    head = ("data owner", "data set", "unit", "epsilon", "by Renyi DP", "delta", "charges")
+    rows = [
+        (
+            spent["client_id"],
+            spent["data_set"][:12],
+            spent["unit"],
+            _number(spent["epsilon_pld"]),
+            _number(spent["epsilon_rdp"]),
+            f"{spent['target_delta']:g}",
+            str(spent["charges"]),
+        )
+        for spent in report["data_sets"]
+    ]
+    note = (
+        "<p class=soft>By data set: on each owner's signed word. Limits are held to what the owner spent in all, above."
+        "</p>"
+    )
+    return (_table(head, rows, numbers_from=3) + note) if rows else ""
 
 
 def _growth(report: Mapping[str, Any]) -> str:
