@@ -75,11 +75,13 @@ def test_a_client_refuses_whatever_the_coordinator_asks_or_forgets_and_names_the
     for name, values, clause in (
         ("loud", {"noise": 0.001}, "min_noise_multiplier: 0.001 is asked, the owner wants 0.5"),
         ("wide", {"clip": 1e9}, "max_clipping_norm: 1e+09 is asked, the owner allows 10"),
-        ("again", {}, "max_epsilon: the charge is over what the owner allows"),
+        ("again", {}, "max_epsilon: this data set would reach epsilon"),
     ):
         row = guarded.wait_for_end(guarded.submit(asked(name, **values)))
         assert (row.state, f"clause {clause}" in row.reason) == ("FAILED", True), row.reason
     forget_everything(guarded)
     row = guarded.wait_for_end(guarded.submit(asked("after")), 90)
-    assert (row.state, "clause max_epsilon: the charge is over" in row.reason) == ("FAILED", True), row.reason
+    assert (row.state, "clause max_epsilon: this data set would reach" in row.reason) == ("FAILED", True), (
+        row.reason
+    )
     assert ledger.rows() == spent  # nothing more was charged, so nothing was trained
