@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 GENESIS = FIRST_PREVIOUS
 _FILE_HASH = re.compile(r"[0-9a-f]{64}")
-_OVER_CAP = "clause max_epsilon: this data set would reach epsilon above what the owner allows; its own log has the figures"
+_OVER_CAP = (
+    "clause max_epsilon: this data set would reach epsilon above what the owner allows; its log has figures"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
