@@ -325,10 +325,11 @@ class Store:
         bytes_up: int,
         weight: float,
         num_examples: int,
-        lora_rank: int,
+        lora_rank: int | None = None,
         compression_error: float | None = None,
     ) -> None:
-        """An update is stored and admitted; its charge is settled. ``lora_rank`` is what the update holds."""
+        """An update is stored and admitted; its charge is settled. ``lora_rank``: where it is not what was ordered."""
+        pruned = {} if lora_rank is None else {"lora_rank": lora_rank}
         self._contribution(
             run_id,
             round_index,
@@ -339,8 +340,8 @@ class Store:
             bytes_up=bytes_up,
             weight=weight,
             num_examples=num_examples,
-            lora_rank=lora_rank,
             compression_error=compression_error,
+            **pruned,
         )
 
     def reply_failed(
