@@ -39,6 +39,18 @@ def floats_up(
     return _layers(sent_factors(method, round_index), layer_shapes, lora_rank) + heads
 
 
+def trained_numbers(
+    method: str, layer_shapes: Shapes, lora_rank: int, dense_numel: int, round_index: int = 0
+) -> int:
+    """Numbers that one client of ``lora_rank`` trains in a round: those factors that are not frozen, and the heads.
+
+    What is sent, without scales; fedsa also trains B and heads, which stay.
+    """
+    trained = "AB" if method == "fedsa" else sent_factors(method, round_index)
+    scales = 0 if trained == "core" else len(layer_shapes)
+    return _layers(trained, layer_shapes, lora_rank) - scales + dense_numel
+
+
 def floats_down(
     method: str,
     layer_shapes: Shapes,

@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from aggregation.floats import control_shapes, received_shapes, sent_shapes
+from aggregation.floats import control_shapes, received_shapes, sent_shapes, trained_numbers
 from aggregation.table import TABLE
 from motet.errors import MotetError
 from motet.recipe import Problem, Recipe, RecipeError, recipe_sha256
@@ -38,7 +38,8 @@ class ClientPlan:
     Attributes:
       client_id: its id, or a word for all clients when the recipe does not name them.
       lora_rank: its rank; the largest, where a schedule changes it.
-      trainable_parameters: numbers that it trains, adapter and head together.
+      trainable_parameters: numbers that it trains in a round, adapter and head together; the most of any round, where
+        factors take turns or ranks change. Frozen factors do not count.
       bytes_up: sent in a round, at most.
       bytes_up_total: sent over the whole run.
       bytes_down: received, for each round.
@@ -239,14 +240,14 @@ def _clients(
     rows = []
     for client in ranks:
         up, down = _bytes_of(recipe, shapes, heads, ranks, client)
-        held = max(_capped(recipe, ranks[client], t) for t in range(recipe.training.rounds))
-        square = recipe.method.name == "fed-sb"
-        per_layer = [held * held if square else held * (m + n) for m, n in shapes.values()]
+        held = [_capped(recipe, ranks[client], t) for t in range(recipe.training.rounds)]
+        numel = sum(math.prod(shape) for shape in heads.values())
+        trained = [trained_numbers(recipe.method.name, shapes, r, numel, t) for t, r in enumerate(held)]
         rows.append(
             ClientPlan(
                 client_id=client,
-                lora_rank=held,
-                trainable_parameters=sum(per_layer) + sum(math.prod(shape) for shape in heads.values()),
+                lora_rank=max(held),
+                trainable_parameters=max(trained),
                 bytes_up=max(up),
                 bytes_up_total=sum(up),
                 bytes_down=tuple(down),
