@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from coordinator.storage.models import RunRow
     from motet.recipe import Recipe
 
-READY_TIMEOUT_S = 90.0
+READY_TIMEOUT_S = 180.0
 POLL_S = 0.3
 MOTET = (sys.executable, "-m", "motet.cli.main")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -64,6 +64,7 @@ def federation(home: Path, data: Mapping[str, Path]) -> Iterator[list[Child]]:
             children.append(child)
             return child
 
+        expected: dict[Path, int] = {}
         join = place / "join.json"
         join.unlink(missing_ok=True)
         run("coordinator", "coordinator", "start", "--home", str(place), "--listen", address)
@@ -71,7 +72,14 @@ def federation(home: Path, data: Mapping[str, Path]) -> Iterator[list[Child]]:
         for name, path in data.items():
             own = str(home / "clients" / name)
             where = ("--home", own, "--data", str(path), "--join", str(join))
+            log_path = home / f"client-{name}.log"
+            expected[log_path] = _connections(log_path) + 1  # a log goes on from run to run
             run(f"client-{name}", "client", "start", "--name", name, *where)
+        _wait_until(
+            lambda: all(_connections(path) >= count for path, count in expected.items()),
+            children,
+            "not all clients connected",
+        )
         yield children
 
 
@@ -154,6 +162,12 @@ def _wait_until(is_ready: Callable[[], bool], children: list[Child], what: str) 
         if time.monotonic() > until:
             raise DeploymentError(f"{what} in {READY_TIMEOUT_S:.0f} s", hint=f"see {children[-1].log_path}")
         time.sleep(0.1)
+
+
+def _connections(log_path: Path) -> int:
+    if not log_path.exists():
+        return 0
+    return log_path.read_text(encoding="utf-8", errors="replace").count("is connected to")
 
 
 def _check_alive(children: list[Child]) -> None:

@@ -72,7 +72,7 @@ def an_order(client_id="a", how="echo", *, round_index=0, payload=b"start"):
     )
 
 
-def wait_for(grid, message_ids, within_s=20.0):
+def wait_for(grid, message_ids, within_s=60.0):
     """Outcomes by id, once all are there."""
     found, until = {}, time.monotonic() + within_s
     while set(found) < set(message_ids):

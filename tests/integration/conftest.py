@@ -27,7 +27,7 @@ QUIET = (
     "DO_NOT_TRACK",
 )
 RANKS = {"a": 1, "b": 4, "c": 7}
-START_S, END_S = 60.0, 20.0
+START_S, END_S = 120.0, 30.0
 
 
 def port_for_listening():
@@ -91,7 +91,7 @@ class Deployment:
         self.running[name] = forked_motet.start(arguments, self.environment(), self.home, self.log_path(name))
         return self.running[name]
 
-    def motet(self, *arguments, within_s=60.0):
+    def motet(self, *arguments, within_s=120.0):
         """Run one command to its end."""
         return forked_motet.run(arguments, self.environment(), self.home, within_s)
 
@@ -219,18 +219,18 @@ class Deployment:
             time.sleep(every_s)
         return value
 
-    def wait_for_end(self, run_id, within_s=45.0):
+    def wait_for_end(self, run_id, within_s=120.0):
         """The run's row once it has ended."""
         self.wait(lambda: self.store.get_run(run_id).state in ENDED, f"the end of {run_id}", within_s)
         return self.store.get_run(run_id)
 
-    def finish(self, recipe_path, within_s=45.0):
+    def finish(self, recipe_path, within_s=120.0):
         """Submit, wait for the end, which has to be FINISHED; returns the run's row."""
         row = self.wait_for_end(self.submit(recipe_path), within_s)
         assert row.state == "FINISHED", row.reason + self.tails()
         return row
 
-    def wait_for_order(self, run_id, round_index, client_id=None, within_s=40.0):
+    def wait_for_order(self, run_id, round_index, client_id=None, within_s=90.0):
         """Until an order of that round (for that client) has left and is not answered yet."""
 
         def sent():

@@ -81,7 +81,7 @@ def test_what_compression_left_and_the_optimisers_memory_outlive_their_processes
     federation.kill("c")
     assert list((federation.client_home("c") / "residuals" / run_id).glob("*.safetensors"))
     children = federation.kill("coordinator")
-    federation.wait(lambda: gone(children), "the end of its SuperLink and gateway", 5)
+    federation.wait(lambda: gone(children), "the end of its SuperLink and gateway", 20)
     federation.start_coordinator()
     federation.start_clients("c")
     row = federation.wait_for_end(run_id)
@@ -100,7 +100,7 @@ def test_a_second_run_uses_the_same_processes(federation, recipe_file):
         seen.update(p.pid for p in federation.processes())
         return federation.store.get_run(run_id).state == "FINISHED"
 
-    federation.wait(ended, "the second run", 45)
+    federation.wait(ended, "the second run", 120)
     assert seen == before
     assert {p.pid for p in federation.processes()} == before
 
@@ -166,7 +166,7 @@ def test_the_coordinator_killed_in_the_middle_of_a_round_and_started_again_ends_
     assert len(children) == 2  # SuperLink and gateway
     before = federation.store.rounds(run_id)
     assert [r.state for r in before] == ["CLOSED", "PLANNED"]  # it was in the middle of a round
-    federation.wait(lambda: gone(children), "the end of its SuperLink and gateway", 5)
+    federation.wait(lambda: gone(children), "the end of its SuperLink and gateway", 20)
     federation.start_coordinator()
     row = federation.wait_for_end(run_id)
     assert (row.state, row.adapter_sha256) == ("FINISHED", embedded(recipe_file())), federation.tails()
@@ -197,7 +197,7 @@ def test_a_killed_client_is_left_behind_at_the_deadline_and_is_back_the_next_rou
     run_id = federation.submit(recipe_file("deadline", rounds=9, local_steps=10, deadline_s=7))
     federation.wait_for_order(run_id, 1, "c")
     federation.kill("c")
-    closed = federation.wait(lambda: federation.store.closed_rounds(run_id)[1:], "the end of the round", 20)
+    closed = federation.wait(lambda: federation.store.closed_rounds(run_id)[1:], "the end of the round", 60)
     assert states(federation, run_id, 1) == ALL | {"c": "FAILED"}
     assert closed[0].closed_at - closed[0].started_at >= 7
     missed = next(r for r in federation.store.contributions(run_id, 1) if r.client_id == "c")
@@ -208,7 +208,7 @@ def test_a_killed_client_is_left_behind_at_the_deadline_and_is_back_the_next_rou
         later = [r.round_index for r in federation.store.closed_rounds(run_id) if r.round_index > 1]
         return any(states(federation, run_id, k) == ALL for k in later)
 
-    federation.wait(is_back, "a round with all three", 40)
+    federation.wait(is_back, "a round with all three", 90)
     assert {attempt for _, attempt, _ in attempts(federation, run_id)} == {0}
     federation.store.request_cancel(run_id)
     federation.wait_for_end(run_id)
@@ -241,7 +241,7 @@ def test_an_unregistered_client_gets_no_order(federation, recipe_file, shards):
         assert states(federation, run_id, 0) == ALL
         assert not (federation.client_home("stranger") / "replies").exists()
         federation.register("stranger")  # positive control: it was the key that was missing
-        federation.wait(lambda: "is connected" in federation.log("stranger"), "admission", 20)
+        federation.wait(lambda: "is connected" in federation.log("stranger"), "admission", 60)
         run_id = federation.finish(anybody).run_id
         assert states(federation, run_id, 0) == ALL | {"stranger": "RECEIVED"}
     finally:
@@ -317,7 +317,7 @@ def test_every_connection_ends_on_this_machine_and_a_clients_at_the_gateway(fede
                         of_clients.add(f"{connection.raddr.ip}:{connection.raddr.port}")
         return federation.store.get_run(run_id).state == "FINISHED"
 
-    federation.wait(ended, "the run", 45)
+    federation.wait(ended, "the run", 120)
     assert anywhere == {"127.0.0.1"}
     assert of_clients == {federation.address}
 
@@ -331,9 +331,9 @@ def test_cancel_takes_effect_within_seconds(federation, recipe_file):
     asked = time.monotonic()
     done = federation.motet("run", "cancel", run_id, "--home", federation.place)
     assert done.returncode == 0, done.stderr
-    row = federation.wait_for_end(run_id, 10)
+    row = federation.wait_for_end(run_id, 30)
     assert row.state == "CANCELLED"
-    assert time.monotonic() - asked < 10  # the command's own start is most of it
+    assert time.monotonic() - asked < 30  # the command's own start is most of it
     last = federation.store.rounds(run_id)[-1]
     assert last.round_index < 19  # long before its end
     assert last.state == "PLANNED"

@@ -14,18 +14,18 @@ def test_stopping_by_sigterm_leaves_no_process(deploy, recipe_file):
     own.start()
     run_id = own.submit(recipe_file("long", rounds=2, local_steps=4000, clients="[a]", minimum=1))
     own.wait_for_order(run_id, 0)
-    own.wait(lambda: (own.client_home("a") / "in-flight.pb").exists(), "the order at the client", 20)
+    own.wait(lambda: (own.client_home("a") / "in-flight.pb").exists(), "the order at the client", 60)
     time.sleep(2)  # the client trains
     everyone = own.processes()
     assert len(everyone) == 4  # coordinator, SuperLink, gateway, client
     asked = time.monotonic()
     assert own.terminate("coordinator") == [0]  # also while a client is connected and does not look
     between = time.monotonic()
-    assert between - asked < 6
+    assert between - asked < 15
     assert len(own.processes()) == 1
     assert own.terminate("a") == [0]
     assert (
-        STOP_GRACE_S - 1 < time.monotonic() - between < STOP_GRACE_S + 4
+        STOP_GRACE_S - 1 < time.monotonic() - between < STOP_GRACE_S + 15
     )  # the order at hand gets its grace
     assert own.processes() == []
     for name in ("a", "coordinator"):
@@ -52,7 +52,7 @@ def test_a_superlink_or_gateway_that_dies_ends_the_coordinator_in_words_and_the_
         next(process for process, line in children.items() if child_name in line).kill()
         asked = time.monotonic()
         assert own.running["coordinator"].wait(20) == 7
-        assert time.monotonic() - asked < 10
+        assert time.monotonic() - asked < 20
         assert "ended by itself" in own.log("coordinator")
         assert log in own.log("coordinator")
         assert len(own.processes()) == 1  # the client waits
@@ -71,7 +71,7 @@ def test_a_federation_with_messages_in_memory_goes_on_after_a_crash(deploy, reci
     own.wait_for_order(run_id, 1)
     own.kill("coordinator")
     own.start_coordinator()
-    row = own.wait_for_end(run_id, 60)
+    row = own.wait_for_end(run_id)
     assert (row.state, row.adapter_sha256) == ("FINISHED", whole), own.tails()
     assert [(r.round_index, r.attempt) for r in own.store.rounds(run_id)] == [(0, 0), (1, 0), (2, 0)]
     assert own.running["a"].pid == client

@@ -80,7 +80,7 @@ def test_a_client_refuses_whatever_the_coordinator_asks_or_forgets_and_names_the
         row = guarded.wait_for_end(guarded.submit(asked(name, **values)))
         assert (row.state, f"clause {clause}" in row.reason) == ("FAILED", True), row.reason
     forget_everything(guarded)
-    row = guarded.wait_for_end(guarded.submit(asked("after")), 90)
+    row = guarded.wait_for_end(guarded.submit(asked("after")))
     assert (row.state, "clause max_epsilon: this data set would reach" in row.reason) == ("FAILED", True), (
         row.reason
     )

@@ -15,6 +15,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 from unittest import mock
 
+from motet.cli.main import QUIET_ENVIRONMENT
+
 ROOT = Path(__file__).resolve().parents[2]
 MOTET = [sys.executable, "-m", "motet.cli.main"]
 ONE_THREAD = {
@@ -33,7 +35,8 @@ def is_forked():
 
 def _ready():
     _server.set_forkserver_preload(["forked_motet_imports"])
-    with mock.patch.dict(os.environ, ONE_THREAD):
+    environment = {key: value for key, value in os.environ.items() if key not in QUIET_ENVIRONMENT}
+    with mock.patch.dict(os.environ, environment | ONE_THREAD, clear=True):
         _server.ensure_running()
 
 
