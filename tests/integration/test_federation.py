@@ -68,6 +68,26 @@ def test_a_clients_control_variates_outlive_its_process_and_the_adapter_is_the_e
     assert [states(federation, run_id, k) for k in range(4)] == [ALL] * 4
 
 
+def test_pruned_ranks_outlive_both_processes_and_the_adapter_is_the_embedded_one(
+    federation, recipe_file, embedded
+):
+    path = recipe_file("pruning", rounds=4)
+    pruning = "hetlora, self_pruning: {decay: 0.75, penalty_weight: 100.0}"
+    path.write_text(path.read_text().replace("flora", pruning).replace("5e-3", "2e-2"))
+    run_id = federation.submit(path)
+    federation.wait_for_order(run_id, 2, "c")
+    federation.kill("c")
+    children = federation.kill("coordinator")
+    federation.wait(lambda: gone(children), "the end of its SuperLink and gateway", 5)
+    federation.start_coordinator()
+    federation.start_clients("c")
+    row = federation.wait_for_end(run_id)
+    assert (row.state, row.adapter_sha256) == ("FINISHED", embedded(path)), federation.tails()
+    ranks = [c.lora_rank for c in federation.store.contributions(run_id) if c.client_id == "c"]
+    assert ranks == sorted(ranks, reverse=True)
+    assert ranks[1] < ranks[0] == 7  # what was pruned before the kill was kept after it
+
+
 def test_what_compression_left_and_the_optimisers_memory_outlive_their_processes_and_the_adapter_is_the_embedded_one(
     federation, recipe_file, embedded
 ):
