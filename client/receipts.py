@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from privacy.ledger.canonical import Value
 
 
-def receipts_of(home: Path, client_id: str, clock: Clock) -> dict[str, Value]:
+def receipts_of(
+    home: Path, client_id: str, clock: Clock, *, names_data_sets: bool = True
+) -> dict[str, Value]:
     """Sign the whole ledger of a client's home. The document names no example and no fingerprint of data.
 
     Charges of one data set have one tag, whatever it was called when they were made. Charges of before there were
@@ -29,6 +31,8 @@ def receipts_of(home: Path, client_id: str, clock: Clock) -> dict[str, Value]:
       home: of the client; holds ``client.key`` and ``ledger.jsonl``.
       client_id: the name under which the coordinator knows the key.
       clock: for the document's time.
+      names_data_sets: tell which charges were of one data set. That depends on single rows and is not noised; without
+        it every charge counts for every data set.
 
     Raises:
       LedgerError: there is no key, or the ledger or the list of data sets is damaged or cut.
@@ -53,7 +57,7 @@ def receipts_of(home: Path, client_id: str, clock: Clock) -> dict[str, Value]:
         {
             "attempt": charge.attempt,
             "data_set": EVERY_DATA_SET
-            if charge.is_of_every_data_set
+            if charge.is_of_every_data_set or not names_data_sets
             else data_set_tag(key, now.get(charge.data_set, charge.data_set)),
             "event": charge.event.to_json(),
             "round_index": charge.round_index,

@@ -87,6 +87,10 @@ def receipts_command(
     home: Annotated[Path, typer.Option("--home", help="This client's own folder: key, ledger.")] = Path(
         "client-home"
     ),
+    hide_data_sets: Annotated[
+        bool,
+        typer.Option("--hide-data-sets", help="Do not tell which charges were of one data set."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """At a data owner: sign what this client charged itself, for the auditor. It holds no data and no hash of data.
@@ -97,7 +101,7 @@ def receipts_command(
     from motet.clock import SystemClock
     from privacy.ledger.canonical import canonical_bytes
 
-    document = receipts_of(home, client, SystemClock())
+    document = receipts_of(home, client, SystemClock(), names_data_sets=not hide_data_sets)
     _write(out, canonical_bytes(document) + b"\n")
     print(json.dumps({"receipts": str(out)}) if as_json else f"give this file to the auditor: {out}")
 

@@ -22,7 +22,7 @@ from motet.audit.verify import verify_bundle
 from motet.cli.main import main
 from motet.clock import SystemClock
 from privacy.accounting import epsilon_pld
-from privacy.ledger.canonical import canonical_bytes
+from privacy.ledger.canonical import canonical_bytes, parse_canonical
 
 
 class Owner:
@@ -132,6 +132,23 @@ def test_units_of_one_data_set_never_add_up(owner):
         ("example", 2),
         ("person", 3),
     ]
+
+
+def test_an_owner_that_hides_its_data_sets_tells_its_whole_spending_alone(house, owner, tmp_path):
+    house.play(range(3), clients=("a",))
+    owner.charge(ONE, range(1))
+    owner.charge(TWO, range(1, 3))
+    hidden = tmp_path / "hidden.json"
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", "receipts", "a", "--home", str(owner.home), "--out", str(hidden), "--hide-data-sets"])
+    assert not ended.value.code
+    _, charges, _ = open_receipts(parse_canonical(hidden.read_bytes().rstrip(b"\n")))
+    assert {c["data_set"] for c in charges} == {"every"}
+    result = verify_bundle(house.bundle(), receipts={"a": hidden.read_bytes()})
+    assert result.is_ok
+    assert [(s.data_set, s.charges) for s in result.data_sets] == [("every", 3)]
+    _, told, _ = open_receipts(owner.receipts())
+    assert len({c["data_set"] for c in told}) == 2  # positive control: otherwise it shows that there are two
 
 
 def test_a_charge_that_can_not_be_read_costs_infinity():
