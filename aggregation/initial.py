@@ -85,9 +85,10 @@ def orthonormal_bases(
 
 
 def svd_bases(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The leading singular vectors of a frozen weight as bases: no data is read.
+    """The leading singular vectors of a matrix as bases.
 
-    LoRA-XS, Balazy et al. 2024, https://arxiv.org/abs/2405.17604, Sec. 3.
+    Of a frozen weight: LoRA-XS, Balazy et al. 2024, https://arxiv.org/abs/2405.17604, Sec. 3; no data is read. Of a
+    gradient: as LoRA-SB, Ponkshe et al. 2024, https://arxiv.org/abs/2411.19557.
 
     Args:
       weight: (m, n).

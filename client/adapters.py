@@ -89,8 +89,10 @@ def fed_sb_bases(model: nn.Module, recipe: Recipe, rank: int) -> Bases:
     """The frozen bases of Fed-SB for every target layer: from the base weights' SVD, or from the seed. Data-free.
 
     Raises:
-      ValueError: ``rank`` exceeds a layer's smaller side.
+      ValueError: ``rank`` exceeds a layer's smaller side, or the basis is made of examples (``client.public_basis``).
     """
+    if recipe.method.basis == "public_gradient":
+        raise ValueError("a basis of public examples is made by client.public_basis")
     layers = target_layers(model, recipe)
     if recipe.method.basis == "orthonormal":
         return orthonormal_bases({n: shape_of(m) for n, m in layers.items()}, rank, recipe.seed)

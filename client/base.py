@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from client.adapters import fed_sb_bases
+from client.public_basis import public_gradient_bases
 from motet.modeling import load_base, load_tokenizer
 
 if TYPE_CHECKING:
@@ -27,15 +28,25 @@ class LoadedBase:
     bases: dict[tuple[str, str, int, int], Bases] = field(default_factory=dict)
 
     def bases_of(self, recipe: Recipe, rank: int) -> Bases:
-        """Fed-SB's frozen bases, made once."""
+        """Fed-SB's frozen bases, made once. Hold ``lock``.
+
+        Raises:
+          client.public_basis.PublicDataError: the recipe's public examples give none.
+        """
+        public = recipe.method.public_data
         key = (
             str(recipe.adapter.targets) + str(recipe.adapter.layers),
-            recipe.method.basis,
+            recipe.method.basis + ("" if public is None else public.model_dump_json() + str(recipe.data)),
             rank,
             recipe.seed,
         )
         if key not in self.bases:
-            self.bases[key] = fed_sb_bases(self.model, recipe, rank)
+            by_gradient = recipe.method.basis == "public_gradient"
+            self.bases[key] = (
+                public_gradient_bases(self, recipe, rank)
+                if by_gradient
+                else fed_sb_bases(self.model, recipe, rank)
+            )
         return self.bases[key]
 
 

@@ -131,6 +131,7 @@ class ClientWorker:
         received = from_bytes(order.payload)
         stamp = self._stamp()
         examples = self._prepared(recipe, stamp)
+        self._check_basis(order, recipe)
         reservation = self._charge(order, recipe, stamp)
         trained = self._train(order, recipe, received, examples, noise_multiplier)
         reply = release(
@@ -145,6 +146,18 @@ class ClientWorker:
         if reservation is not None:
             self._ledger.settle(reservation)
         return reply
+
+    def _check_basis(self, order: TrainOrder, recipe: Recipe) -> None:
+        """Make a basis of public examples before anything is charged; this client's own data is not public."""
+        asked = recipe.method.public_data
+        if asked is None or not recipe.method.train_adapter:
+            return
+        own = self._data_path
+        if asked.sha256 is not None and own.is_file() and sha256_hex(own.read_bytes()) == asked.sha256:
+            raise BadOrderError("the recipe calls this client's own data public")
+        base = loaded_base(recipe)
+        with base.lock:
+            base.bases_of(recipe, order.lora_rank)
 
     def _told_of_data(self, order: TrainOrder, error: DataError) -> str:
         """What leaves of a mistake in the data, whoever found it: with a privacy section only that it is there."""

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from aggregation.ranks import truncated
 from aggregation.serialize import sha256_hex, to_bytes
 from aggregation.table import refusal
-from client.adapters import fed_sb_bases
+from client.base import loaded_base
 from client.personal import PersonalParts
 from coordinator.engine.client_unit import is_client_unit
 from coordinator.export import CardFacts, ExportError, export_merged, export_peft
 from coordinator.storage.artifacts import ArtifactStore
 from coordinator.storage.where import open_store
 from motet.errors import MotetError
-from motet.modeling import load_base
 from motet.recipe import Recipe, from_canonical_json, round_event
 from motet.recipe.method import method_of
 from privacy.accounting import epsilon_pld
@@ -135,7 +134,9 @@ def learned_product(recipe: Recipe, state: AdapterState) -> dict[str, FactorPair
         )
     if method.trains == "core":
         rank = next(iter(state.cores.values())).shape[0]
-        bases = fed_sb_bases(load_base(recipe), recipe, rank)
+        base = loaded_base(recipe)
+        with base.lock:
+            bases = base.bases_of(recipe, rank)
         return dict(method.product(state, bases=bases, scale=recipe.scale_of(rank)))
     return dict(method.product(state))
 

@@ -63,7 +63,7 @@ def partition(recipe: Recipe) -> Partition:
     path = None if data.path is None else Path(data.path).expanduser()
     if path is not None and path.is_dir() and not is_one_data_set(recipe, path):
         return _from_folder(recipe, path, rng)
-    examples = _load(recipe, path)
+    examples = examples_of(recipe, path)
     natural = data.partition.by == "natural"
     if natural:
         examples = _wanted_groups(recipe, examples)
@@ -225,7 +225,13 @@ def _by_group(examples: Sequence[Example]) -> dict[str, list[Example]]:
     return dict(groups)
 
 
-def _load(recipe: Recipe, path: Path | None) -> list[Example]:
+def examples_of(recipe: Recipe, path: Path | None) -> list[Example]:
+    """All examples that ``data`` names, in a fixed order: of the file or folder at ``path``, else of the material.
+
+    Raises:
+      DataError: they can not be read, or are not examples of the task.
+      MaterialError: the material is not fetched.
+    """
     data, task = recipe.data, recipe.task
     if path is not None:
         return read_data(recipe, path)

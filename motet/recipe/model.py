@@ -5,6 +5,7 @@ Every field says its unit. What changes the privacy guarantee lives in ``Privacy
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -170,18 +171,48 @@ class SelfPruningSection(Section):
     penalty_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-3
 
 
+class PublicDataSection(Section):
+    """Examples that are nobody's secret, the same at everyone: one of ``material`` and ``path``.
+
+    ``path`` is a JSONL or CSV file with the columns of the run's own data, which everyone holds at that path;
+    ``sha256`` is its content's, so that nobody can have another. ``num_examples`` are drawn by the recipe's seed.
+    """
+
+    material: Literal["vader", "newsgroups", "topics", "tales", "fashion-mnist", "fashion-domains"] | None = (
+        None
+    )
+    path: str | None = None
+    sha256: str | None = None
+    num_examples: PositiveInt = 64
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PublicDataSection:
+        if (self.material is None) == (self.path is None):
+            msg = "set exactly one of material, path"
+            raise ValueError(msg)
+        if (self.path is None) != (self.sha256 is None):
+            msg = "sha256 belongs to path, and is needed there"
+            raise ValueError(msg)
+        if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            msg = "sha256 must be 64 digits of 0-9 and a-f, as sha256sum prints them"
+            raise ValueError(msg)
+        return self
+
+
 class MethodSection(Section):
     """How updates become one.
 
-    ``ridge`` and ``objective`` are read by lora-fair, ``energy`` by florist, ``basis`` by fed-sb; ``self_pruning``
-    belongs to hetlora; ``train_adapter: false`` trains the head alone (a baseline).
+    ``ridge`` and ``objective`` are read by lora-fair, ``energy`` by florist, ``basis`` by fed-sb; ``public_data`` by
+    ``basis: public_gradient``; ``self_pruning`` belongs to hetlora; ``train_adapter: false`` trains the head alone (a
+    baseline).
     """
 
     name: MethodName
     ridge: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     objective: Literal["ridge", "cosine_global", "cosine_columns"] = "ridge"
     energy: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.95
-    basis: Literal["svd", "orthonormal"] = "svd"
+    basis: Literal["svd", "orthonormal", "public_gradient"] = "svd"
+    public_data: PublicDataSection | None = None
     self_pruning: SelfPruningSection | None = None
     train_adapter: bool = True
 

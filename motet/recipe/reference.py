@@ -63,7 +63,14 @@ MEANINGS: Mapping[str, str] = {
     "method.ridge": "of lora-fair: weight of staying near the mean",
     "method.objective": "of lora-fair: which measure of unlikeness is made small",
     "method.energy": "of florist: share of the squared singular values that is kept",
-    "method.basis": "of fed-sb: frozen factors from the weight's SVD, or random orthonormal",
+    "method.basis": "of fed-sb: frozen factors from the weight's SVD, random orthonormal, or the leading directions of "
+    "the loss's gradient on `public_data`",
+    "method.public_data": "of basis public_gradient: examples that are nobody's secret, the same at everyone; set one "
+    "of material and path",
+    "method.public_data.material": "a data set by name, other than the run's own; everyone has fetched it",
+    "method.public_data.path": "a JSONL or CSV file with the columns of the run's data, at this path everywhere",
+    "method.public_data.sha256": "of the file at path, as sha256sum prints it; another content is refused",
+    "method.public_data.num_examples": "how many are drawn, by the seed; more than the file has is an error",
     "method.self_pruning": "of hetlora: a client cuts its own rank where the tail of its product shrank in a round, "
     "and keeps to that rank; absent: ranks stay",
     "method.self_pruning.decay": "a rank r is cut to floor(decay r), at least 1; what lies beyond is the tail",
