@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,7 +137,7 @@ def test_the_draw_is_of_the_seed_and_without_repetition(recipe_of, public_file):
     ("count", "sha256", "said"),
     [
         (61, None, "has 60 examples, num_examples asks for 61"),
-        (8, "0" * 64, "does not have the recipe's sha256"),
+        (8, "0" * 64, "is not a file with the recipe's sha256 here"),
     ],
 )
 def test_too_few_examples_and_another_content_are_refused(recipe_of, public_file, count, sha256, said):
@@ -144,12 +145,15 @@ def test_too_few_examples_and_another_content_are_refused(recipe_of, public_file
         public_examples(recipe_of("bert", method(public_file, count, sha256)))
 
 
-def test_an_error_tells_nothing_of_a_file_whose_content_is_not_pinned(recipe_of, tmp_path):
+def test_an_error_tells_nothing_of_the_files_that_a_machine_has(recipe_of, tmp_path):
     secret = tmp_path / "patients.jsonl"
     secret.write_text('{"text": "bed 3", "label": "HIV"}\n')
-    with pytest.raises(DataError) as caught:
-        public_examples(recipe_of("bert", method(secret, 1, "0" * 64)))
-    assert "HIV" not in caught.value.message + str(caught.value.hint)
+    said = set()
+    for path in (secret, tmp_path / "not-there.jsonl", tmp_path, Path("/dev/zero")):
+        with pytest.raises(DataError) as caught:
+            public_examples(recipe_of("bert", method(path, 1, "0" * 64)))
+        said.add(caught.value.message.replace(str(path), "PATH") + str(caught.value.hint))
+    assert len(said) == 1
 
 
 def test_a_gradient_of_too_few_directions_is_refused(recipe_of, public_file, monkeypatch):
