@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,10 @@ import torch
 from client.adapters import attach, detach
 from client.base import loaded_base
 from client.inputs import per_example_loss, prepare
+from client.threads import torch_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from aggregation.adapter import AdapterState
     from motet.data import Example
@@ -96,7 +96,7 @@ def score(
     if not examples:
         raise ValueError("nothing to evaluate on")
     base = loaded_base(recipe)
-    with base.lock, _threads(num_threads):
+    with base.lock, torch_threads(num_threads):
         ready = prepare(recipe, base, examples)
         rank = next(iter(state.cores.values())).shape[0] if state.cores else 0
         bases = base.bases_of(recipe, rank) if state.cores else None
@@ -124,14 +124,3 @@ def evaluate(recipe: Recipe, state: AdapterState, examples: Sequence[Example]) -
       ValueError: no examples.
     """
     return score(recipe, state, examples).metric()
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -12,6 +12,7 @@ max_lora_rank = 32
 max_memory_mb = 4000           # of the client's whole process, in 10^6 bytes
 max_round_seconds = 600        # of training in one round
 min_cohort = 2
+public_files = ["9f86d081..."]  # sha256 of files that a private run may read as public data (method.public_data.path)
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Policy:
     max_memory_mb: float | None = None
     max_round_seconds: float | None = None
     min_cohort: int | None = None
+    public_files: tuple[str, ...] | None = None
 
 
 def load_policy(path: Path) -> Policy:
@@ -86,7 +88,7 @@ def _is_usable(key: str, value: object) -> bool:
         return isinstance(value, bool)
     if key == "allowed_units":
         return isinstance(value, list) and bool(value) and all(unit in UNITS for unit in value)
-    if key.startswith("allowed_"):
+    if key.startswith("allowed_") or key == "public_files":
         return isinstance(value, list) and all(isinstance(name, str) for name in value)
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
@@ -102,6 +104,17 @@ def _check_unit(policy: Policy, unit: str) -> None:
     if allowed is not None and unit not in allowed:
         raise PolicyRefusedError(
             f"clause allowed_units: {unit} is asked, the owner allows {', '.join(allowed)}"
+        )
+
+
+def _check_public_file(policy: Policy, recipe: Recipe) -> None:
+    """A recipe could name the private file, and the answer would tell whether its content is what somebody guessed."""
+    public = recipe.method.public_data
+    if recipe.privacy is None or public is None or public.sha256 is None:
+        return
+    if public.sha256 not in (policy.public_files or ()):
+        raise PolicyRefusedError(
+            "clause public_files: a private run would read a file as public data that the owner has not named as public"
         )
 
 
@@ -128,6 +141,7 @@ def check_policy(policy: Policy, recipe: Recipe, *, lora_rank: int, noise_multip
                 f"clause max_clipping_norm: {privacy.clipping_norm:g} is asked, "
                 f"the owner allows {policy.max_clipping_norm:g}"
             )
+    _check_public_file(policy, recipe)
     base = recipe.base_model
     model = str(base.material or base.hub or base.path or base.tiny)
     if policy.allowed_base_models is not None and model not in policy.allowed_base_models:

@@ -18,7 +18,9 @@ field tells:
 | ``compression_error`` | of noised values and earlier messages alone (``client.packing``) | 0 | what was cut |
 | ``error_code``, ``error_message`` | empty, or of the list below | same | same, and where the data has a mistake |
 
-Errors. ``policy_refused`` names a clause of the owner's policy; of ``max_epsilon`` that it is reached, never a figure:
+Errors. ``policy_refused`` names a clause of the owner's policy; ``public_files`` stands before any file that a private
+run calls public is looked at, or guesses of the private file could be tried. Of ``max_epsilon`` it says that the cap is
+reached, never a figure:
 what was spent depends on which data set the file is, and one row that was seen before can decide that
 (``client.lineage``). That the clause is reached is one such bit, to be counted as seen. ``over_capacity`` is about the
 machine, ``ledger_failed`` and ``bad_order`` about the ledger's file and the order. ``did_not_move`` and ``not_finite``
@@ -27,9 +29,11 @@ data that can not be read as the recipe asks. Of the data only that fact leaves 
 line, a label or a name of a column; the client's own log has them. A file without any example is no error under DP-SGD:
 such a client sends noise.
 
-Beside messages there are: the node's public key and heartbeats (that a client is there), when it answers, and
-countersignatures, which the owner hands out as a file (``client.receipts``: runs, rounds, events, and tags of data sets
-that nobody else can make; which charges share a tag is not noised, so an owner decides who gets the file).
+Beside messages there are: the node's public key and heartbeats (that a client is there), when it answers, whether it
+has taken up an order that it is asked after (``held`` or ``lost``: of delivery alone), the kind of a fault of our own
+(``client.fleet``: the name of an exception, which a fault that data sets off would tell), and countersignatures,
+which the owner hands out as a file (``client.receipts``: runs, rounds, events, and tags of data sets that nobody else
+can make; which charges share a tag is not noised, so an owner decides who gets the file).
 
 Never released: which data set of before the data is (``docs/adr/0009-the-coordinator-counts-by-client.md``), losses,
 accuracies, gradient norms, clip fractions, batch sizes, numbers of persons, texts, hashes of data, random states. Not

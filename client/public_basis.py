@@ -11,7 +11,6 @@ differently differ in the last digits, as with ``basis: svd``.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,12 +21,11 @@ from aggregation.initial import svd_bases
 from client.adapters import attach, detach
 from client.errors import ClientError
 from client.inputs import per_example_loss, prepare
+from client.threads import torch_threads
 from motet.data import DataError, public_examples
 from motet.modeling import initial_dense, target_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from aggregation.methods.base import Bases
     from client.base import LoadedBase
     from motet.recipe import Recipe
@@ -81,7 +79,7 @@ def public_gradients(base: LoadedBase, recipe: Recipe) -> dict[str, torch.Tensor
     layers = target_layers(base.model, recipe)
     heads = attach(base.model, recipe, AdapterState(dense=initial_dense(recipe)))
     try:
-        with _one_thread(), torch.inference_mode(False), torch.enable_grad():
+        with torch_threads(1), torch.inference_mode(False), torch.enable_grad():
             base.model.eval()
             weights = {name: layer.get_parameter("weight") for name, layer in layers.items()}
             for weight in weights.values():
@@ -99,14 +97,3 @@ def public_gradients(base: LoadedBase, recipe: Recipe) -> dict[str, torch.Tensor
         for parameter in base.model.parameters():
             parameter.grad = None
         detach(heads)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, whatever the number of cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

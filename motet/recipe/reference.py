@@ -69,7 +69,8 @@ MEANINGS: Mapping[str, str] = {
     "of material and path",
     "method.public_data.material": "a data set by name, other than the run's own; everyone has fetched it",
     "method.public_data.path": "a JSONL or CSV file with the columns of the run's data, at this path everywhere",
-    "method.public_data.sha256": "of the file at path, as sha256sum prints it; another content is refused",
+    "method.public_data.sha256": "of the file at path, as sha256sum prints it; another content is refused, and so is a "
+    "private run where the owner's `public_files` has not named it",
     "method.public_data.num_examples": "how many are drawn, by the seed; more than the file has is an error",
     "method.self_pruning": "of hetlora: a client cuts its own rank where the tail of its product shrank in a round, "
     "and keeps to that rank; absent: ranks stay",

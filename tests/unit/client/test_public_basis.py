@@ -12,6 +12,7 @@ from aggregation.initial import svd_bases
 from aggregation.serialize import from_bytes
 from client.base import LoadedBase
 from client.ledger import ClientLedger
+from client.policy import Policy
 from client.public_basis import PublicDataError, public_gradient_bases, public_gradients
 from client.worker import ClientWorker
 from motet.data import DataError, public_examples
@@ -180,13 +181,14 @@ def test_a_missing_public_file_is_told_before_anything_is_charged(
 ):
     order = order_of(recipe_of("bert", method(public_file, 47), extra=PRIVATE))
     content = public_file.read_bytes()
+    policy = Policy(public_files=(hashlib.sha256(content).hexdigest(),))
     public_file.unlink()
-    reply = ClientWorker("a", data_file, tmp_path / "home").handle(order)
+    reply = ClientWorker("a", data_file, tmp_path / "home", policy=policy).handle(order)
     assert reply.error_code == "client_failed"
     assert "public_data.path" in reply.error_message
     assert ClientLedger(tmp_path / "home/ledger.jsonl").rows() == []
     public_file.write_bytes(content)  # positive control
-    assert ClientWorker("a", data_file, tmp_path / "home").handle(order).error_message == ""
+    assert ClientWorker("a", data_file, tmp_path / "home", policy=policy).handle(order).error_message == ""
     assert ClientLedger(tmp_path / "home/ledger.jsonl").rows() != []
 
 
@@ -198,3 +200,20 @@ def test_a_clients_own_data_is_not_public(recipe_of, order_of, data_file, tmp_pa
         "bad_order",
         "the recipe calls this client's own data public",
     )
+
+
+@pytest.mark.parametrize("is_checked", [True, False], ids=["clause", "without the clause"])
+def test_whoever_guesses_the_private_file_learns_nothing_in_a_private_run(
+    recipe_of, order_of, data_file, tmp_path, monkeypatch, is_checked
+):
+    order = order_of(recipe_of("bert", method(data_file, 20), extra=PRIVATE))  # the guess is right
+    if not is_checked:  # positive control
+        monkeypatch.setattr("client.worker.check_policy", lambda *_args, **_kwargs: None)
+    right = ClientWorker("a", data_file, tmp_path / "right").handle(order)
+    rows = data_file.read_text().splitlines()
+    data_file.write_text("\n".join(rows[:-1]) + "\n")  # the neighbour: one example less
+    wrong = ClientWorker("a", data_file, tmp_path / "wrong").handle(order)
+    same = (right.error_code, right.error_message) == (wrong.error_code, wrong.error_message)
+    assert same == is_checked
+    if is_checked:
+        assert "clause public_files" in right.error_message
