@@ -53,7 +53,7 @@ def test_embedded_and_deployed_give_the_same_adapter(federation, recipe_file, em
 def test_a_clients_control_variates_outlive_its_process_and_the_adapter_is_the_embedded_one(
     federation, recipe_file, embedded
 ):
-    path = recipe_file("scaffold", rounds=4)
+    path = recipe_file("scaffold", rounds=4, minimum=3)
     text = re.sub(r"lora_rank: \{.*?\}", "lora_rank: 4", path.read_text()).replace("flora", "ffa")
     path.write_text(
         text.replace("learning_rate: 5e-3", "algorithm: scaffold, optimizer: sgd, learning_rate: 1.0")
@@ -72,14 +72,14 @@ def test_a_clients_control_variates_outlive_its_process_and_the_adapter_is_the_e
 def test_pruned_ranks_outlive_both_processes_and_the_adapter_is_the_embedded_one(
     federation, recipe_file, embedded
 ):
-    path = recipe_file("pruning", rounds=4)
+    path = recipe_file("pruning", rounds=4, minimum=3)
     pruning = "hetlora, self_pruning: {decay: 0.75, penalty_weight: 100.0}"
     path.write_text(path.read_text().replace("flora", pruning).replace("5e-3", "2e-2"))
     run_id = federation.submit(path)
     federation.wait_for_order(run_id, 2, "c")
     federation.kill("c")
     children = federation.kill("coordinator")
-    federation.wait(lambda: gone(children), "the end of its SuperLink and gateway", 5)
+    federation.wait(lambda: gone(children), "the end of its SuperLink and gateway", 20)
     federation.start_coordinator()
     federation.start_clients("c")
     row = federation.wait_for_end(run_id)
@@ -96,7 +96,7 @@ def test_a_basis_of_public_examples_is_the_same_at_every_client_and_outlives_a_k
     rows = [{"text": f"{('kind', 'rude')[i % 2]} word {i}", "label": i % 2} for i in range(50)]
     public.write_text("".join(json.dumps(row) + "\n" for row in rows))
     sha256 = hashlib.sha256(public.read_bytes()).hexdigest()
-    path = recipe_file("public")
+    path = recipe_file("public", minimum=3)
     basis = f"fed-sb, basis: public_gradient, public_data: {{path: {public}, sha256: '{sha256}', num_examples: 40}}"
     text = re.sub(r"lora_rank: \{.*?\}", "lora_rank: 4", path.read_text()).replace("flora", basis)
     path.write_text(text)
@@ -370,14 +370,15 @@ def test_every_connection_ends_on_this_machine_and_a_clients_at_the_gateway(fede
 def test_cancel_takes_effect_within_seconds(federation, recipe_file):
     run_id = federation.submit(recipe_file("long", rounds=20, local_steps=300))
     federation.wait_for_order(run_id, 0)
-    asked = time.monotonic()
     done = federation.motet("run", "cancel", run_id, "--home", federation.place)
     assert done.returncode == 0, done.stderr
+    asked, begun = time.monotonic(), federation.store.rounds(run_id)[-1].round_index
     row = federation.wait_for_end(run_id, 30)
     assert row.state == "CANCELLED"
-    assert time.monotonic() - asked < 30  # the command's own start is most of it
+    assert time.monotonic() - asked < 5
     last = federation.store.rounds(run_id)[-1]
-    assert last.round_index < 19  # long before its end
+    assert last.round_index in (begun, begun + 1)
+    assert last.round_index < 19
     assert last.state == "PLANNED"
     shown = federation.motet("run", "list", "--home", federation.place, "--json")
     assert {r["run_id"]: r["state"] for r in json.loads(shown.stdout)}[run_id] == "CANCELLED"

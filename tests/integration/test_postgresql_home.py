@@ -2,10 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
+import forked_motet
 import pytest
 from databases import Place, postgresql_url, schema_in
 
@@ -14,7 +12,6 @@ from coordinator.engine.superlink import free_port
 
 __all__ = ["postgresql_url"]
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("postgresql")]
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
 name: stored
 base_model: {tiny: tiny-bert}
@@ -32,14 +29,8 @@ def motet(tmp_path):
     """Run one command to its end; its standard output."""
 
     def run(*words):
-        done = subprocess.run(
-            [sys.executable, "-m", "motet.cli.main", *map(str, words)],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=180,
-        )
+        environment = {**os.environ, "PYTHONPATH": str(forked_motet.ROOT), "OMP_NUM_THREADS": "1"}
+        done = forked_motet.run(words, environment, tmp_path, 180)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
