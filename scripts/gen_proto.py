@@ -12,12 +12,12 @@ GENERATOR = "1.80.0"  # newer ones emit code for protobuf 7, which flwr does not
 
 
 def generate(out: Path) -> None:
-    """Write ``motet/wire/v1/*_pb2.py[i]`` below ``out``."""
+    """Write ``motet/wire/v1/*_pb2.py[i]``, and ``*_pb2_grpc.py`` where there are services, below ``out``."""
     if version("grpcio-tools") != GENERATOR:
         sys.exit(f"grpcio-tools is {version('grpcio-tools')}, the stubs are made with {GENERATOR}")
+    target = out / "motet/wire/v1"
+    target.mkdir(parents=True, exist_ok=True)
     for source in sorted((ROOT / "proto/motet/v1").glob("*.proto")):
-        target = out / "motet/wire/v1"
-        target.mkdir(parents=True, exist_ok=True)
         arguments = [
             "protoc",
             f"-I{ROOT / 'proto/motet/v1'}",
@@ -25,8 +25,14 @@ def generate(out: Path) -> None:
             f"--pyi_out={target}",
             str(source),
         ]
-        if protoc.main(arguments) != 0:
+        has_services = "\nservice " in source.read_text(encoding="utf-8")
+        if protoc.main([*arguments, *([f"--grpc_python_out={target}"] if has_services else [])]) != 0:
             sys.exit(f"{source}: protoc failed")
+        if has_services:  # the generator takes the folder of its output for the root of imports
+            made = target / f"{source.stem}_pb2_grpc.py"
+            plain = f"import {source.stem}_pb2 as"
+            text = made.read_text(encoding="utf-8").replace(plain, f"from motet.wire.v1 {plain}")
+            made.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
