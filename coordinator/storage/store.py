@@ -14,6 +14,7 @@ from sqlalchemy import CursorResult, func, select, update
 from coordinator.errors import RunNotFoundError, StorageError
 from coordinator.storage.charges import NOT_DRAWN, bodies_of
 from coordinator.storage.database import Database
+from coordinator.storage.identities import Identities
 from coordinator.storage.ledger import StoredLedger
 from coordinator.storage.models import (
     ArtifactRow,
@@ -30,7 +31,6 @@ from motet.recipe import Recipe, canonical_json, recipe_sha256
 from privacy.events import Event, PoissonGaussianEvent, event_from_json
 from privacy.ledger.entries import (
     CancelRefused,
-    ClientKey,
     Order,
     RunDeclared,
     Settle,
@@ -56,6 +56,7 @@ class Store:
     def __init__(self, database: Database, ledger: StoredLedger, clock: Clock) -> None:
         self._database, self._ledger, self._clock = database, ledger, clock
         self._transaction, self._reading = database.transaction, database.reading
+        self.identities = Identities(database, ledger, clock)
 
     @classmethod
     def open(
@@ -523,14 +524,7 @@ class Store:
         self, client_id: str, public_key: bytes, *, node_id: str = "", capacity_class: str = ""
     ) -> None:
         """Add a data owner, or change its key, node and class."""
-        with self._transaction() as session:
-            row = session.get(ClientRow, client_id)
-            if row is None:
-                row = ClientRow(client_id=client_id, registered_at=self._clock.now(), public_key=public_key)
-                session.add(row)
-            row.public_key, row.node_id, row.capacity_class = public_key, node_id, capacity_class
-            pem = public_key.decode("ascii", "replace")
-            self._ledger.record(session, [ClientKey(client_id=client_id, public_key=pem)])
+        self.identities.register_client(client_id, public_key, node_id=node_id, capacity_class=capacity_class)
 
     def clients(self) -> Sequence[ClientRow]:
         """All registered data owners, by name."""
