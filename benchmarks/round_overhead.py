@@ -52,7 +52,8 @@ from rich.table import Table  # noqa: E402
 from client.service import init_key  # noqa: E402
 from coordinator.engine.superlink import QUIET  # noqa: E402
 from coordinator.registration import register  # noqa: E402
-from coordinator.storage.store import ENDED, Store  # noqa: E402
+from coordinator.rounds.table import ENDED  # noqa: E402
+from coordinator.storage.store import Store  # noqa: E402
 from motet.recipe import load_recipe  # noqa: E402
 
 if TYPE_CHECKING:

@@ -31,3 +31,7 @@ class BudgetRefusedError(MotetError):
 
 class DatabaseAwayError(StorageError):
     """The database server can not be reached now; work goes on when it is back."""
+
+
+class IllegalTransitionError(StorageError):
+    """The table of transitions has no way from the state that is stored; nothing was written."""

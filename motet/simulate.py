@@ -19,7 +19,7 @@ from aggregation.adapter import AdapterState
 from client.evaluation import Scores, mean_scores, paired_gain, score
 from client.personal import PersonalParts
 from coordinator.engine.local_grid import LocalGrid, WorkerPool, WorkerSpec
-from coordinator.engine.round_engine import RoundEngine, RunResult
+from coordinator.engine.round_engine import RoundEngine
 from coordinator.engine.shape import ModelShape
 from coordinator.export import CardFacts
 from coordinator.storage.artifacts import ArtifactStore
@@ -39,6 +39,7 @@ from motet.modeling import initial_dense, layer_shapes
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from coordinator.engine.results import RunResult
     from motet.recipe import Recipe
 
 Metric = dict[str, float]

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from aggregation.errors import MalformedUpdateError
-from aggregation.serialize import sha256_hex, to_bytes
-from coordinator.engine.admission import admit
+from aggregation.serialize import to_bytes
+from coordinator.crashpoints import AFTER_EFFECT, crashpoint
 from coordinator.engine.client_unit import (
     Draw,
     check_somebody_may_take_part,
@@ -24,18 +21,19 @@ from coordinator.engine.client_unit import (
     expected_cohort,
     is_client_unit,
 )
-from coordinator.engine.controls import counted_round
-from coordinator.engine.grid import Grid, GridClient, GridFailure
+from coordinator.engine.delivery import Delivery, OnReply
+from coordinator.engine.grid import Grid, GridClient
 from coordinator.engine.offers import RankOffers
 from coordinator.engine.ranks import ranks_of, resized_for_round, within_pruned
 from coordinator.engine.reduction import RoundReduction
+from coordinator.engine.results import RunResult, run_result
 from coordinator.errors import BudgetRefusedError, RunFailedError
-from motet.recipe import Recipe, canonical_json, from_canonical_json, recipe_sha256, round_event
+from coordinator.rounds.attempts import may_help_again, why_given_up
+from coordinator.rounds.table import FINISH
+from motet.recipe import Recipe, from_canonical_json, round_event
 from motet.recipe.method import method_of
-from motet.wire.messages import TrainOrder, TrainReply
 from privacy.accounting import would_exceed
 from privacy.events import of_unit
-from privacy.ledger.entries import reservation_id
 from privacy.noise import SystemNoise
 
 if TYPE_CHECKING:
@@ -49,39 +47,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_ATTEMPTS = 3
 CANCEL_CHECK_S = 0.5
 COHORT_GRACE_S = 10.0  # how long named clients that are not online are waited for, when enough others are
-# Failures that another attempt would only repeat, at another charge.
-FINAL_CODES = frozenset(
-    {
-        "policy_refused",
-        "bundle_refused",
-        "client_failed",
-        "did_not_move",
-        "not_finite",
-        "ledger_failed",
-        "bad_order",
-        "control_lost",
-    }
-)
-
 OnRound = Callable[[int, "AdapterState"], None]
-OnReply = Callable[[int, str, bool], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
-    """How a run ended.
-
-    ``rounds``: one dict a closed round with round_index, relative_error, truncation_error, seconds and clients.
-    """
-
-    run_id: str
-    state: str
-    reason: str = ""
-    adapter_sha256: str = ""
-    rounds: Sequence[dict[str, Any]] = field(default_factory=tuple)
 
 
 class RunCancelledError(Exception):
@@ -153,50 +121,12 @@ class RoundEngine:
             raise
         self._store.end_run(run_id, "FINISHED", adapter_sha256=adapter_sha256)
         self._store.ledger.publish()
+        crashpoint(f"{FINISH.name}.{AFTER_EFFECT}")
         return run_result(self._store, run_id)
 
     def shape_of(self, recipe: Recipe) -> ModelShape:
         """The model's shape for this run."""
         return self._shape_or_factory(recipe) if callable(self._shape_or_factory) else self._shape_or_factory
-
-
-def run_result(store: Store, run_id: str) -> RunResult:
-    """What the store holds of a run that has ended."""
-    row = store.get_run(run_id)
-    cuts = store.figures(run_id, "truncation_error")
-    rounds = []
-    for closed in store.closed_rounds(run_id):
-        contributions = store.contributions(run_id, closed.round_index, closed.attempt)
-        clients = {
-            c.client_id: {
-                "state": c.state,
-                "lora_rank": c.lora_rank,
-                "bytes_up": c.bytes_up,
-                "bytes_down": c.bytes_down,
-                "num_examples": c.num_examples,
-                "change_norm": c.change_norm,
-                "share": c.share,
-                "outcome": c.outcome,
-                "compression_error": c.compression_error,
-            }
-            for c in contributions
-        }
-        rounds.append(
-            {
-                "round_index": closed.round_index,
-                "relative_error": closed.relative_error,
-                "truncation_error": cuts.get(closed.round_index, 0.0),
-                "seconds": (closed.closed_at or closed.started_at) - closed.started_at,
-                "clients": clients,
-            }
-        )
-    return RunResult(
-        run_id=run_id,
-        state=row.state,
-        reason=row.reason,
-        adapter_sha256=row.adapter_sha256,
-        rounds=tuple(rounds),
-    )
 
 
 class _OneRun:
@@ -205,19 +135,26 @@ class _OneRun:
     def __init__(self, engine: RoundEngine, run_id: str, recipe: Recipe) -> None:
         self._grid, self._store, self._artifacts = engine._grid, engine._store, engine._artifacts  # noqa: SLF001 - one unit
         self._clock, self._on_round, self._poll_s = engine._clock, engine._on_round, engine._poll_s  # noqa: SLF001
-        self._is_stopping, self._on_reply = engine._is_stopping, engine._on_reply  # noqa: SLF001
+        self._is_stopping = engine._is_stopping  # noqa: SLF001
         self._run_id, self._recipe = run_id, recipe
         self._method = method_of(recipe)
         self._shape = engine.shape_of(recipe)
         self._event = round_event(recipe)
         self._next_cancel_check = -math.inf
         self._offers = RankOffers(self._grid, self._clock, recipe, run_id, lambda: self._pause(self._poll_s))
-        self._answered: set[str] = set()  # messages whose reply was taken; a second one is a duplicate
-        self._overdue = {  # messages that missed their deadline; an answer is counted, never used
-            c.message_id: c
-            for c in self._store.contributions(run_id)
-            if c.error_code == "deadline" and c.state == "FAILED" and self._grid.is_known(c.message_id)
-        }
+        self._delivery = Delivery(
+            self._grid,
+            self._store,
+            self._artifacts,
+            self._clock,
+            run_id=run_id,
+            recipe=recipe,
+            shape=self._shape,
+            offers=self._offers,
+            obey=self._obey,
+            on_reply=engine._on_reply,  # noqa: SLF001
+            poll_s=self._poll_s,
+        )
 
     def go(self) -> str:
         """All rounds that are not closed yet; returns the final adapter's sha256."""
@@ -237,7 +174,7 @@ class _OneRun:
         """Step 1 plan and reserve, 2 order, 3 admit, 4 reduce, 5 commit; with too few answers, again."""
         while True:
             row = self._planned(round_index, state_sha256)
-            self._order_and_admit(row)
+            self._delivery.deliver(row)
             contributions = self._store.contributions(self._run_id, round_index, row.attempt)
             received = [c for c in contributions if c.state == "RECEIVED"]
             if is_client_unit(self._recipe):
@@ -245,14 +182,21 @@ class _OneRun:
                 return self._reduce_and_commit(row, received)
             if len(received) >= self._recipe.cohort.minimum:
                 return self._reduce_and_commit(row, received)
-            self._give_up_attempt(row, contributions, len(received))
+            reason = why_given_up(contributions, round_index=round_index, minimum=self._recipe.cohort.minimum)
+            self._store.abort_round(self._run_id, round_index, row.attempt, reason)
 
     def _planned(self, round_index: int, state_sha256: str) -> RoundRow:
         attempts = [r for r in self._store.rounds(self._run_id) if r.round_index == round_index]
         if attempts and attempts[-1].state == "PLANNED":
             return attempts[-1]
         if attempts:
-            self._check_another_attempt_may_help(attempts[-1])
+            last = attempts[-1]
+            answers = self._store.contributions(self._run_id, round_index, last.attempt)
+            if not may_help_again(answers, attempt=last.attempt, minimum=self._recipe.cohort.minimum):
+                raise RunFailedError(
+                    f"run {self._run_id}, {last.reason}",
+                    hint="mend what the clients report, then submit the run again",
+                )
         attempt = attempts[-1].attempt + 1 if attempts else 0
         self._obey()
         cohort = self._cohort(round_index)
@@ -366,137 +310,6 @@ class _OneRun:
                 hint="the adapter of the last closed round can be exported; a new recipe can raise the limit",
             )
 
-    def _starts(self, row: RoundRow) -> Callable[[int], bytes]:
-        """lora_rank -> what a client of that rank receives; made once a rank."""
-        state = self._artifacts.load_state(row.start_sha256)
-
-        @cache
-        def start(lora_rank: int) -> bytes:
-            scale = self._recipe.scale_of(lora_rank)
-            sent = self._method.starting_point(state, lora_rank=lora_rank, scale=scale)
-            return to_bytes(replace(sent, control=state.control))
-
-        return start
-
-    def _order(self, row: RoundRow, contribution: ContributionRow, payload: bytes) -> TrainOrder:
-        recipe = self._recipe
-        reserved = (
-            reservation_id(self._run_id, row.round_index, row.attempt, contribution.client_id)
-            if self._event
-            else ""
-        )
-        return TrainOrder(
-            run_id=self._run_id,
-            round_index=row.round_index,
-            attempt=row.attempt,
-            client_id=contribution.client_id,
-            recipe_json=canonical_json(recipe),
-            recipe_sha256=recipe_sha256(recipe),
-            lora_rank=contribution.lora_rank,
-            reservation_id=reserved,
-            payload=payload,
-            payload_sha256=sha256_hex(payload),
-            counted_round=counted_round(self._store, self._run_id, row.round_index, contribution.client_id)
-            if recipe.training.algorithm == "scaffold"
-            else 0,
-        )
-
-    def _order_and_admit(self, row: RoundRow) -> None:
-        """Send what was not sent (or is lost), then take replies until all have answered or the deadline has passed."""
-        if self._event is not None:
-            self._store.ledger.publish()  # signed and on disk, before any order leaves
-        starts = self._starts(row)
-        deadline_s = self._recipe.cohort.deadline_s
-        left_s = max(
-            row.deadline_at - self._clock.now(), min(deadline_s, 30.0)
-        )  # after a long stop clients get a fair wait
-        until = self._clock.monotonic() + left_s
-        waiting: dict[str, TrainOrder] = {}
-        for contribution in self._store.contributions(self._run_id, row.round_index, row.attempt):
-            if contribution.state != "ORDERED":
-                continue
-            order = self._order(row, contribution, starts(contribution.lora_rank))
-            message_id = contribution.message_id
-            if not message_id or not self._grid.is_known(message_id):
-                message_id = self._grid.send(order, deadline_s=left_s)
-                self._store.order_sent(
-                    self._run_id,
-                    row.round_index,
-                    row.attempt,
-                    order.client_id,
-                    message_id=message_id,
-                    bytes_down=len(order.payload),
-                )
-            waiting[message_id] = order
-        while waiting:
-            arrived = self._grid.collect([*waiting, *self._overdue])
-            for message_id, reply in arrived:
-                if message_id in waiting:
-                    self._answered.add(message_id)
-                    self._take(row, waiting.pop(message_id), reply)
-                else:
-                    self._count_useless(row, message_id, reply)
-            self._obey()
-            if waiting and not arrived:
-                if (
-                    self._clock.monotonic() >= until
-                ):  # after the look, so that what lay ready at the deadline counts
-                    break
-                self._clock.sleep(self._poll_s)
-        self._leave_behind(row, waiting, deadline_s)
-
-    def _leave_behind(self, row: RoundRow, waiting: Mapping[str, TrainOrder], deadline_s: float) -> None:
-        for order in waiting.values():
-            self._store.reply_failed(
-                self._run_id,
-                row.round_index,
-                row.attempt,
-                order.client_id,
-                code="deadline",
-                message=f"no answer within {deadline_s:g} s",
-            )
-        for contribution in self._store.contributions(self._run_id, row.round_index, row.attempt):
-            if contribution.message_id in waiting:
-                self._overdue[contribution.message_id] = contribution
-
-    def _count_useless(self, row: RoundRow, message_id: str, reply: TrainReply | GridFailure) -> None:
-        """A late or second reply: it changes nothing but a counter."""
-        late = self._overdue.pop(message_id, None)
-        if late is not None and isinstance(reply, TrainReply):
-            self._store.reply_late(
-                late.run_id, late.round_index, late.attempt, late.client_id, bytes_up=len(reply.payload)
-            )
-        elif message_id in self._answered:
-            self._store.count(self._run_id, row.round_index, "duplicate_replies")
-
-    def _take(self, row: RoundRow, order: TrainOrder, reply: TrainReply | GridFailure) -> None:
-        keys = (self._run_id, row.round_index, row.attempt, order.client_id)
-        self._offers.hear(order.client_id, reply)
-        code, message = _complaint(reply)
-        lora_rank = order.lora_rank
-        if not code and isinstance(reply, TrainReply):
-            try:
-                lora_rank = admit(reply, order, self._recipe, self._method, self._shape)
-            except MalformedUpdateError as e:
-                log.warning("round %s: update of %s refused: %s", row.round_index, order.client_id, e.code)
-                code, message = e.code, f"the update was not admitted: {e.reason}"
-        if code or isinstance(reply, GridFailure):
-            self._store.reply_failed(*keys, code=code, message=message)
-            self._on_reply(row.round_index, order.client_id, False)
-            return
-        sha256 = self._artifacts.put(reply.payload)
-        uniform = self._recipe.cohort.weights == "uniform"
-        self._store.reply_received(
-            *keys,
-            payload_sha256=sha256,
-            bytes_up=len(reply.payload),
-            weight=1.0 if uniform else reply.aggregation_weight,
-            num_examples=reply.num_examples,
-            lora_rank=lora_rank,
-            compression_error=None if self._recipe.compression is None else reply.compression_error,
-        )
-        self._on_reply(row.round_index, order.client_id, True)
-
     def _reduce_and_commit(self, row: RoundRow, received: Sequence[ContributionRow]) -> str:
         before = self._artifacts.load_state(row.start_sha256)
         reduction = RoundReduction(
@@ -543,27 +356,6 @@ class _OneRun:
         sha256 = earlier[-1].optimizer_sha256
         return self._artifacts.load_state(sha256) if sha256 else None
 
-    def _give_up_attempt(
-        self, row: RoundRow, contributions: Sequence[ContributionRow], received: int
-    ) -> None:
-        minimum = self._recipe.cohort.minimum
-        failed = [c for c in contributions if c.state == "FAILED"]
-        told = "; ".join(f"{c.client_id}: {c.error_message or c.error_code}" for c in failed)
-        reason = f"round {row.round_index}: {received} of {len(contributions)} clients answered, "
-        reason += f"{minimum} are needed ({told})"
-        self._store.abort_round(self._run_id, row.round_index, row.attempt, reason)
-
-    def _check_another_attempt_may_help(self, last: RoundRow) -> None:
-        """Decided from the store alone, so that a crash after an aborted attempt does not buy a further charge."""
-        contributions = self._store.contributions(self._run_id, last.round_index, last.attempt)
-        final = sum(c.state == "FAILED" and c.error_code in FINAL_CODES for c in contributions)
-        hopeless = len(contributions) - final < self._recipe.cohort.minimum
-        if hopeless or last.attempt + 1 >= MOST_ATTEMPTS:
-            raise RunFailedError(
-                f"run {self._run_id}, {last.reason}",
-                hint="mend what the clients report, then submit the run again",
-            )
-
     def _pause(self, seconds: float) -> None:
         self._obey()
         self._clock.sleep(seconds)
@@ -576,16 +368,3 @@ class _OneRun:
             self._next_cancel_check = self._clock.monotonic() + CANCEL_CHECK_S
             if self._store.get_run(self._run_id).cancel_requested:
                 raise RunCancelledError
-
-
-def _complaint(reply: TrainReply | GridFailure) -> tuple[str, str]:
-    """Code and message of a failure, both empty for a success; a client's words are kept to printable ones."""
-    code, message = (
-        (reply.code, reply.message)
-        if isinstance(reply, GridFailure)
-        else (reply.error_code, reply.error_message)
-    )
-    if not code and isinstance(reply, TrainReply):
-        return "", ""
-    printable = "".join(c if c.isprintable() else " " for c in message)
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", code)[:64] or "unnamed", printable

@@ -1,9 +1,8 @@
 """Tables of the run state. Alembic migrations make them; a test holds both equal.
 
-States. run: QUEUED -> RUNNING -> FINISHED | FAILED | CANCELLED. round: PLANNED -> CLOSED | ABORTED.
-contribution: ORDERED -> RECEIVED | FAILED, FAILED -> LATE; SKIPPED: charged, and not drawn. privacy event:
-RESERVED -> SETTLED; both count in full. Triggers refuse whatever would take back an entry of the ledger, a charge, or
-a budget's count of charges.
+States and the ways between them are in ``coordinator.rounds.table``, which every write of the store obeys. SKIPPED:
+charged, and not drawn. RESERVED and SETTLED count in full. Triggers refuse whatever would take back an entry of the
+ledger, a charge, or a budget's count of charges.
 """
 
 from __future__ import annotations

@@ -6,19 +6,23 @@ What a transition means for privacy (a charge, an order, an outcome) is an entry
 from __future__ import annotations
 
 import secrets
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy import func, select, update
 
+from coordinator.crashpoints import AFTER_COMMIT, BEFORE_COMMIT, crashpoint
 from coordinator.errors import RunNotFoundError, StorageError
+from coordinator.rounds import table
+from coordinator.rounds.table import ABSENT, Transition, moves
+from coordinator.storage.budgets import charge_budget, charged_events
 from coordinator.storage.charges import NOT_DRAWN, bodies_of
 from coordinator.storage.database import Database
 from coordinator.storage.identities import Identities
 from coordinator.storage.ledger import StoredLedger
 from coordinator.storage.models import (
     ArtifactRow,
-    BudgetRow,
     ClientRow,
     ContributionRow,
     MetricRow,
@@ -28,7 +32,6 @@ from coordinator.storage.models import (
 )
 from motet.clock import Clock, SystemClock
 from motet.recipe import Recipe, canonical_json, recipe_sha256
-from privacy.events import Event, PoissonGaussianEvent, event_from_json
 from privacy.ledger.entries import (
     CancelRefused,
     Order,
@@ -39,15 +42,14 @@ from privacy.ledger.entries import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy import URL
     from sqlalchemy.orm import Session
 
     from aggregation.weighing import Verdict
+    from privacy.events import Event, PoissonGaussianEvent
     from privacy.ledger.entries import Body
-
-ENDED = ("FINISHED", "FAILED", "CANCELLED")
 
 
 class Store:
@@ -96,6 +98,15 @@ class Store:
         """Every charge, order and outcome, in a chain; ``publish`` it before an order leaves."""
         return self._ledger
 
+    @contextmanager
+    def _making(self, transition: Transition) -> Iterator[Session]:
+        """The one transaction of a transition; a test may let the process die before or after its commit."""
+        with self._transaction() as session:
+            yield session
+            session.flush()
+            crashpoint(f"{transition.name}.{BEFORE_COMMIT}")
+        crashpoint(f"{transition.name}.{AFTER_COMMIT}")
+
     # -- runs ----------------------------------------------------------------------------------------------------
 
     def submit_run(self, recipe: Recipe, *, run_id: str | None = None) -> str:
@@ -105,13 +116,13 @@ class Store:
           StorageError: the id exists with another recipe.
         """
         run_id = run_id or f"r-{secrets.token_hex(6)}"
-        with self._transaction() as session:
+        with self._making(table.SUBMIT) as session:
             known = session.get(RunRow, run_id)
-            if known is not None:
-                if known.recipe_sha256 != recipe_sha256(recipe):
-                    raise StorageError(
-                        f"run {run_id} exists with another recipe", hint="choose another folder or run id"
-                    )
+            if known is not None and known.recipe_sha256 != recipe_sha256(recipe):
+                raise StorageError(
+                    f"run {run_id} exists with another recipe", hint="choose another folder or run id"
+                )
+            if not moves(table.SUBMIT, known.state if known else ABSENT, what=f"run {run_id}"):
                 return run_id
             session.add(
                 RunRow(
@@ -160,32 +171,31 @@ class Store:
             return session.scalars(order.limit(1)).first()
 
     def start_run(self, run_id: str) -> None:
-        """QUEUED -> RUNNING; RUNNING stays."""
-        self._move_run(run_id, ("QUEUED", "RUNNING"), "RUNNING")
+        """QUEUED -> RUNNING; every other stays."""
+        self._move_run(run_id, table.START)
 
     def wait_reason(self, run_id: str, reason: str) -> None:
         """Say why a run waits."""
-        with self._transaction() as session:
+        with self._making(table.SAY_REASON) as session:
             session.execute(update(RunRow).where(RunRow.run_id == run_id).values(reason=reason))
 
     def end_run(self, run_id: str, state: str, reason: str = "", adapter_sha256: str = "") -> None:
         """To FINISHED, FAILED or CANCELLED; an ended run stays as it is."""
         self._move_run(
             run_id,
-            ("QUEUED", "RUNNING"),
-            state,
+            table.END[state],
             reason=reason,
             adapter_sha256=adapter_sha256,
             finished_at=self._clock.now(),
         )
 
-    def _move_run(self, run_id: str, allowed: Sequence[str], state: str, **values: Any) -> None:  # noqa: ANN401 - column values
-        with self._transaction() as session:
-            session.execute(
-                update(RunRow)
-                .where(RunRow.run_id == run_id, RunRow.state.in_(allowed))
-                .values(state=state, **values)
-            )
+    def _move_run(self, run_id: str, transition: Transition, **values: Any) -> None:  # noqa: ANN401 - column values
+        with self._making(transition) as session:
+            run = session.get(RunRow, run_id)
+            if moves(transition, run.state if run else ABSENT, what=f"run {run_id}"):
+                session.execute(
+                    update(RunRow).where(RunRow.run_id == run_id).values(state=transition.after, **values)
+                )
 
     def request_cancel(self, run_id: str) -> None:
         """Ask for the end of a run; the engine obeys between replies.
@@ -194,7 +204,7 @@ class Store:
           RunNotFoundError: there is none of that id.
         """
         self.get_run(run_id)
-        with self._transaction() as session:
+        with self._making(table.ASK_CANCEL) as session:
             session.execute(update(RunRow).where(RunRow.run_id == run_id).values(cancel_requested=True))
 
     # -- rounds --------------------------------------------------------------------------------------------------
@@ -255,15 +265,18 @@ class Store:
         """
         others = others or {}
         now = self._clock.now()
-        with self._transaction() as session:
-            if session.get(RoundRow, (run_id, round_index, attempt)) is not None:
+        with self._making(table.PLAN) as session:
+            known = session.get(RoundRow, (run_id, round_index, attempt))
+            if not moves(
+                table.PLAN, known.state if known else ABSENT, what=_named(run_id, round_index, attempt)
+            ):
                 return
             session.add(
                 RoundRow(
                     run_id=run_id,
                     round_index=round_index,
                     attempt=attempt,
-                    state="PLANNED",
+                    state=table.PLAN.after,
                     start_sha256=start_sha256,
                     deadline_at=now + deadline_s,
                     started_at=now,
@@ -277,13 +290,13 @@ class Store:
                         round_index=round_index,
                         attempt=attempt,
                         client_id=client_id,
-                        state="ORDERED" if client_id in ranks else "SKIPPED",
+                        state=(table.ORDER if client_id in ranks else table.SKIP).after,
                         lora_rank=rank,
                     )
                 )
                 if event is None:
                     continue
-                _charge_budget(session, client_id, may_spend)
+                charge_budget(session, client_id, may_spend)
                 session.add(
                     PrivacyEventRow(
                         reservation_id=reservation_id(run_id, round_index, attempt, client_id),
@@ -292,7 +305,7 @@ class Store:
                         attempt=attempt,
                         client_id=client_id,
                         event_json=event.to_json(),
-                        state="RESERVED",
+                        state=table.RESERVE.after,
                         reserved_at=now,
                     )
                 )
@@ -311,9 +324,8 @@ class Store:
         self, run_id: str, round_index: int, attempt: int, client_id: str, *, message_id: str, bytes_down: int
     ) -> None:
         """Remember the message that carries an order."""
-        self._contribution(
-            run_id, round_index, attempt, client_id, message_id=message_id, bytes_down=bytes_down
-        )
+        place = (run_id, round_index, attempt, client_id)
+        self._contribution(table.SEND, *place, message_id=message_id, bytes_down=bytes_down)
 
     def reply_received(
         self,
@@ -332,11 +344,11 @@ class Store:
         """An update is stored and admitted; its charge is settled. ``lora_rank``: where it is not what was ordered."""
         pruned = {} if lora_rank is None else {"lora_rank": lora_rank}
         self._contribution(
+            table.RECEIVE,
             run_id,
             round_index,
             attempt,
             client_id,
-            state="RECEIVED",
             payload_sha256=payload_sha256,
             bytes_up=bytes_up,
             weight=weight,
@@ -349,35 +361,29 @@ class Store:
         self, run_id: str, round_index: int, attempt: int, client_id: str, *, code: str, message: str
     ) -> None:
         """A client refused, failed, or sent what is not admitted. Its charge stays reserved: it counts in full."""
-        self._contribution(
-            run_id,
-            round_index,
-            attempt,
-            client_id,
-            state="FAILED",
-            error_code=code,
-            error_message=message[:2000],
-        )
+        place = (run_id, round_index, attempt, client_id)
+        self._contribution(table.REFUSE, *place, error_code=code, error_message=message[:2000])
 
     def reply_late(
         self, run_id: str, round_index: int, attempt: int, client_id: str, *, bytes_up: int
     ) -> None:
         """An answer came after its deadline: FAILED -> LATE. It is counted, never used; its charge counts in full."""
-        with self._transaction() as session:
-            row = session.get(ContributionRow, (run_id, round_index, attempt, client_id))
-            if row is None or row.state != "FAILED":
+        place = (run_id, round_index, attempt, client_id)
+        with self._making(table.BE_LATE) as session:
+            row = session.get(ContributionRow, place)
+            if row is None or not moves(table.BE_LATE, row.state, what=_answer(*place)):
                 return
-            row.state, row.bytes_up = "LATE", bytes_up
+            row.state, row.bytes_up = table.BE_LATE.after, bytes_up
             _count(session, run_id, round_index, "late_replies")
 
     def count(self, run_id: str, round_index: int, name: str) -> None:
         """Add one to a counter of a round."""
-        with self._transaction() as session:
+        with self._making(table.COUNT) as session:
             _count(session, run_id, round_index, name)
 
     def note_figure(self, run_id: str, round_index: int, name: str, value: float) -> None:
         """Set a figure of a round, whether or not it was there."""
-        with self._transaction() as session:
+        with self._making(table.NOTE_FIGURE) as session:
             session.merge(MetricRow(run_id=run_id, round_index=round_index, name=name, value=value))
 
     def figures(self, run_id: str, name: str) -> dict[int, float]:
@@ -400,28 +406,24 @@ class Store:
 
     def _contribution(
         self,
+        transition: Transition,
         run_id: str,
         round_index: int,
         attempt: int,
         client_id: str,
-        **values: Any,  # noqa: ANN401
+        **values: Any,  # noqa: ANN401 - column values
     ) -> None:
-        keys = (
-            ContributionRow.run_id == run_id,
-            ContributionRow.round_index == round_index,
-            ContributionRow.attempt == attempt,
-            ContributionRow.client_id == client_id,
-        )
-        name = reservation_id(run_id, round_index, attempt, client_id)
-        with self._transaction() as session:
-            done = session.execute(
-                update(ContributionRow).where(*keys, ContributionRow.state == "ORDERED").values(**values)
-            )
-            if not isinstance(done, CursorResult) or done.rowcount == 0:
-                return  # it was answered, or left behind, before
+        place = (run_id, round_index, attempt, client_id)
+        name = reservation_id(*place)
+        with self._making(transition) as session:
+            row = session.get(ContributionRow, place)
+            if not moves(transition, row.state if row else ABSENT, what=_answer(*place)) or row is None:
+                return
+            for column, value in {**values, "state": transition.after}.items():
+                setattr(row, column, value)
             charge = session.get(PrivacyEventRow, name)
             body: Body | None = None
-            if "message_id" in values:
+            if transition == table.SEND:
                 body = Order(
                     reservation_id=name if charge is not None else "",
                     run_id=run_id,
@@ -430,8 +432,9 @@ class Store:
                     client_id=client_id,
                     message_id=values["message_id"],
                 )
-            elif charge is not None and values["state"] == "RECEIVED":
-                charge.state = "SETTLED"
+            elif charge is not None and transition == table.RECEIVE:
+                if moves(table.SETTLE, charge.state, what=f"charge {name}"):
+                    charge.state = table.SETTLE.after
                 body = Settle(reservation_id=name, payload_sha256=values["payload_sha256"])
             elif charge is not None:
                 body = CancelRefused(reservation_id=name, reason=values["error_code"] or "failed")
@@ -439,11 +442,14 @@ class Store:
 
     def abort_round(self, run_id: str, round_index: int, attempt: int, reason: str) -> None:
         """PLANNED -> ABORTED. Reservations stay: they count in full."""
-        with self._transaction() as session:
+        with self._making(table.ABORT) as session:
             row = session.get(RoundRow, (run_id, round_index, attempt))
-            if row is None or row.state != "PLANNED":
+            is_new = moves(
+                table.ABORT, row.state if row else ABSENT, what=_named(run_id, round_index, attempt)
+            )
+            if row is None or not is_new:
                 return
-            row.state, row.reason, row.closed_at = "ABORTED", reason, self._clock.now()
+            row.state, row.reason, row.closed_at = table.ABORT.after, reason, self._clock.now()
             query = select(PrivacyEventRow.reservation_id).where(
                 PrivacyEventRow.run_id == run_id,
                 PrivacyEventRow.round_index == round_index,
@@ -482,17 +488,16 @@ class Store:
           StorageError: the attempt is not open, or was closed with another adapter.
         """
         now = self._clock.now()
-        with self._transaction() as session:
+        with self._making(table.CLOSE) as session:
             row = session.get(RoundRow, (run_id, round_index, attempt))
-            if row is not None and (row.state, row.adapter_sha256) == ("CLOSED", adapter_sha256):
+            what, state = _named(run_id, round_index, attempt), row.state if row else ABSENT
+            is_new = moves(table.CLOSE, state, what=what)
+            if row is None or (not is_new and row.adapter_sha256 != adapter_sha256):
+                raise table.refusal(table.CLOSE, state, what=what)
+            if not is_new:
                 return
-            if row is None or row.state != "PLANNED":
-                raise StorageError(
-                    f"run {run_id}, round {round_index}, attempt {attempt} is not open",
-                    hint="two coordinators work on one database; stop one of them",
-                )
             row.state, row.adapter_sha256, row.relative_error, row.closed_at = (
-                "CLOSED",
+                table.CLOSE.after,
                 adapter_sha256,
                 relative_error,
                 now,
@@ -518,7 +523,7 @@ class Store:
     def spent_events(self, client_id: str, run_id: str | None = None) -> list[Event]:
         """Everything reserved for a client, settled or not, in the order of reservation; over all runs, or of one."""
         with self._reading() as session:
-            return _events(session, client_id, run_id)
+            return charged_events(session, client_id, run_id)
 
     def register_client(
         self, client_id: str, public_key: bytes, *, node_id: str = "", capacity_class: str = ""
@@ -543,44 +548,16 @@ class Store:
             return {t.__tablename__: session.scalar(select(func.count()).select_from(t)) or 0 for t in tables}
 
 
+def _named(run_id: str, round_index: int, attempt: int) -> str:
+    return f"run {run_id}, round {round_index}, attempt {attempt}"
+
+
+def _answer(run_id: str, round_index: int, attempt: int, client_id: str) -> str:
+    return f"{_named(run_id, round_index, attempt)}, client {client_id}"
+
+
 def _declared(run_id: str, recipe: Recipe) -> RunDeclared:
     return RunDeclared(run_id=run_id, recipe_sha256=recipe_sha256(recipe), recipe_json=canonical_json(recipe))
-
-
-def _charge_budget(
-    session: Session, client_id: str, may_spend: Callable[[str, Sequence[Event]], None] | None
-) -> None:
-    """Count one more charge, after a look at all of them; the table refuses one that was not looked at.
-
-    Raises:
-      StorageError: there are not as many charges as were counted.
-    """
-    budget = session.get(BudgetRow, client_id, with_for_update=True)
-    if budget is None:
-        budget = BudgetRow(client_id=client_id, charges=0, accounted=0)
-        session.add(budget)
-        session.flush()
-    spent = _events(session, client_id)
-    if len(spent) != budget.charges:
-        raise StorageError(
-            f"client {client_id} has {len(spent)} charges, its budget counts {budget.charges}",
-            hint="rows were removed or added by hand; restore the newest backup before any run goes on",
-        )
-    if may_spend is not None:
-        may_spend(client_id, spent)
-    session.execute(
-        update(BudgetRow)
-        .where(BudgetRow.client_id == client_id)
-        .values(charges=BudgetRow.charges + 1, accounted=len(spent) + 1)
-    )
-
-
-def _events(session: Session, client_id: str, run_id: str | None = None) -> list[Event]:
-    query = select(PrivacyEventRow.event_json).where(PrivacyEventRow.client_id == client_id)
-    if run_id is not None:
-        query = query.where(PrivacyEventRow.run_id == run_id)
-    order = (PrivacyEventRow.reserved_at, PrivacyEventRow.reservation_id)
-    return [event_from_json(text) for text in session.scalars(query.order_by(*order))]
 
 
 def _count(session: Session, run_id: str, round_index: int, name: str) -> None:

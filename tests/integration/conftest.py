@@ -14,7 +14,8 @@ import pytest
 
 from client.service import init_key
 from coordinator.registration import register
-from coordinator.storage.store import ENDED, Store
+from coordinator.rounds.table import ENDED
+from coordinator.storage.store import Store
 from motet.recipe import load_recipe
 from motet.simulate import Shards, run_engine
 

@@ -1,0 +1,226 @@
+"""Steps 2 and 3 of a round: orders leave, answers are admitted, whoever is not there at the deadline is left behind.
+
+The outbox of orders is the table of contributions: a row that is ORDERED was committed with its charge before its
+order may leave, and is sent again until a final state takes its place. Clients know an order by its run, round,
+attempt and name: the second is answered from the first one's reply.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from aggregation.errors import MalformedUpdateError
+from aggregation.serialize import sha256_hex, to_bytes
+from coordinator.crashpoints import AFTER_EFFECT, crashpoint
+from coordinator.engine.admission import admit
+from coordinator.engine.controls import counted_round
+from coordinator.engine.grid import GridFailure
+from coordinator.rounds.attempts import clean_complaint
+from coordinator.rounds.table import ORDER, PLAN
+from motet.recipe import canonical_json, recipe_sha256, round_event
+from motet.recipe.method import method_of
+from motet.wire.messages import TrainOrder, TrainReply
+from privacy.ledger.entries import reservation_id
+
+if TYPE_CHECKING:
+    from coordinator.engine.grid import Grid
+    from coordinator.engine.offers import RankOffers
+    from coordinator.engine.shape import ModelShape
+    from coordinator.storage.artifacts import ArtifactStore
+    from coordinator.storage.models import ContributionRow, RoundRow
+    from coordinator.storage.store import Store
+    from motet.clock import Clock
+    from motet.recipe import Recipe
+
+log = logging.getLogger(__name__)
+LEAST_WAIT_S = 30.0  # after a long stop clients get a fair wait, or the whole deadline where that is shorter
+
+OnReply = Callable[[int, str, bool], None]
+
+
+class Delivery:
+    """The orders and answers of one run; all that must outlive this process is in the store.
+
+    Args:
+      grid: how clients are reached.
+      store: run state.
+      artifacts: adapter states and updates.
+      clock: deadlines use its monotonic side.
+      run_id: the run.
+      recipe: its recipe.
+      shape: of its model.
+      offers: told of every answer.
+      obey: called between looks; may end the run.
+      on_reply: called with round_index, client_id and whether the update was admitted.
+      poll_s: seconds between looks for replies.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        store: Store,
+        artifacts: ArtifactStore,
+        clock: Clock,
+        *,
+        run_id: str,
+        recipe: Recipe,
+        shape: ModelShape,
+        offers: RankOffers,
+        obey: Callable[[], None],
+        on_reply: OnReply,
+        poll_s: float,
+    ) -> None:
+        self._grid, self._store, self._artifacts, self._clock = grid, store, artifacts, clock
+        self._run_id, self._recipe, self._shape, self._offers = run_id, recipe, shape, offers
+        self._obey, self._on_reply, self._poll_s = obey, on_reply, poll_s
+        self._method, self._event = method_of(recipe), round_event(recipe)
+        self._answered: set[str] = set()  # messages whose reply was taken; a second one is a duplicate
+        self._overdue = {  # messages that missed their deadline; an answer is counted, never used
+            c.message_id: c
+            for c in store.contributions(run_id)
+            if c.error_code == "deadline" and c.state == "FAILED" and grid.is_known(c.message_id)
+        }
+
+    def deliver(self, row: RoundRow) -> None:
+        """Send what was not sent (or is lost), then take replies until all have answered or the deadline has passed."""
+        if self._event is not None:
+            self._store.ledger.publish()  # signed and on disk, before any order leaves
+            crashpoint(f"{PLAN.name}.{AFTER_EFFECT}")
+        left_s = max(row.deadline_at - self._clock.now(), min(self._recipe.cohort.deadline_s, LEAST_WAIT_S))
+        until = self._clock.monotonic() + left_s
+        waiting = self._send(row, left_s)
+        while waiting:
+            arrived = self._grid.collect([*waiting, *self._overdue])
+            for message_id, reply in arrived:
+                if message_id in waiting:
+                    self._answered.add(message_id)
+                    self._take(row, waiting.pop(message_id), reply)
+                else:
+                    self._count_useless(row, message_id, reply)
+            self._obey()
+            if waiting and not arrived:
+                if self._clock.monotonic() >= until:  # after the look: what lay ready at the deadline counts
+                    break
+                self._clock.sleep(self._poll_s)
+        self._leave_behind(row, waiting)
+
+    def _send(self, row: RoundRow, left_s: float) -> dict[str, TrainOrder]:
+        """Message id -> order, of everybody whose answer is awaited."""
+        starts = self._starts(row)
+        waiting: dict[str, TrainOrder] = {}
+        for contribution in self._store.contributions(self._run_id, row.round_index, row.attempt):
+            if contribution.state != "ORDERED":
+                continue
+            order = self._order(row, contribution, starts(contribution.lora_rank))
+            message_id = contribution.message_id
+            if not message_id or not self._grid.is_known(message_id):
+                message_id = self._grid.send(order, deadline_s=left_s)
+                crashpoint(f"{ORDER.name}.{AFTER_EFFECT}")
+                self._store.order_sent(
+                    self._run_id,
+                    row.round_index,
+                    row.attempt,
+                    order.client_id,
+                    message_id=message_id,
+                    bytes_down=len(order.payload),
+                )
+            waiting[message_id] = order
+        return waiting
+
+    def _starts(self, row: RoundRow) -> Callable[[int], bytes]:
+        """lora_rank -> what a client of that rank receives; made once a rank."""
+        state = self._artifacts.load_state(row.start_sha256)
+
+        @cache
+        def start(lora_rank: int) -> bytes:
+            scale = self._recipe.scale_of(lora_rank)
+            sent = self._method.starting_point(state, lora_rank=lora_rank, scale=scale)
+            return to_bytes(replace(sent, control=state.control))
+
+        return start
+
+    def _order(self, row: RoundRow, contribution: ContributionRow, payload: bytes) -> TrainOrder:
+        recipe = self._recipe
+        reserved = (
+            reservation_id(self._run_id, row.round_index, row.attempt, contribution.client_id)
+            if self._event
+            else ""
+        )
+        return TrainOrder(
+            run_id=self._run_id,
+            round_index=row.round_index,
+            attempt=row.attempt,
+            client_id=contribution.client_id,
+            recipe_json=canonical_json(recipe),
+            recipe_sha256=recipe_sha256(recipe),
+            lora_rank=contribution.lora_rank,
+            reservation_id=reserved,
+            payload=payload,
+            payload_sha256=sha256_hex(payload),
+            counted_round=counted_round(self._store, self._run_id, row.round_index, contribution.client_id)
+            if recipe.training.algorithm == "scaffold"
+            else 0,
+        )
+
+    def _leave_behind(self, row: RoundRow, waiting: Mapping[str, TrainOrder]) -> None:
+        for order in waiting.values():
+            self._store.reply_failed(
+                self._run_id,
+                row.round_index,
+                row.attempt,
+                order.client_id,
+                code="deadline",
+                message=f"no answer within {self._recipe.cohort.deadline_s:g} s",
+            )
+        for contribution in self._store.contributions(self._run_id, row.round_index, row.attempt):
+            if contribution.message_id in waiting:
+                self._overdue[contribution.message_id] = contribution
+
+    def _count_useless(self, row: RoundRow, message_id: str, reply: TrainReply | GridFailure) -> None:
+        """A late or second reply: it changes nothing but a counter."""
+        late = self._overdue.pop(message_id, None)
+        if late is not None and isinstance(reply, TrainReply):
+            self._store.reply_late(
+                late.run_id, late.round_index, late.attempt, late.client_id, bytes_up=len(reply.payload)
+            )
+        elif message_id in self._answered:
+            self._store.count(self._run_id, row.round_index, "duplicate_replies")
+
+    def _take(self, row: RoundRow, order: TrainOrder, reply: TrainReply | GridFailure) -> None:
+        keys = (self._run_id, row.round_index, row.attempt, order.client_id)
+        self._offers.hear(order.client_id, reply)
+        code, message = _complaint(reply)
+        lora_rank = order.lora_rank
+        if not code and isinstance(reply, TrainReply):
+            try:
+                lora_rank = admit(reply, order, self._recipe, self._method, self._shape)
+            except MalformedUpdateError as e:
+                log.warning("round %s: update of %s refused: %s", row.round_index, order.client_id, e.code)
+                code, message = e.code, f"the update was not admitted: {e.reason}"
+        if code or isinstance(reply, GridFailure):
+            self._store.reply_failed(*keys, code=code, message=message)
+            self._on_reply(row.round_index, order.client_id, False)
+            return
+        sha256 = self._artifacts.put(reply.payload)
+        uniform = self._recipe.cohort.weights == "uniform"
+        self._store.reply_received(
+            *keys,
+            payload_sha256=sha256,
+            bytes_up=len(reply.payload),
+            weight=1.0 if uniform else reply.aggregation_weight,
+            num_examples=reply.num_examples,
+            lora_rank=lora_rank,
+            compression_error=None if self._recipe.compression is None else reply.compression_error,
+        )
+        self._on_reply(row.round_index, order.client_id, True)
+
+
+def _complaint(reply: TrainReply | GridFailure) -> tuple[str, str]:
+    """Code and message of a failure, both empty for a success."""
+    if isinstance(reply, GridFailure):
+        return clean_complaint(reply.code, reply.message)
+    return clean_complaint(reply.error_code, reply.error_message) if reply.error_code else ("", "")
