@@ -21,20 +21,18 @@ class ErrorDetail(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., message: _Optional[str] = ..., hint: _Optional[str] = ..., exit_code: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class EnrolRequest(_message.Message):
-    __slots__ = ("token", "csr_pem", "fleet_public_key_pem", "envelope_public_key_pem", "proof_of_possession", "software_version")
+    __slots__ = ("token", "csr_pem", "fleet_public_key_pem", "proof_of_possession", "software_version")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     CSR_PEM_FIELD_NUMBER: _ClassVar[int]
     FLEET_PUBLIC_KEY_PEM_FIELD_NUMBER: _ClassVar[int]
-    ENVELOPE_PUBLIC_KEY_PEM_FIELD_NUMBER: _ClassVar[int]
     PROOF_OF_POSSESSION_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     token: str
     csr_pem: str
     fleet_public_key_pem: str
-    envelope_public_key_pem: str
     proof_of_possession: bytes
     software_version: str
-    def __init__(self, token: _Optional[str] = ..., csr_pem: _Optional[str] = ..., fleet_public_key_pem: _Optional[str] = ..., envelope_public_key_pem: _Optional[str] = ..., proof_of_possession: _Optional[bytes] = ..., software_version: _Optional[str] = ...) -> None: ...
+    def __init__(self, token: _Optional[str] = ..., csr_pem: _Optional[str] = ..., fleet_public_key_pem: _Optional[str] = ..., proof_of_possession: _Optional[bytes] = ..., software_version: _Optional[str] = ...) -> None: ...
 
 class JoinInformation(_message.Message):
     __slots__ = ("address", "gateway_ca_pem", "bundle_sha256", "control_address")
