@@ -24,7 +24,7 @@ from coordinator.engine.round_engine import EngineStoppedError, RoundEngine
 from coordinator.engine.shape import ModelShape
 from coordinator.engine.superlink import Child, check_port_is_free, free_port, start_gateway, start_superlink
 from coordinator.errors import DatabaseAwayError
-from coordinator.storage.artifacts import ArtifactStore
+from coordinator.storage.artifacts import ArtifactStore, open_artifacts
 from coordinator.storage.where import open_store
 from coordinator.tls import ensure_certificates, write_private
 from motet.clock import SystemClock
@@ -61,6 +61,7 @@ class ServiceConfig:
     listen: str = "127.0.0.1:8443"
     names: tuple[str, ...] = ()
     in_memory_link_state: bool = False
+    artifact_key: Path | None = None
 
 
 def model_shape(recipe: Recipe) -> ModelShape:
@@ -85,6 +86,7 @@ def serve(
         signal.signal(number, lambda *_: stopping.set())
     with _exclusive(config.home):
         check_port_is_free(config.listen)
+        open_artifacts(config.home, config.artifact_key)
         store = open_store(config.home)
         store.ledger.reconcile()
         tls = config.home / "tls"

@@ -205,7 +205,7 @@ class Delivery:
             self._store.reply_failed(*keys, code=code, message=message)
             self._on_reply(row.round_index, order.client_id, False)
             return
-        sha256 = self._artifacts.put(reply.payload)
+        sha256 = self._artifacts.put(reply.payload, "update")
         uniform = self._recipe.cohort.weights == "uniform"
         self._store.reply_received(
             *keys,

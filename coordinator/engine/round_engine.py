@@ -333,7 +333,7 @@ class _OneRun:
             adapter_sha256=sha256,
             num_bytes=len(data),
             relative_error=outcome.relative_error,
-            optimizer_sha256=self._artifacts.put(memory) if memory else "",
+            optimizer_sha256=self._artifacts.put(memory, "optimizer") if memory else "",
             verdicts=dict(zip(clients, outcome.weighing.verdicts, strict=True))
             if outcome.weighing.verdicts
             else None,

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from motet.cli.storage import ArtifactKey, gc_command, rotate_keys_command
+
 app = typer.Typer(no_args_is_help=True, help="Run the coordinator and register clients.")
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")]
 DEFAULT_HOME = Path("coordinator-home")
@@ -48,6 +50,7 @@ def start_command(
         bool, typer.Option("--json", help="When clients can connect, say so as one JSON object.")
     ] = False,
     database: Database = None,
+    artifact_key: ArtifactKey = None,
 ) -> None:
     """Start the coordinator: SuperLink, gateway and the round engine. Stop it with Ctrl-C.
 
@@ -64,7 +67,11 @@ def start_command(
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     config = ServiceConfig(
-        home=home, listen=listen, names=tuple(name or ()), in_memory_link_state=link_state == "memory"
+        home=home,
+        listen=listen,
+        names=tuple(name or ()),
+        in_memory_link_state=link_state == "memory",
+        artifact_key=artifact_key,
     )
 
     def ready() -> None:
@@ -96,3 +103,7 @@ def register_command(
     print(
         json.dumps({"client_id": client_id, "registered": True}) if as_json else f"{client_id} is registered"
     )
+
+
+app.command("rotate-keys")(rotate_keys_command)
+app.command("gc")(gc_command)
