@@ -89,10 +89,11 @@ def fed_sb_bases(model: nn.Module, recipe: Recipe, rank: int) -> Bases:
     """The frozen bases of Fed-SB for every target layer: from the base weights' SVD, or from the seed. Data-free.
 
     Raises:
-      ValueError: ``rank`` exceeds a layer's smaller side, or the basis is made of examples (``client.public_basis``).
+      ValueError: ``rank`` exceeds a layer's smaller side, or the basis is made of examples (``client.public_basis``)
+        or in the run's first rounds (``aggregation.methods.sketched_sb``).
     """
-    if recipe.method.basis == "public_gradient":
-        raise ValueError("a basis of public examples is made by client.public_basis")
+    if recipe.method.basis in ("public_gradient", "gradient_sketch"):
+        raise ValueError("a basis of public examples, or of a run's own rounds, is made elsewhere")
     layers = target_layers(model, recipe)
     if recipe.method.basis == "orthonormal":
         return orthonormal_bases({n: shape_of(m) for n, m in layers.items()}, rank, recipe.seed)
@@ -110,6 +111,7 @@ def attach(
     bases: Bases | None = None,
     scale: float = 1.0,
     trains: TrainedFactors = "AB",
+    heads_rest: bool = False,
 ) -> Attached:
     """Put ``state`` on ``model``; what it holds becomes trainable, all else stays frozen.
 
@@ -118,9 +120,10 @@ def attach(
       recipe: for targets and dropout.
       state: ``lora`` gets LoRA layers; ``cores`` get square layers; ``base_delta`` moves the frozen weight;
         ``dense`` replaces heads and trains them.
-      bases: of Fed-SB; needed with ``cores``.
+      bases: of Fed-SB; needed with ``cores``, unless ``state`` holds them: the pair of a layer that has a core.
       scale: PEFT scale of the square layers.
       trains: which of LoRA's factors; the other is frozen as it stands.
+      heads_rest: keep heads frozen as ``state`` has them.
 
     Raises:
       ValueError: cores without bases, or more than one rank or scale.
@@ -134,10 +137,11 @@ def attach(
             attached.kept[f"{layer}.weight"] = weight.data.clone()
             delta = pair.scale * (pair.B @ pair.A)
             weight.data.add_(delta.T if isinstance(modules[layer], Conv1D) else delta)
-    if state.lora:
+    if state.lora and not state.cores:
         _attach_lora(attached, recipe, state.lora, trains)
     if state.cores:
-        if bases is None:
+        bases = bases or {layer: (pair.B, pair.A) for layer, pair in state.lora.items()}
+        if not bases:
             raise ValueError("cores need bases")
         for layer, core in state.cores.items():
             square = SquareLinear(modules[layer], *bases[layer], core, scale)
@@ -147,7 +151,7 @@ def attach(
     for name in attached.dense_names:
         attached.kept[name] = parameters[name].data.clone()
         parameters[name].data.copy_(state.dense[name])
-        parameters[name].requires_grad_(True)
+        parameters[name].requires_grad_(not heads_rest)
     return attached
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+    from aggregation.adapter import AdapterState
     from aggregation.methods.base import Bases
     from motet.recipe import Recipe
 
@@ -26,6 +27,18 @@ class LoadedBase:
     tokenizer: PreTrainedTokenizerBase | None
     lock: threading.Lock = field(default_factory=threading.Lock)
     bases: dict[tuple[str, str, int, int], Bases] = field(default_factory=dict)
+
+    def bases_for(self, recipe: Recipe, state: AdapterState) -> Bases | None:
+        """The bases of a state's cores, which it may hold itself; None where it has none. Hold ``lock``.
+
+        Raises:
+          client.public_basis.PublicDataError: as ``bases_of``.
+        """
+        if not state.cores:
+            return None
+        if state.lora:
+            return {layer: (pair.B, pair.A) for layer, pair in state.lora.items()}
+        return self.bases_of(recipe, next(iter(state.cores.values())).shape[0])
 
     def bases_of(self, recipe: Recipe, rank: int) -> Bases:
         """Fed-SB's frozen bases, made once. Hold ``lock``.

@@ -99,7 +99,7 @@ def score(
     with base.lock, torch_threads(num_threads):
         ready = prepare(recipe, base, examples)
         rank = next(iter(state.cores.values())).shape[0] if state.cores else 0
-        bases = base.bases_of(recipe, rank) if state.cores else None
+        bases = base.bases_for(recipe, state)
         scale = recipe.scale_of(rank) if rank else 1.0
         attached = attach(base.model, recipe, state, bases=bases, scale=scale)
         order = ready.by_cost()

@@ -66,9 +66,12 @@ def measure(recipe: Recipe, lora_rank: int, noise_multiplier: float | None) -> d
     )
     examples = _random_examples(recipe)
     with base.lock:
-        bases = base.bases_of(recipe, lora_rank) if start.cores else None
+        bases = base.bases_for(recipe, start)
         trains = method.trained_factors(0)
-        attached = attach(base.model, recipe, start, bases=bases, scale=scale, trains=trains)
+        rests = recipe.sketches_in(0)
+        attached = attach(
+            base.model, recipe, start, bases=bases, scale=scale, trains=trains, heads_rest=rests
+        )
         try:
             _reset_peak()
             for steps in (1, TIMED_STEPS):

@@ -15,6 +15,7 @@ from aggregation.initial import generator_for
 from client.adapters import trained_parameters
 from client.corrections import control, correct, proximal, tail_pull
 from client.errors import TrainableDidNotMoveError, TrainingDivergedError
+from client.gradient_sketch import SKETCH_NORM, GradientMean
 from client.inputs import per_example_loss
 from client.units import MICRO_BATCH, private_batches
 from privacy.dpsgd import DpSgd
@@ -54,7 +55,8 @@ def train_round(
     ``privacy.sampling_rate``, of examples or of persons (``client.units``); otherwise from a generator keyed by
     (seed, round_index, client_id) at the rate that gives the expected batch size. The sum of gradients is divided by
     ``expected_batch_size``, whatever the batch drawn. What the recipe's ``training.algorithm`` adds to a gradient is
-    added after clipping and noise; see ``client.corrections``.
+    added after clipping and noise; see ``client.corrections``. In a round that sketches gradients the steps are the
+    same and move nothing; see ``client.gradient_sketch``.
 
     Args:
       attached: what trains.
@@ -75,9 +77,12 @@ def train_round(
     if private and (noise is None or noise_multiplier is None):
         raise ValueError("a private recipe needs a noise source and a noise multiplier")
     parameters = attached.trainable()
-    optimizer = make_optimizer(recipe, parameters, round_index)
-    _add_corrections(optimizer, attached, recipe, control_shift)
-    guard = MovementGuard(parameters)
+    sketch = GradientMean(parameters) if recipe.sketches_in(round_index) else None
+    optimizer = sketch or make_optimizer(recipe, parameters, round_index)
+    if sketch is None:
+        _add_corrections(optimizer, attached, recipe, control_shift)
+    guard = MovementGuard({} if sketch else parameters)
+    saw_data = private
     generator = generator_for(recipe.seed, "train", round_index, client_id)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed())  # dropout only
@@ -86,7 +91,7 @@ def train_round(
             engine = DpSgd(
                 attached.model,
                 optimizer,
-                clipping_norm=recipe.privacy.clipping_norm,
+                clipping_norm=SKETCH_NORM if sketch else recipe.privacy.clipping_norm,
                 noise_multiplier=noise_multiplier,
                 expected_batch_size=recipe.training.expected_batch_size,
                 noise=noise,
@@ -109,11 +114,14 @@ def train_round(
                 for part_plain in _micro_batches(chosen_plain):
                     losses = per_example_loss(recipe, attached.model, examples, part_plain)[0]
                     (losses.sum() / recipe.training.expected_batch_size).backward()  # type: ignore[no-untyped-call]
-                if recipe.training.max_grad_norm is not None:
+                if recipe.training.max_grad_norm is not None and sketch is None:
                     torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.training.max_grad_norm)
                 optimizer.step()
                 guard.after_step(moved_by_data=bool(chosen_plain))
+                saw_data = saw_data or bool(chosen_plain)
         attached.model.eval()
+    if sketch is not None:
+        sketch.put_mean(unit=SKETCH_NORM if private else 1.0, saw_data=saw_data)
     for name, parameter in parameters.items():
         if not bool(torch.isfinite(parameter).all()):
             raise TrainingDivergedError(

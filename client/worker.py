@@ -291,9 +291,12 @@ class ClientWorker:
         own = self._own_control(order, recipe)
         base = loaded_base(recipe)
         with base.lock:
-            bases = base.bases_of(recipe, order.lora_rank) if start.cores else None
+            bases = base.bases_for(recipe, start)
             trains = method.trained_factors(order.round_index)
-            attached = attach(base.model, recipe, start, bases=bases, scale=scale, trains=trains)
+            rests = recipe.sketches_in(order.round_index)
+            attached = attach(
+                base.model, recipe, start, bases=bases, scale=scale, trains=trains, heads_rest=rests
+            )
             try:
                 train_round(
                     attached,

@@ -133,10 +133,14 @@ def learned_product(recipe: Recipe, state: AdapterState) -> dict[str, FactorPair
             hint="each client exports its own: motet client export RUN",
         )
     if method.trains == "core":
+        if not state.cores:
+            raise NothingToExportError(
+                "the run has looked for its bases so far and learned nothing", hint="wait for its third round"
+            )
         rank = next(iter(state.cores.values())).shape[0]
         base = loaded_base(recipe)
         with base.lock:
-            bases = base.bases_of(recipe, rank)
+            bases = base.bases_for(recipe, state)
         return dict(method.product(state, bases=bases, scale=recipe.scale_of(rank)))
     return dict(method.product(state))
 

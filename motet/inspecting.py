@@ -253,7 +253,7 @@ def _attached(recipe: Recipe, state: AdapterState) -> Any:  # noqa: ANN401 - cli
     """The process's own base with the adapter on it; hold its lock, and detach."""
     loaded = loaded_base(recipe)
     rank = next(iter(state.cores.values())).shape[0] if state.cores else 0
-    bases = loaded.bases_of(recipe, rank) if state.cores else None
+    bases = loaded.bases_for(recipe, state)
     attached = attach(loaded.model, recipe, state, bases=bases, scale=recipe.scale_of(rank) if rank else 1.0)
     loaded.model.eval()
     return attached

@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from aggregation import sketch_rounds
 from aggregation.floats import control_shapes, received_shapes, sent_shapes, trained_numbers
 from aggregation.table import TABLE
 from motet.errors import MotetError
@@ -242,7 +243,12 @@ def _clients(
         up, down = _bytes_of(recipe, shapes, heads, ranks, client)
         held = [_capped(recipe, ranks[client], t) for t in range(recipe.training.rounds)]
         numel = sum(math.prod(shape) for shape in heads.values())
-        trained = [trained_numbers(recipe.method.name, shapes, r, numel, t) for t, r in enumerate(held)]
+        trained = [
+            sketch_rounds.trained_numbers(shapes, r, numel, t)
+            if recipe.sketches_in()
+            else trained_numbers(recipe.method.name, shapes, r, numel, t)
+            for t, r in enumerate(held)
+        ]
         rows.append(
             ClientPlan(
                 client_id=client,
@@ -274,10 +280,19 @@ def _bytes_of(
     up, down = [], []
     for t in range(recipe.training.rounds):
         rank = _capped(recipe, ranks[client], t)
-        sent = sent_shapes(method, shapes, rank, heads, t)
+        sent, received = (
+            (
+                sketch_rounds.sent_shapes(shapes, rank, heads, t),
+                sketch_rounds.received_shapes(shapes, rank, heads, t),
+            )
+            if recipe.sketches_in()
+            else (
+                sent_shapes(method, shapes, rank, heads, t),
+                received_shapes(method, shapes, [*ranks.values()], rank, heads, t),
+            )
+        )
         moved = {key: shape for key, shape in sent.items() if not key.endswith("/scale")}
         up.append(message_bytes(sent) if scheme is None else payload_bytes(moved, scheme))
-        received = received_shapes(method, shapes, [*ranks.values()], rank, heads, t)
         if scaffold and t:
             received |= control_shapes(method, shapes, rank, heads)
         down.append(message_bytes(received))
@@ -341,6 +356,12 @@ def _notes(recipe: Recipe, sizes: Mapping[str, int | None], *, known: bool) -> S
         notes.append(f"method.ridge is not read by {method.name}")
     if "basis" in method.model_fields_set and method.name != "fed-sb":
         notes.append(f"method.basis is not read by {method.name}")
+    if recipe.sketches_in():
+        notes.append(
+            f"the first {sketch_rounds.SKETCH_ROUNDS} of {recipe.training.rounds} rounds sketch gradients to find "
+            "fed-sb's basis: the model learns nothing in them"
+            + (", and they are charged as any other" if recipe.trains_privately else "")
+        )
     notes += _training_notes(recipe)
     privacy = recipe.privacy
     if privacy is None:

@@ -17,6 +17,7 @@ from aggregation.methods.hetlora import HetLoRA
 from aggregation.methods.lora_fair import LoraFair
 from aggregation.methods.padded import RankIndex, ZeroPad
 from aggregation.methods.redistribute import ExactProduct, FlexLoRA
+from aggregation.methods.sketched_sb import SketchedFedSB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +40,7 @@ __all__ = [
     "RankIndex",
     "Reduction",
     "RoLoRA",
+    "SketchedFedSB",
     "ZeroPad",
     "get_method",
 ]

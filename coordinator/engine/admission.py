@@ -13,6 +13,7 @@ from aggregation.compression import decompress, payload_bytes
 from aggregation.errors import MalformedUpdateError
 from aggregation.methods.hetlora import tail_rank
 from aggregation.serialize import check_manifest, from_bytes, manifest, read_manifest, sha256_hex
+from aggregation.sketch_rounds import sketch_columns
 from motet.recipe.method import scheme_of
 
 if TYPE_CHECKING:
@@ -38,9 +39,10 @@ def expected_manifest(
 
     layers = shape.layer_shapes.items()
     held = AdapterState(dense={name: blank(*value.shape) for name, value in shape.dense.items()})
-    if method.trains == "core":
+    if method.trained_factors(round_index) == "core":
         held = replace(held, cores={layer: blank(lora_rank, lora_rank) for layer, _ in layers})
     else:
+        lora_rank = sketch_columns(shape.layer_shapes, lora_rank) if method.trains == "core" else lora_rank
         pairs = {k: FactorPair(B=blank(m, lora_rank), A=blank(lora_rank, n)) for k, (m, n) in layers}
         held = replace(held, lora=pairs)
     return manifest(method.trained_part(held, round_index))

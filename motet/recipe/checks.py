@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from aggregation.options import clash, mixed_rule_refusal, option_refusal
 from aggregation.table import refusal
 from motet.recipe.finding import Finding
+from motet.recipe.sketch_checks import gradient_sketch
 from motet.recipe.task_checks import public_basis, task_and_data, task_and_model
 
 if TYPE_CHECKING:
@@ -440,6 +441,7 @@ _RULES: Sequence[Callable[[Recipe], Iterator[Finding]]] = (
     _measured_ranks,
     _self_pruning,
     public_basis,
+    gradient_sketch,
     _privacy,
     _unit,
     _client_unit,

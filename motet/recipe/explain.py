@@ -118,19 +118,7 @@ def _meaning(path: Path) -> str:
     return MEANINGS.get(name, "")
 
 
-_NOT_BUILT = {
-    ("method.basis", "gradient_sketch"): (
-        "gradient_sketch is not built: a basis from a noised sketch of the clients' own gradients would have to be "
-        "charged to their budgets",
-        "set it to public_gradient with method.public_data, or to svd; both read no private example",
-    )
-}
-
-
 def _wrong_choice(path: Path, value: object) -> tuple[str, str]:
-    told = _NOT_BUILT.get((dotted(path), str(value)))
-    if told is not None:
-        return told
     choices = _choices(path)
     near = difflib.get_close_matches(str(value).lower(), choices, n=1, cutoff=0.5)
     problem = f"{_shown(value)} is not one of {', '.join(choices)}"

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aggregation.compression import Scheme
+from aggregation.errors import MalformedUpdateError
 from aggregation.initial import generator_for
-from aggregation.methods import get_method
+from aggregation.methods import SketchedFedSB, get_method
+from aggregation.methods.sketched_sb import sketched_rounds
 from aggregation.options import option_refusal
 from aggregation.server_optimizer import ServerOptimizer
+from aggregation.sketch_rounds import SKETCH_ROUNDS
 from aggregation.weighing import RobustOptions
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ def method_of(recipe: Recipe) -> Method:
         return get_method(name, ridge=recipe.method.ridge, objective=recipe.method.objective)
     if name == "florist":
         return get_method(name, energy=recipe.method.energy)
+    if recipe.sketches_in():
+        return SketchedFedSB(core_rank=recipe.most_rank)
     return get_method(name)
 
 
@@ -51,7 +56,12 @@ def local_start(
       round_index: of the round.
       client_id: of the client; seeds factors that nobody shares.
       personal: what the client kept of its last round, if any.
+
+    Raises:
+      MalformedUpdateError: of a run that sketches its bases, and ``received`` is the state of another round.
     """
+    if recipe.sketches_in() and sketched_rounds(received) != min(round_index, SKETCH_ROUNDS):
+        raise MalformedUpdateError("unexpected_key", f"what came is not what round {round_index} starts from")
     return method.local_start(
         received,
         layer_shapes=layer_shapes,

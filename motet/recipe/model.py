@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from aggregation.sketch_rounds import SKETCH_ROUNDS
+
 PositiveInt = Annotated[int, Field(ge=1)]
 MethodName = Literal[
     "fedit",
@@ -203,15 +205,15 @@ class MethodSection(Section):
     """How updates become one.
 
     ``ridge`` and ``objective`` are read by lora-fair, ``energy`` by florist, ``basis`` by fed-sb; ``public_data`` by
-    ``basis: public_gradient``; ``self_pruning`` belongs to hetlora; ``train_adapter: false`` trains the head alone (a
-    baseline).
+    ``basis: public_gradient``; ``basis: gradient_sketch`` takes the first two rounds for itself; ``self_pruning``
+    belongs to hetlora; ``train_adapter: false`` trains the head alone (a baseline).
     """
 
     name: MethodName
     ridge: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     objective: Literal["ridge", "cosine_global", "cosine_columns"] = "ridge"
     energy: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.95
-    basis: Literal["svd", "orthonormal", "public_gradient"] = "svd"
+    basis: Literal["svd", "orthonormal", "public_gradient", "gradient_sketch"] = "svd"
     public_data: PublicDataSection | None = None
     self_pruning: SelfPruningSection | None = None
     train_adapter: bool = True
@@ -372,6 +374,12 @@ class Recipe(Section):
             return self.privacy.expected_cohort
         clients = self.cohort.clients
         return self.privacy.sampling_rate * len(clients) if clients else None
+
+    def sketches_in(self, round_index: int | None = None) -> bool:
+        """Whether a round finds Fed-SB's bases and trains nothing; without a round, whether any of the run does."""
+        method = self.method
+        sketches = method.name == "fed-sb" and method.basis == "gradient_sketch" and method.train_adapter
+        return sketches and (round_index is None or round_index < SKETCH_ROUNDS)
 
     @property
     def trains_privately(self) -> bool:

@@ -64,7 +64,8 @@ MEANINGS: Mapping[str, str] = {
     "method.objective": "of lora-fair: which measure of unlikeness is made small",
     "method.energy": "of florist: share of the squared singular values that is kept",
     "method.basis": "of fed-sb: frozen factors from the weight's SVD, random orthonormal, or the leading directions of "
-    "the loss's gradient on `public_data`",
+    "the loss's gradient: on `public_data`, or on the clients' own data (gradient_sketch), which takes the first two "
+    "of `training.rounds` and is charged as they are",
     "method.public_data": "of basis public_gradient: examples that are nobody's secret, the same at everyone; set one "
     "of material and path",
     "method.public_data.material": "a data set by name, other than the run's own; everyone has fetched it",

@@ -89,25 +89,29 @@ def test_pruned_ranks_outlive_both_processes_and_the_adapter_is_the_embedded_one
     assert ranks[1] < ranks[0] == 7  # what was pruned before the kill was kept after it
 
 
-def test_a_basis_of_public_examples_is_the_same_at_every_client_and_outlives_a_kill(
-    federation, recipe_file, embedded, tmp_path
+@pytest.mark.parametrize("basis", ["public_gradient", "gradient_sketch"])
+def test_a_basis_of_gradients_is_the_same_at_every_client_and_outlives_a_kill(
+    federation, recipe_file, embedded, tmp_path, basis
 ):
     public = tmp_path / "public.jsonl"
     rows = [{"text": f"{('kind', 'rude')[i % 2]} word {i}", "label": i % 2} for i in range(50)]
     public.write_text("".join(json.dumps(row) + "\n" for row in rows))
     sha256 = hashlib.sha256(public.read_bytes()).hexdigest()
     path = recipe_file("public", minimum=3)
-    basis = f"fed-sb, basis: public_gradient, public_data: {{path: {public}, sha256: '{sha256}', num_examples: 40}}"
-    text = re.sub(r"lora_rank: \{.*?\}", "lora_rank: 4", path.read_text()).replace("flora", basis)
+    method = f"fed-sb, basis: {basis}"
+    if basis == "public_gradient":
+        method += f", public_data: {{path: {public}, sha256: '{sha256}', num_examples: 40}}"
+    text = re.sub(r"lora_rank: \{.*?\}", "lora_rank: 4", path.read_text()).replace("flora", method)
     path.write_text(text)
     run_id = federation.submit(path)
-    federation.wait_for_order(run_id, 1, "c")
+    federation.wait_for_order(run_id, 1, "c")  # of gradient_sketch, the second half of the search
     federation.kill("c")
     federation.start_clients("c")
     row = federation.wait_for_end(run_id)
     assert (row.state, row.adapter_sha256) == ("FINISHED", embedded(path)), federation.tails()
-    path.write_text(text.replace("num_examples: 40", "num_examples: 30"))
-    assert row.adapter_sha256 != embedded(path)  # positive control: other examples, another basis
+    changed = text.replace("num_examples: 40", "num_examples: 30").replace("gradient_sketch", "svd")
+    path.write_text(changed)
+    assert row.adapter_sha256 != embedded(path)  # positive control: other examples, or none, another basis
 
 
 def test_what_compression_left_and_the_optimisers_memory_outlive_their_processes_and_the_adapter_is_the_embedded_one(

@@ -48,13 +48,13 @@ def data_file(tmp_path):
 
 @pytest.fixture
 def order_of():
-    from aggregation.methods import get_method
     from aggregation.serialize import sha256_hex, to_bytes
     from motet.modeling import initial_dense, layer_shapes
+    from motet.recipe.method import method_of
     from motet.wire.messages import TrainOrder
 
     def make(recipe, *, client_id="a", round_index=0, attempt=0, lora_rank=4, run_id="r-1", state=None):
-        method = get_method(recipe.method.name)
+        method = method_of(recipe)
         state = state or method.initial_state(
             layer_shapes(recipe),
             lora_rank=lora_rank,

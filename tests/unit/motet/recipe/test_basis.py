@@ -1,4 +1,4 @@
-"""``method.basis`` and ``method.public_data``: what does not fit, or is not built, is refused in words."""
+"""``method.basis`` and ``method.public_data``: what does not fit is refused in words."""
 
 import pytest
 
@@ -12,6 +12,7 @@ data: {DATA}
 method: {METHOD}
 """
 SHA = "sha256: '" + "a" * 64 + "'"
+SKETCH = "name: fed-sb, basis: gradient_sketch"
 FILE = f"public_data: {{path: p.jsonl, {SHA}}}"
 
 
@@ -20,11 +21,38 @@ def text(method, data="path: x.jsonl"):
 
 
 REFUSED = {
-    "not built": (
-        text("name: fed-sb, basis: gradient_sketch"),
-        "r.yaml:5: method.basis: gradient_sketch is not built: a basis from a noised sketch of the clients' own "
-        "gradients would have to be charged to their budgets. Set it to public_gradient with method.public_data, or to "
-        "svd; both read no private example.",
+    "a sketch for another method": (
+        text("name: ffa, basis: gradient_sketch"),
+        "r.yaml:5: method.basis: gradient_sketch makes the frozen factors of fed-sb, which ffa does not have. Set "
+        "method.name: fed-sb, or remove it.",
+    ),
+    "a sketch and no round to train in": (
+        text(SKETCH) + "training: {rounds: 2}\n",
+        "r.yaml:6: training.rounds: the first 2 rounds of gradient_sketch find the basis, so that 2 leave none to "
+        "train in. Set it to 3 or more, or set method.basis: public_gradient or svd.",
+    ),
+    "a sketch of whole clients": (
+        text(SKETCH) + "privacy: {unit: client, noise_multiplier: 1.0, sampling_rate: 0.5}\n",
+        "r.yaml:5: method.basis: gradient_sketch does not go with privacy.unit: client: clipping_norm bounds an update "
+        "of the model, and a sketch is a gradient, of another size. Set method.basis: public_gradient or svd, or "
+        "privacy.unit: example.",
+    ),
+    "a sketch and control variates": (
+        text(SKETCH) + "training: {algorithm: scaffold, optimizer: sgd}\ncohort: {clients: [a, b]}\n",
+        "r.yaml:5: method.basis: gradient_sketch does not go with scaffold: what trains has other coordinates in the "
+        "first rounds than later, so that a kept gradient is of factors that are gone. Set method.basis: "
+        "public_gradient or svd, or training.algorithm: fedprox.",
+    ),
+    "a sketch by coordinates": (
+        text(SKETCH) + "robust: {rule: coordinate_median}\n",
+        "r.yaml:6: robust.rule: coordinate_median does not go with basis: gradient_sketch: what it takes number by "
+        "number is the gradient of no one, and so would its directions be. Set it to geometric_median, or set "
+        "method.basis: public_gradient or svd.",
+    ),
+    "a sketch and momentum": (
+        text(SKETCH) + "server_optimizer: {rule: fedavgm}\n",
+        "r.yaml:6: server_optimizer.rule: fedavgm does not go with basis: gradient_sketch: the first 2 rounds are no "
+        "steps of a model. Set it to fedavg, or set method.basis: public_gradient or svd.",
     ),
     "another method": (
         text(f"name: ffa, basis: public_gradient, {FILE}"),
@@ -112,3 +140,20 @@ def test_a_section_that_names_no_single_pinned_source_is_an_error(section, said)
 def test_what_fits_is_read(section):
     recipe = parse_recipe(text(f"name: fed-sb, basis: public_gradient, public_data: {section}"))
     assert recipe.method.public_data.num_examples in (8, 64)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "",
+        "privacy: {noise_multiplier: 1.0, sampling_rate: 0.5}\n",
+        "compression: {kind: int8}\nrobust: {rule: geometric_median}\n",
+        "training: {algorithm: fedprox}\n",
+    ],
+)
+def test_a_sketch_that_fits_is_read_and_takes_the_first_two_rounds(extra):
+    recipe = parse_recipe(text(SKETCH) + extra)
+    assert [recipe.sketches_in(t) for t in range(4)] == [True, True, False, False]
+    head = recipe.model_copy(update={"method": recipe.method.model_copy(update={"train_adapter": False})})
+    assert not head.sketches_in()  # the baseline of the head alone has no basis to find
+    assert not parse_recipe(text("name: fed-sb")).sketches_in()
