@@ -49,7 +49,7 @@ import psutil  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from client.service import init_key  # noqa: E402
+from client.keys import init_key  # noqa: E402
 from coordinator.engine.superlink import QUIET  # noqa: E402
 from coordinator.registration import register  # noqa: E402
 from coordinator.rounds.table import ENDED  # noqa: E402

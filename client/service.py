@@ -10,9 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
+from client.enrolment import keep_renewed
 from client.errors import ClientError
 from client.fleet import FleetLink, FleetWorker
 from motet.wire.codec import decode_order, encode_reply
@@ -64,30 +62,6 @@ def load_join_file(path: Path) -> JoinFile:
         ) from e
 
 
-def init_key(home: Path) -> Path:
-    """Make this client's key (P-384) unless it is there; the private half never leaves this folder.
-
-    Returns:
-      the file with the public half, which the operator registers.
-    """
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    private_path, public_path = home / "client.key", home / "client.pub"
-    if not private_path.exists():
-        key = ec.generate_private_key(ec.SECP384R1())
-        private_path.touch(mode=0o600)
-        private_path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        public_path.write_bytes(
-            key.public_key().public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-        )
-    return public_path
-
-
 def serve(
     home: Path, join: JoinFile, handler: Handler, *, on_ready: Callable[[], None] = lambda: None
 ) -> None:
@@ -105,6 +79,7 @@ def serve(
     stop = threading.Event()
     _end_on_signals(stop)
     link = FleetLink(join.address, join.ca.encode(), key_path.read_bytes(), home, stop)
+    threading.Thread(target=keep_renewed, args=(home, stop), daemon=True, name="renewal").start()
     try:
         with link:
             if stop.is_set():

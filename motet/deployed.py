@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aggregation.adapter import AdapterState
 from client.evaluation import score
-from client.service import init_key
+from client.keys import init_key
 from coordinator.engine.results import run_result
 from coordinator.engine.superlink import Child, free_port, start
 from coordinator.registration import register

@@ -150,7 +150,7 @@ def load_identity(folder: Path, *, now: datetime.datetime | None = None) -> Iden
       ExpiredIdentityError: the certificate is out of date; more than 5 minutes of difference between clocks count.
       IdentityError: a file is missing or damaged, others may read the key, or the parts do not fit.
     """
-    facts = _facts(folder)
+    facts = read_facts(folder)
     certificate = _certificate(folder / CERTIFICATE)
     authority = _certificate(folder / AUTHORITY)
     _check_key(folder / KEY, certificate)
@@ -182,7 +182,12 @@ def facts_json(*, federation: str, role: str, name: str, control: str = "") -> b
     return (json.dumps(facts, indent=2) + "\n").encode()
 
 
-def _facts(folder: Path) -> dict[str, object]:
+def read_facts(folder: Path) -> dict[str, object]:
+    """The content of ``identity.json``: federation, role, name, control; nothing is checked.
+
+    Raises:
+      IdentityError: it is missing or damaged.
+    """
     path = folder / FACTS
     try:
         facts = json.loads(_read(path))

@@ -121,5 +121,14 @@ def ensure_authority(
     """
     now = now or datetime.datetime.now(datetime.UTC)
     ensure_certificates(home / "tls", names, now)
+    return open_authority(home)
+
+
+def open_authority(home: Path) -> Authority:
+    """The authority that a home has; none is made.
+
+    Raises:
+      CertificateError: there is none, or it is damaged.
+    """
     certificate, key = load_authority(home / "tls")
     return Authority(federation=federation_of(certificate), certificate=certificate, _key=key)

@@ -151,6 +151,15 @@ class Identities:
             row = session.get(IdentityRow, serial_text(serial))
             return row is None or row.revoked_at is not None
 
+    def has_serial(self, serial: str) -> bool:
+        """Whether a text is the serial of a certificate of this federation."""
+        try:
+            name = serial_text(serial)
+        except ValueError:
+            return False
+        with self._database.reading() as session:
+            return session.get(IdentityRow, name) is not None
+
     def certificates(self, *, role: str = "", name: str = "") -> Sequence[IdentityRow]:
         """Certificates, oldest first; of one role or name if asked."""
         query = select(IdentityRow).order_by(IdentityRow.issued_at, IdentityRow.serial)

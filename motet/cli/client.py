@@ -25,10 +25,58 @@ def init_command(
 
     Example: motet client init --home ward-a
     """
-    from client.service import init_key
+    from client.keys import init_key
 
     public = init_key(home)
     print(json.dumps({"public_key": str(public)}) if as_json else f"give this file to the operator: {public}")
+
+
+@app.command("enrol")
+def enrol_command(
+    home: Home = DEFAULT_HOME,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", help="From the operator; a file keeps it out of the shell's history."),
+    ] = None,
+    token_file: Annotated[
+        str | None, typer.Option("--token-file", help="File that holds the token; - reads standard input.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Join a federation with a token: make keys here, check the coordinator, get certificate and addresses.
+
+    The private keys never leave --home. Killed anywhere, the same command with the same token goes on.
+
+    Example: motet client enrol --token-file ward-a.token --home ward-a
+    """
+    from client.enrolment import enrol
+    from motet.cli.words import read_secret
+
+    identity = enrol(home, read_secret("--token", token, token_file))
+    told = {"client_id": identity.name, "federation": identity.federation, "control": identity.control}
+    words = f"{identity.name} belongs to federation {identity.federation}; start it: motet client start --home {home}"
+    print(json.dumps(told) if as_json else words)
+
+
+@app.command("renew")
+def renew_command(
+    home: Home = DEFAULT_HOME,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Get a new certificate for the same name now; a running client does so by itself in time.
+
+    Example: motet client renew --home ward-a
+    """
+    from client.enrolment import certificate_end, renew
+
+    identity = renew(home)
+    ends = certificate_end(identity)
+    told = {"client_id": identity.name, "not_after": ends.timestamp()}
+    print(
+        json.dumps(told)
+        if as_json
+        else f"the certificate of {identity.name} is good until {ends:%Y-%m-%d %H:%M} UTC"
+    )
 
 
 @app.command("export")
@@ -88,14 +136,19 @@ def data_command(
 
 @app.command("start")
 def start_command(
-    name: Annotated[str, typer.Option("--name", help="This client's name in recipes.")],
     data: Annotated[
         Path,
         typer.Option(
             "--data", help="JSONL or CSV file of examples, or a folder of pictures by class; it never leaves."
         ),
     ],
-    join: Annotated[Path, typer.Option("--join", help="join.json from the coordinator.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="This client's name in recipes; an enrolled client has one.")
+    ] = None,
+    join: Annotated[
+        Path | None,
+        typer.Option("--join", help="join.json from the coordinator; an enrolled client has one."),
+    ] = None,
     home: Home = DEFAULT_HOME,
     policy: Annotated[
         Path | None, typer.Option("--policy", help="TOML file: what this data owner allows.")
@@ -115,7 +168,8 @@ def start_command(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s %(message)s"
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    joined = load_join_file(join)
+    name = name or _enrolled_name(home)
+    joined = load_join_file(join or home / "join.json")
     if not data.exists():
         raise SetupError(
             f"{data}: no such file", hint="give --data a JSONL or CSV file, or a folder of pictures"
@@ -133,3 +187,15 @@ def start_command(
         print(json.dumps(told) if as_json else f"client {name} is connected to {joined.address}", flush=True)
 
     serve(home, joined, worker.handle, on_ready=connected)
+
+
+def _enrolled_name(home: Path) -> str:
+    from motet.cli.words import UsageError
+    from motet.identity import IdentityError, read_facts
+
+    try:
+        return str(read_facts(home / "identity")["name"])
+    except (IdentityError, KeyError):
+        raise UsageError(
+            f"{home} is not enrolled", hint="motet client enrol --token-file FILE, or give --name and --join"
+        ) from None

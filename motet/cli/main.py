@@ -41,6 +41,7 @@ GROUPS = {
     "run": "motet.cli.run:app",
     "coordinator": "motet.cli.coordinator:app",
     "client": "motet.cli.client:app",
+    "ca": "motet.cli.ca:app",
     "audit": "motet.cli.audit:app",
     "budget": "motet.cli.budget:app",
 }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from motet.errors import MotetError
@@ -27,8 +30,39 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
         )
 
 
-def check_address(value: str) -> None:
+def check_address(value: str, option: str = "--listen") -> None:
     """Raise unless ``value`` is HOST:PORT."""
     host, _, port = value.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UsageError(f"--listen: {value!r} is not HOST:PORT", hint="for example 127.0.0.1:8443")
+        raise UsageError(f"{option}: {value!r} is not HOST:PORT", hint="for example 127.0.0.1:8443")
+
+
+def read_secret(option: str, text: str | None, file: str | None) -> str:
+    """A secret that was typed, or is in a file, or comes by standard input (``-``).
+
+    Raises:
+      UsageError: neither or both are given, or the file can not be read.
+    """
+    if (text is None) == (file is None):
+        raise UsageError(
+            f"give {option} or {option}-file", hint=f"{option}-file keeps it out of the shell's history"
+        )
+    if text == "-" or file == "-":
+        return sys.stdin.read(65536)
+    if text is not None:
+        return text
+    try:
+        with Path(str(file)).open(encoding="utf-8") as opened:
+            return opened.read(65536)
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(
+            f"{option}-file: {file} can not be read", hint="check the path and its rights"
+        ) from e
+
+
+def parse_duration(option: str, value: str) -> float:
+    """Seconds of ``90s``, ``30m``, ``24h`` or ``7d``; raises on anything else."""
+    found = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
+    if found is None:
+        raise UsageError(f"{option}: {value!r} is no time", hint="for example 30m, 24h or 7d")
+    return int(found[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[found[2]]

@@ -13,7 +13,8 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 import client.fleet
 import coordinator.engine.flower_grid
-from client.service import init_key, load_join_file, serve
+from client.keys import init_key
+from client.service import load_join_file, serve
 from coordinator.engine.flower_grid import FlowerGrid
 from coordinator.engine.flower_link import FlowerLink, marker_sha256
 from coordinator.engine.grid import GridClient, GridFailure

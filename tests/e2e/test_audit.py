@@ -9,7 +9,7 @@ from pathlib import Path
 import forked_motet
 import pytest
 
-from client.service import init_key
+from client.keys import init_key
 from coordinator.registration import register
 from motet.recipe import parse_recipe
 from motet.simulate import simulate

@@ -12,7 +12,7 @@ import forked_motet
 import psutil
 import pytest
 
-from client.service import init_key
+from client.keys import init_key
 from coordinator.registration import register
 from coordinator.rounds.table import ENDED
 from coordinator.storage.store import Store

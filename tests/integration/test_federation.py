@@ -8,8 +8,8 @@ import time
 import psutil
 import pytest
 
+from client.keys import init_key
 from client.ledger import ClientLedger
-from client.service import init_key
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("federation")]
 ALL = dict.fromkeys("abc", "RECEIVED")

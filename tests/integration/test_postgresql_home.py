@@ -7,7 +7,7 @@ import forked_motet
 import pytest
 from databases import Place, postgresql_url, schema_in
 
-from client.service import init_key
+from client.keys import init_key
 from coordinator.engine.superlink import free_port
 
 __all__ = ["postgresql_url"]

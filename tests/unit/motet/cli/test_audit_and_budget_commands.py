@@ -12,8 +12,8 @@ import sys
 import pytest
 from audit_houses import house_at
 
+from client.keys import init_key
 from client.ledger import ClientLedger
-from client.service import init_key
 from coordinator.registration import register
 from coordinator.storage.store import Store
 from motet.cli.main import main

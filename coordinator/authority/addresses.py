@@ -1,0 +1,39 @@
+"""Where this coordinator's control API and its enrolment listen, for tokens and identities that name them.
+
+``control.json`` in the home: written when the coordinator listens, read by commands that run beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILE = "control.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """``host:port`` as others reach them; empty where nobody has said it."""
+
+    control: str = ""
+    enrolment: str = ""
+
+
+def remember_addresses(home: Path, addresses: Addresses) -> None:
+    """Write them, whole or not at all."""
+    staging = home / (FILE + ".new")
+    staging.write_text(json.dumps(asdict(addresses), indent=2) + "\n", encoding="utf-8")
+    staging.rename(home / FILE)
+
+
+def known_addresses(home: Path) -> Addresses:
+    """What was written last; empty where nothing was."""
+    try:
+        told = json.loads((home / FILE).read_text(encoding="utf-8"))
+        return Addresses(control=str(told["control"]), enrolment=str(told["enrolment"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Addresses()

@@ -1,0 +1,255 @@
+"""``motet ca``: who belongs to a federation."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from coordinator.storage.identities import Revoked
+
+app = typer.Typer(no_args_is_help=True, help="Admit people and clients to a federation, and take that back.")
+Home = Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")]
+DEFAULT_HOME = Path("coordinator-home")
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+_NO_ADDRESS = "give --address HOST:PORT, where clients reach the coordinator for enrolment"
+
+
+@app.command("init")
+def init_command(
+    home: Home = DEFAULT_HOME,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="Host name or IP that others use; goes into the server's certificate."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the federation's authority, unless the home has one; it is never replaced.
+
+    Example: motet ca init --home coordinator-home --name fed.example.org
+    """
+    from coordinator.authority import ensure_authority
+
+    authority = ensure_authority(home, names=tuple(name or ()))
+    told = {"federation": authority.federation, "pin": authority.pin}
+    _say(told, f"federation {authority.federation}; pin of its authority {authority.pin}", as_json)
+
+
+@app.command("show")
+def show_command(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Show the federation's id, its authority and the addresses of its control API.
+
+    Example: motet ca show --home coordinator-home
+    """
+    from coordinator.authority.addresses import known_addresses
+    from coordinator.authority.authority import open_authority
+
+    authority, addresses = open_authority(home), known_addresses(home)
+    told = {
+        "federation": authority.federation,
+        "pin": authority.pin,
+        "not_after": authority.certificate.not_valid_after_utc.timestamp(),
+        "certificate": str(home / "tls" / "ca.crt"),
+        "control": addresses.control,
+        "enrolment": addresses.enrolment,
+    }
+    words = [
+        f"federation   {authority.federation}",
+        f"pin          {authority.pin}",
+        f"certificate  {told['certificate']}, until {_day(authority.certificate.not_valid_after_utc.timestamp())}",
+        f"control API  {addresses.control or 'not started yet'}",
+        f"enrolment    {addresses.enrolment or 'not started yet'}",
+    ]
+    _say(told, "\n".join(words), as_json)
+
+
+@app.command("token")
+def token_command(
+    client: Annotated[str, typer.Option("--client", help="The client's name in recipes.")],
+    home: Home = DEFAULT_HOME,
+    capacity_class: Annotated[str, typer.Option("--class", help="Capacity class, for ranks by class.")] = "",
+    lifetime: Annotated[
+        str, typer.Option("--lifetime", help="How long it can be used: 30m, 24h, 7d.")
+    ] = "24h",
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Where to enrol, HOST:PORT; default: where this one listens."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write the token to a file (mode 0600) instead of printing it."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a token that admits one client once. It is shown once; hand it over as you would a password.
+
+    Example: motet ca token --client ward-a --lifetime 24h --out ward-a.token
+    """
+    from coordinator.authority import ensure_authority
+    from coordinator.authority.addresses import known_addresses
+    from coordinator.authority.enrolment import Enrolment
+    from coordinator.storage.where import open_store
+    from coordinator.tls import write_private
+    from motet.cli.words import UsageError, check_address, parse_duration
+    from motet.clock import SystemClock
+
+    seconds = parse_duration("--lifetime", lifetime)
+    where = address or known_addresses(home).enrolment
+    if not where:
+        raise UsageError(f"{home} does not know where clients enrol", hint=_NO_ADDRESS)
+    check_address(where, option="--address")
+    authority = ensure_authority(home)
+    store = open_store(home)
+    try:
+        enrolment = Enrolment(authority, store, home, SystemClock())
+        token, ends = enrolment.issue_token(
+            client, address=where, lifetime_s=seconds, capacity_class=capacity_class
+        )
+    finally:
+        store.close()
+    told: dict[str, Any] = {"client_id": client, "not_after": ends, "address": where}
+    if out is not None:
+        out.unlink(missing_ok=True)
+        write_private(out, token.encode().encode("ascii") + b"\n")
+        _say({**told, "file": str(out)}, f"token for {client}, once, until {_day(ends)}: {out}", as_json)
+        return
+    if as_json:
+        print(json.dumps({**told, "token": token.encode()}))
+        return
+    typer.echo(f"token for {client}, once, until {_day(ends)}; it is not shown again", err=True)
+    print(token.encode())
+
+
+@app.command("issue")
+def issue_command(
+    role: Annotated[str, typer.Option("--role", help="operator, researcher or auditor.")],
+    name: Annotated[str, typer.Option("--name", help="Of the person or the machine.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to write and hand over; it holds a private key.")
+    ],
+    home: Home = DEFAULT_HOME,
+    lifetime: Annotated[str, typer.Option("--lifetime", help="Of the certificate: 12h, 30d.")] = "30d",
+    as_json: AsJson = False,
+) -> None:
+    """Make an identity for a person: key, certificate and where to go, in one folder.
+
+    Example: motet ca issue --role researcher --name ann --out ann
+    """
+    from coordinator.authority import issue_identity
+    from coordinator.authority.addresses import known_addresses
+    from motet.cli.words import check_choice, parse_duration
+
+    if role != "client":
+        check_choice("--role", role, ("operator", "researcher", "auditor"))
+    life = datetime.timedelta(seconds=parse_duration("--lifetime", lifetime))
+    identity = issue_identity(home, role, name, out, control=known_addresses(home).control, lifetime=life)
+    told = {"federation": identity.federation, "role": role, "name": name, "folder": str(out)}
+    _say(told, f"{role} {name} of federation {identity.federation}: {out}", as_json)
+
+
+@app.command("revoke")
+def revoke_command(
+    who: Annotated[
+        str, typer.Argument(help="A name, or the serial of one certificate.", metavar="NAME|SERIAL")
+    ],
+    home: Home = DEFAULT_HOME,
+    role: Annotated[str, typer.Option("--role", help="Where several roles have the name.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Kept with the record.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Take back all that somebody has, at once; by serial, one certificate alone.
+
+    A client that is named is out of every run: its orders and answers are refused from now on.
+
+    Example: motet ca revoke ward-a --reason "laptop stolen"
+    """
+    from coordinator.storage.identities import UnknownIdentityError
+    from coordinator.storage.where import open_store
+    from motet.cli.words import check_choice
+    from motet.identity import ROLES
+
+    if role:
+        check_choice("--role", role, ROLES)
+    store = open_store(home, create=False)
+    try:
+        try:
+            revoked = store.identities.revoke_name(who, reason, role=role)
+        except UnknownIdentityError:
+            if role or not store.identities.has_serial(who):
+                raise
+            revoked = store.identities.revoke_serial(who, reason)
+    finally:
+        store.close()
+    told = {
+        "name": revoked.name,
+        "role": revoked.role,
+        "serials": list(revoked.serials),
+        "is_client_out": revoked.is_client_out,
+    }
+    _say(told, _revoked_words(revoked), as_json)
+
+
+@app.command("list")
+def list_command(
+    home: Home = DEFAULT_HOME,
+    role: Annotated[str, typer.Option("--role", help="Only this role.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List certificates: serial, who, until when, and whether they were taken back.
+
+    Example: motet ca list --role client
+    """
+    from coordinator.storage.where import open_store
+
+    store = open_store(home, create=False)
+    try:
+        rows = store.identities.certificates(role=role)
+    finally:
+        store.close()
+    found = [
+        {
+            "serial": row.serial,
+            "role": row.role,
+            "name": row.name,
+            "fingerprint": row.fingerprint,
+            "issued_at": row.issued_at,
+            "not_after": row.not_after,
+            "revoked_at": row.revoked_at,
+            "reason": row.reason,
+        }
+        for row in rows
+    ]
+    if as_json:
+        print(json.dumps({"identities": found}))
+        return
+    if not rows:
+        print("no certificates yet; motet ca issue and motet ca token make them")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    for title in ("role", "name", "until", "revoked", "serial"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        revoked = f"{_day(row.revoked_at)} {row.reason}".strip() if row.revoked_at else ""
+        table.add_row(row.role, row.name, _day(row.not_after), revoked, row.serial)
+    Console(soft_wrap=True).print(table)
+
+
+def _say(told: dict[str, Any], words: str, as_json: bool) -> None:
+    print(json.dumps(told) if as_json else words)
+
+
+def _revoked_words(revoked: Revoked) -> str:
+    count = len(revoked.serials)
+    words = f"{revoked.role} {revoked.name}: {count} certificate{'' if count == 1 else 's'} revoked"
+    return words + ("; the client is out, its key is refused" if revoked.is_client_out else "")
+
+
+def _day(at: float) -> str:
+    return f"{datetime.datetime.fromtimestamp(at, datetime.UTC):%Y-%m-%d %H:%M} UTC"
