@@ -32,6 +32,29 @@ class PolicyRefusedError(ClientError):
     code = "policy_refused"
 
 
+class OutsideHoursError(PolicyRefusedError):
+    """The owner's hours are over, or have not begun; ``until`` says when they begin."""
+
+    code = "outside_hours"
+
+    def __init__(self, message: str, *, until: str) -> None:
+        super().__init__(f"{message}; they begin at {until}")
+        self.until = until
+
+
+class ApprovalPendingError(ClientError):
+    """The owner has not decided on this recipe yet; nothing was charged and nothing trained."""
+
+    exit_code = 6
+    code = "approval_pending"
+
+
+class CancelledError(ClientError):
+    """The coordinator took the order back; the charge of a round that had begun stays."""
+
+    code = "cancelled"
+
+
 class BadOrderError(ClientError):
     """The order is damaged, or is not for this client."""
 

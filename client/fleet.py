@@ -53,6 +53,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.errors import ClientError
+from client.whoami import heard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,6 +200,7 @@ class FleetLink:
                 request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_S)
                 self._node_id = int(self._client.ActivateNode(request).node_id)
                 self._id_file.write_text(str(self._node_id))
+                heard(self._id_file.parent)
                 return
             except (httpx.HTTPError, RuntimeError) as e:
                 if not (said or self._stop.is_set()):
@@ -211,9 +213,12 @@ class FleetLink:
             request = SendNodeHeartbeatRequest(
                 node=Node(node_id=self._node_id), heartbeat_interval=HEARTBEAT_S
             )
-            return bool(self._client.SendNodeHeartbeat(request).success)
+            is_known = bool(self._client.SendNodeHeartbeat(request).success)
         except (httpx.HTTPError, RuntimeError):
             return False
+        if is_known:
+            heard(self._id_file.parent)
+        return is_known
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S * 0.8):

@@ -1,7 +1,8 @@
 """The data owner's own record of privacy spent: a hash-chained file, written before the first gradient.
 
 One JSON object a line in canonical form, each with the sha256 of the line before. ``reserve`` is durable (fsync)
-before it returns; ``settle`` only notes that the charge became real. What is not settled counts in full. Nobody
+before it returns; ``settle`` only notes that the charge became real; ``decision`` is what the owner decided on a
+recipe (``client.decisions``). What is not settled counts in full. Nobody
 but this file's owner can lower it, and a file that was cut or put back from an older copy is refused.
 """
 
@@ -24,7 +25,7 @@ from privacy.ledger.canonical import canonical_bytes
 from privacy.ledger.chain import FIRST_PREVIOUS, entry_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from privacy.events import Event
@@ -217,6 +218,16 @@ class ClientLedger:
         """Note that the reserved charge became real."""
         with _as_ledger_errors(), self._journal.locked():
             self._append([{"kind": "settle", "reservation_id": reservation_id}])
+
+    def append_one(self, choose: Callable[[Sequence[dict[str, Any]]], dict[str, Any] | None]) -> None:
+        """Append the row that ``choose`` makes of those which are there, in one step; None appends nothing.
+
+        Raises:
+          LedgerError: see ``rows``; or the file can not be written.
+        """
+        with _as_ledger_errors(), self._journal.locked():
+            row = choose(self._read()[0])
+            self._append([] if row is None else [row])
 
     def head(self) -> tuple[int, str]:
         """Number of rows and the hash of the last one: what a countersignature stands on.

@@ -1,7 +1,7 @@
 """The one place from which values leave a client.
 
-Every message of a client is made here, by ``release``, ``offer`` or ``refuse``, and is one ``TrainReply``. What each
-field tells:
+Every message of a client is made here, by ``release``, ``offer``, ``grant`` or ``refuse``, and is one ``TrainReply``.
+What each field tells:
 
 | field | in a run of DP-SGD (unit example or person) | unit client | without privacy |
 |---|---|---|---|
@@ -16,18 +16,19 @@ field tells:
 | ``is_private`` | true | false | false |
 | ``offered_lora_rank`` | of the machine and its owner's policy, measured without an example | same | same |
 | ``compression_error`` | of noised values and earlier messages alone (``client.packing``) | 0 | what was cut |
+| ``leave_json`` | of the owner's policy, its clock and the owner's decisions (``client.leave``) | same | same |
 | ``error_code``, ``error_message`` | empty, or of the list below | same | same, and where the data has a mistake |
 
-Errors. ``policy_refused`` names a clause of the owner's policy; ``public_files`` stands before any file that a private
-run calls public is looked at, or guesses of the private file could be tried. Of ``max_epsilon`` it says that the cap is
-reached, never a figure:
-what was spent depends on which data set the file is, and one row that was seen before can decide that
-(``client.lineage``). That the clause is reached is one such bit, to be counted as seen. ``over_capacity`` is about the
-machine, ``ledger_failed`` and ``bad_order`` about the ledger's file and the order. ``did_not_move`` and ``not_finite``
-name a tensor; under DP-SGD they are post-processing of what is noised. ``client_failed``: the disk, the base model, or
-data that can not be read as the recipe asks. Of the data only that fact leaves a run with a privacy section, never a
-line, a label or a name of a column; the client's own log has them. A file without any example is no error under DP-SGD:
-such a client sends noise.
+Errors. ``policy_refused`` names a clause of the owner's policy; ``public_files`` stands before any file that a
+private run calls public is looked at, or guesses of the private file could be tried. Of ``max_epsilon`` it says that
+the cap is reached, never a figure: what was spent depends on which data set the file is, and one row that was seen
+before can decide that (``client.lineage``). That the clause is reached is one such bit, to be counted as seen.
+``over_capacity`` is about the machine, ``outside_hours``, ``approval_pending`` and ``cancelled`` about the owner's
+clock, the owner's decisions and the coordinator's own word, ``ledger_failed`` and ``bad_order`` about the ledger's
+file and the order. ``did_not_move`` and ``not_finite`` name a tensor; under DP-SGD they are post-processing of what
+is noised. ``client_failed``: the disk, the base model, or data that can not be read as the recipe asks. Of the data
+only that fact leaves a run with a privacy section, never a line, a label or a name of a column; the client's own log
+has them. A file without any example is no error under DP-SGD: such a client sends noise.
 
 Beside messages there are: the node's public key and heartbeats (that a client is there), when it answers, whether it
 has taken up an order that it is asked after (``held`` or ``lost``: of delivery alone), the kind of a fault of our own
@@ -46,11 +47,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aggregation.serialize import sha256_hex
+from motet.wire.leave import leave_to_json
 from motet.wire.messages import TrainOrder, TrainReply
 
 if TYPE_CHECKING:
     from client.packing import Packed
     from motet.recipe import Recipe
+    from motet.wire.leave import Leave
 
 
 DATA_UNUSABLE = "this client's data can not be read as the recipe asks; its own log says where"
@@ -93,6 +96,17 @@ def offer(order: TrainOrder, lora_rank: int) -> TrainReply:
         attempt=order.attempt,
         client_id=order.client_id,
         offered_lora_rank=lora_rank,
+    )
+
+
+def grant(order: TrainOrder, leave: Leave) -> TrainReply:
+    """The answer to a question for leave: what the owner's policy, clock and decisions say, and nothing else."""
+    return TrainReply(
+        run_id=order.run_id,
+        round_index=order.round_index,
+        attempt=order.attempt,
+        client_id=order.client_id,
+        leave_json=leave_to_json(leave),
     )
 
 

@@ -21,7 +21,7 @@ from client.units import MICRO_BATCH, private_batches
 from privacy.dpsgd import DpSgd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from client.adapters import Attached
     from client.inputs import Prepared
@@ -48,6 +48,7 @@ def train_round(
     noise: NoiseSource | None,
     noise_multiplier: float | None = None,
     control_shift: Mapping[str, torch.Tensor] | None = None,
+    before_step: Callable[[], None] = lambda: None,
 ) -> TrainingOutcome:
     """Take ``training.local_steps`` steps on ``attached``.
 
@@ -67,6 +68,7 @@ def train_round(
       noise: of a private run; never seeded from the recipe.
       noise_multiplier: of a private run.
       control_shift: c - c_i of SCAFFOLD by key of ``client.adapters.trained_parameters``; None or empty is zero.
+      before_step: called before each step; what it raises ends the round.
 
     Raises:
       TrainableDidNotMoveError: a tensor that should train stayed as it was.
@@ -98,6 +100,7 @@ def train_round(
             )
             try:
                 for _ in range(recipe.training.local_steps):
+                    before_step()
                     for part in private_batches(recipe.privacy, examples, noise):
                         losses = per_example_loss(recipe, attached.model, examples, part.examples)[0]
                         engine.accumulate(losses, part.owners)
@@ -108,6 +111,7 @@ def train_round(
         else:
             rate = min(1.0, recipe.training.expected_batch_size / max(len(examples), 1))
             for _ in range(recipe.training.local_steps):
+                before_step()
                 drawn = torch.rand(len(examples), generator=generator, dtype=torch.float64) < rate
                 chosen_plain = drawn.nonzero().flatten().tolist()
                 optimizer.zero_grad(set_to_none=True)

@@ -1,18 +1,20 @@
 """A client's whole work on one order: check, charge, train, protect, answer. The base model stays loaded.
 
 Steps, in this order: 1 the order is undamaged and for this client; 2 an order that was answered gets the same
-bytes again; 3 the policy allows it; 4 the budget is charged, durably; 5 training; 6 what may leave is made and
-stored; 7 the charge is settled. A crash between 4 and 6 leaves a charge that counts in full; the order, done
-again, is charged again.
+bytes again; 3 the policy allows it, and the owner where the policy asks for that; 4 the budget is charged,
+durably; 5 training; 6 what may leave is made and stored; 7 the charge is settled. A crash between 4 and 6 leaves a
+charge that counts in full; the order, done again, is charged again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import logging
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +27,20 @@ from client.adapters import attach, detach, read_state
 from client.base import loaded_base
 from client.capacity import Capacity, OverCapacityError
 from client.control import OwnControls
-from client.errors import BadOrderError, ClientError
+from client.errors import BadOrderError, CancelledError, ClientError
 from client.files import write_durably
 from client.inputs import prepare
+from client.leave import Approvals, LeaveDesk
 from client.ledger import ClientLedger
 from client.lineage import Lineage, Lineages
 from client.packing import Residuals, packed, whole
 from client.personal import PersonalParts
-from client.policy import Policy, check_policy, load_policy
+from client.policy import Policy, check_hours, check_policy
+from client.policy_file import PolicyFile
 from client.protect import DATA_UNUSABLE, offer, refuse, release
 from client.pruning import pruned
 from client.training import train_round
+from motet.abandoned import Abandoned, order_key
 from motet.data import DataError, NoExamplesError, read_data
 from motet.errors import MotetError
 from motet.modeling import layer_shapes
@@ -65,10 +70,11 @@ class ClientWorker:
       client_id: orders for others are refused.
       data_path: JSONL or CSV file of examples, or a folder of pictures.
       state_dir: finished replies and the ledger; made if missing.
-      policy: the floor; none means no clauses.
+      policy: the floor, or the file of it, which is followed as it changes; none means no clauses.
       noise: source of private noise and sampling; the operating system's by default. A predictable one
         (``is_test_only``) is refused in private runs.
       allows_test_noise: let a predictable source through all the same; only tests may.
+      now: for the hours of the policy; knows its zone.
     """
 
     def __init__(
@@ -76,11 +82,13 @@ class ClientWorker:
         client_id: str,
         data_path: Path,
         state_dir: Path,
-        policy: Policy | None = None,
+        policy: Policy | PolicyFile | None = None,
         noise: NoiseSource | None = None,
         *,
         allows_test_noise: bool = False,
+        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
+        self._now = now
         self._client_id = client_id
         self._data_path = data_path
         self._replies = state_dir / "replies"
@@ -90,14 +98,23 @@ class ClientWorker:
         self._ledger = ClientLedger(state_dir / "ledger.jsonl")
         self._lineages = Lineages(state_dir)
         self._lineage: tuple[tuple[_Stamp, str | None], Lineage] | None = None
-        self._policy = policy or Policy()
+        self._policy_file = policy if isinstance(policy, PolicyFile) else PolicyFile.fixed(policy)
+        self._policy = self._policy_file.current()
         self._noise = noise or SystemNoise()
-        self._capacity = Capacity(state_dir / "capacity.json", self._policy)
+        self._desk = LeaveDesk(client_id, state_dir, self._policy_file, now)
+        self._approvals = Approvals(state_dir, client_id)
+        self._abandoned = Abandoned(state_dir)
+        self._capacity_path = state_dir / "capacity.json"
         self._allows_test_noise = allows_test_noise
         self._ready: tuple[str, Prepared] | None = None
 
     def handle(self, order: TrainOrder) -> TrainReply:
-        """Answer one order. Facts of the world become error replies; nothing is raised for them."""
+        """Answer one order. Facts of the world become error replies; nothing is raised for them.
+
+        A question for leave may be asked from another thread, beside an order.
+        """
+        if order.asks_leave:
+            return self._desk.answer(order)
         try:
             return self._answer(order)
         except OverCapacityError as e:
@@ -123,15 +140,24 @@ class ClientWorker:
         if recipe.trains_privately and self._noise.is_test_only and not self._allows_test_noise:
             raise ClientError("private noise would come from a predictable source; nothing was trained")
         noise_multiplier = resolve_noise_multiplier(recipe) if recipe.privacy else None
+        self._policy = self._policy_file.current()  # for this order, however long it takes
+        self._check_not_taken_back(order)
+        check_hours(self._policy, self._now())
         if order.asks_rank:
+            self._approvals.check(self._policy, order.recipe_sha256)
             check_policy(self._policy, recipe, lora_rank=1, noise_multiplier=noise_multiplier)
-            return offer(order, self._capacity.offer(recipe, order.lora_rank, noise_multiplier))
+            return offer(order, self._capacity().offer(recipe, order.lora_rank, noise_multiplier))
         check_policy(self._policy, recipe, lora_rank=order.lora_rank, noise_multiplier=noise_multiplier)
-        self._capacity.check(recipe, order.lora_rank, noise_multiplier)
+        if self._approvals.check(self._policy, order.recipe_sha256) is None:
+            self._approvals.decide_by_rule(
+                self._policy, order.recipe_sha256, int(self._now().timestamp() * 1000)
+            )
+        self._capacity().check(recipe, order.lora_rank, noise_multiplier)
         received = from_bytes(order.payload)
         stamp = self._stamp()
         examples = self._prepared(recipe, stamp)
         self._check_basis(order, recipe)
+        self._check_not_taken_back(order)
         reservation = self._charge(order, recipe, stamp)
         trained = self._train(order, recipe, received, examples, noise_multiplier)
         reply = release(
@@ -146,6 +172,18 @@ class ClientWorker:
         if reservation is not None:
             self._ledger.settle(reservation)
         return reply
+
+    def _capacity(self) -> Capacity:
+        return Capacity(self._capacity_path, self._policy)
+
+    def _epsilon_cap(self, lineage: Lineage) -> float | None:
+        """Of the data set under any of its names, and of the file under its own."""
+        path = self._data_path
+        return self._policy.epsilon_cap(*lineage.names, str(path), str(path.absolute()), path.name)
+
+    def _check_not_taken_back(self, order: TrainOrder) -> None:
+        if self._abandoned.holds(order_key(order.run_id, order.round_index, order.attempt)):
+            raise CancelledError("the coordinator took the order back")
 
     def _check_basis(self, order: TrainOrder, recipe: Recipe) -> None:
         """Make a basis of public examples before anything is charged; this client's own data is not public."""
@@ -180,7 +218,7 @@ class ClientWorker:
         if recipe.adapter.rank_policy != "measured":
             return 0
         noise_multiplier = resolve_noise_multiplier(recipe) if recipe.privacy else None
-        return self._capacity.offer(recipe, recipe.most_rank, noise_multiplier)
+        return self._capacity().offer(recipe, recipe.most_rank, noise_multiplier)
 
     def _checked(self, order: TrainOrder) -> Recipe:
         if order.client_id != self._client_id:
@@ -239,7 +277,7 @@ class ClientWorker:
             round_index=order.round_index,
             attempt=order.attempt,
             event=event,
-            epsilon_cap=self._policy.max_epsilon,
+            epsilon_cap=self._epsilon_cap(lineage),
             target_delta=min(self._policy.target_delta, recipe.privacy.target_delta),
         )
 
@@ -263,7 +301,7 @@ class ClientWorker:
             joined=lineage.names,
             run_id=order.run_id,
             event=event,
-            epsilon_cap=self._policy.max_epsilon,
+            epsilon_cap=self._epsilon_cap(lineage),
             target_delta=min(self._policy.target_delta, recipe.privacy.target_delta),
         )
         return (made | dict(zip(missing, names, strict=True)))[here]
@@ -307,6 +345,7 @@ class ClientWorker:
                     noise=self._noise,
                     noise_multiplier=noise_multiplier,
                     control_shift=_difference(received.control, own),
+                    before_step=partial(self._check_not_taken_back, order),
                 )
                 state = pruned(recipe, read_state(attached), start)
             finally:
@@ -431,6 +470,6 @@ def build_handler(spec: Mapping[str, Any]) -> Handler:
     Reads client_id, data_path, state_dir, and policy_path where there is a policy.
     """
     torch.set_num_threads(1)
-    policy = load_policy(Path(spec["policy_path"])) if spec.get("policy_path") else None
+    policy = PolicyFile(Path(spec["policy_path"]) if spec.get("policy_path") else None)
     worker = ClientWorker(str(spec["client_id"]), Path(spec["data_path"]), Path(spec["state_dir"]), policy)
     return worker.handle

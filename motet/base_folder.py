@@ -116,6 +116,21 @@ def open_base(path: Path) -> BaseFolder:
     return BaseFolder(path=path, config=_json(config) if config.is_file() else {}, tensors=tensors)
 
 
+def base_files(path: Path) -> list[Path]:
+    """What the content of a base model is: configuration, weights and their index, in the order of names.
+
+    Raises:
+      NoSuchBaseError: no such folder.
+      BaseFolderError: it holds no safetensors, or a shard is missing.
+    """
+    if not path.is_dir():
+        raise NoSuchBaseError(
+            f"{path} is not a folder", hint="a base is a local folder with model.safetensors and config.json"
+        )
+    beside = [path / name for name in ("config.json", _INDEX) if (path / name).is_file()]
+    return sorted({*_files(path), *beside})
+
+
 def _files(path: Path) -> list[Path]:
     if (path / _SINGLE).is_file():
         return [path / _SINGLE]

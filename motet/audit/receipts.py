@@ -86,7 +86,7 @@ def open_receipts(document: Value) -> tuple[str, list[dict[str, Value]], str]:
     client_id, charges = statement["client_id"], statement["charges"]
     if not (isinstance(pem, str) and isinstance(signature, str) and isinstance(client_id, str)):
         raise LedgerFormatError("public_key, signature and client_id are text")
-    _check_signature(pem, signature, _SIGNED + canonical_bytes(statement))
+    check_signature(pem, signature, _SIGNED + canonical_bytes(statement))
     if not isinstance(charges, list):
         raise LedgerFormatError("charges is a list")
     read: list[dict[str, Value]] = []
@@ -97,7 +97,18 @@ def open_receipts(document: Value) -> tuple[str, list[dict[str, Value]], str]:
     return client_id, read, pem
 
 
-def _check_signature(pem: str, signature: str, data: bytes) -> None:
+def check_signature(pem: str, signature: str, data: bytes) -> None:
+    """Hold bytes to an owner's signature.
+
+    Args:
+      pem: public key of a client.
+      signature: base64 (ECDSA, SHA-384).
+      data: what was signed.
+
+    Raises:
+      LedgerFormatError: key or signature can not be read.
+      SignatureError: it does not fit.
+    """
     try:
         key = serialization.load_pem_public_key(pem.encode())
         raw = base64.b64decode(signature.encode("ascii"), validate=True)

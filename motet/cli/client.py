@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Make a key and answer a coordinator's orders.")
+from motet.cli.owner import register_on
+
+app = typer.Typer(no_args_is_help=True, help="Make a key, answer a coordinator's orders, decide on recipes.")
+register_on(app)
 Home = Annotated[
     Path, typer.Option("--home", help="This client's own folder: key, ledger, finished replies.")
 ]
@@ -151,7 +154,8 @@ def start_command(
     ] = None,
     home: Home = DEFAULT_HOME,
     policy: Annotated[
-        Path | None, typer.Option("--policy", help="TOML file: what this data owner allows.")
+        Path | None,
+        typer.Option("--policy", help="TOML file: what this data owner allows; see docs/policy.md."),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every order.")] = False,
     as_json: Annotated[
@@ -176,11 +180,13 @@ def start_command(
         )
     import torch
 
-    from client.policy import load_policy
+    from client.policy_file import PolicyFile
+    from client.whoami import remember
     from client.worker import ClientWorker
 
     torch.set_num_threads(1)
-    worker = ClientWorker(name, data, home, load_policy(policy) if policy else None)
+    worker = ClientWorker(name, data, home, PolicyFile(policy))
+    remember(home, name, policy)
 
     def connected() -> None:
         told = {"connected": True, "client_id": name, "address": joined.address}

@@ -27,6 +27,7 @@ class TrainOrder:
       counted_round: one more than the last round whose result used this client's update, so that its own state
         (SCAFFOLD) is of that round; 0: none did, or the run keeps none.
       asks_rank: a question, for the largest rank up to ``lora_rank`` that the client carries; nothing is trained.
+      asks_leave: a question, whether this client takes part in the run; nothing is charged, nothing is trained.
     """
 
     run_id: str
@@ -41,6 +42,7 @@ class TrainOrder:
     payload_sha256: str
     counted_round: int = 0
     asks_rank: bool = False
+    asks_leave: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,7 @@ class TrainReply:
       offered_lora_rank: the largest rank that the client carries; 0 where the recipe assigns ranks.
       compression_error: of a compressed payload, what it misses of what was to be sent, relative; 0 where it is whole,
         or where telling it would not be private.
+      leave_json: the answer to ``asks_leave`` (``motet.wire.leave``); else empty.
     """
 
     run_id: str
@@ -81,3 +84,4 @@ class TrainReply:
     error_message: str = ""
     offered_lora_rank: int = 0
     compression_error: float = 0.0
+    leave_json: str = ""

@@ -147,9 +147,35 @@ class CancelRefused:
     reason: str
 
 
-Body = Genesis | ClientKey | RunDeclared | Reserve | Order | Settle | CancelRefused
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A data owner allowed a recipe or refused it; signed by the owner, see ``motet.audit.decisions``.
+
+    Attributes:
+      client_id: whose decision.
+      recipe_sha256: on what.
+      decision: ``approved`` or ``refused``.
+      policy_sha256: of the owner's policy file in force; empty without one.
+      decided_at_ms: when, milliseconds since 1970 (UTC), by the owner's clock.
+      made_by: ``owner``, or ``rule`` where the policy decides by itself.
+      reason: the owner's words; may be empty.
+      signature: of the client's key over all of this, base64.
+    """
+
+    kind: ClassVar[str] = "decision"
+    client_id: str
+    recipe_sha256: str
+    decision: str
+    policy_sha256: str
+    decided_at_ms: int
+    made_by: str
+    reason: str
+    signature: str
+
+
+Body = Genesis | ClientKey | RunDeclared | Reserve | Order | Settle | CancelRefused | Decision
 _KINDS: Mapping[str, type[Body]] = {
-    c.kind: c for c in (Genesis, ClientKey, RunDeclared, Reserve, Order, Settle, CancelRefused)
+    c.kind: c for c in (Genesis, ClientKey, RunDeclared, Reserve, Order, Settle, CancelRefused, Decision)
 }
 
 
@@ -182,6 +208,14 @@ def identity(body: Body) -> tuple[str, ...]:
         return (body.kind, body.run_id)
     if isinstance(body, Genesis):
         return (body.kind,)
+    if isinstance(body, Decision):
+        return (
+            body.kind,
+            body.client_id,
+            body.recipe_sha256,
+            body.decision,
+            str(body.decided_at_ms),
+        )
     if isinstance(body, Order):
         return (
             body.kind,

@@ -5,7 +5,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TrainOrder(_message.Message):
-    __slots__ = ("run_id", "round_index", "attempt", "client_id", "recipe_json", "recipe_sha256", "lora_rank", "reservation_id", "payload", "payload_sha256", "counted_round", "asks_rank")
+    __slots__ = ("run_id", "round_index", "attempt", "client_id", "recipe_json", "recipe_sha256", "lora_rank", "reservation_id", "payload", "payload_sha256", "counted_round", "asks_rank", "asks_leave")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_INDEX_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class TrainOrder(_message.Message):
     PAYLOAD_SHA256_FIELD_NUMBER: _ClassVar[int]
     COUNTED_ROUND_FIELD_NUMBER: _ClassVar[int]
     ASKS_RANK_FIELD_NUMBER: _ClassVar[int]
+    ASKS_LEAVE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round_index: int
     attempt: int
@@ -30,10 +31,11 @@ class TrainOrder(_message.Message):
     payload_sha256: str
     counted_round: int
     asks_rank: bool
-    def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., recipe_json: _Optional[str] = ..., recipe_sha256: _Optional[str] = ..., lora_rank: _Optional[int] = ..., reservation_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., counted_round: _Optional[int] = ..., asks_rank: bool = ...) -> None: ...
+    asks_leave: bool
+    def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., recipe_json: _Optional[str] = ..., recipe_sha256: _Optional[str] = ..., lora_rank: _Optional[int] = ..., reservation_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., counted_round: _Optional[int] = ..., asks_rank: bool = ..., asks_leave: bool = ...) -> None: ...
 
 class TrainReply(_message.Message):
-    __slots__ = ("run_id", "round_index", "attempt", "client_id", "payload", "payload_sha256", "aggregation_weight", "num_steps", "num_examples", "is_private", "error_code", "error_message", "offered_lora_rank", "compression_error")
+    __slots__ = ("run_id", "round_index", "attempt", "client_id", "payload", "payload_sha256", "aggregation_weight", "num_steps", "num_examples", "is_private", "error_code", "error_message", "offered_lora_rank", "compression_error", "leave_json")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_INDEX_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +50,7 @@ class TrainReply(_message.Message):
     ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     OFFERED_LORA_RANK_FIELD_NUMBER: _ClassVar[int]
     COMPRESSION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_JSON_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round_index: int
     attempt: int
@@ -62,4 +65,5 @@ class TrainReply(_message.Message):
     error_message: str
     offered_lora_rank: int
     compression_error: float
-    def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., aggregation_weight: _Optional[float] = ..., num_steps: _Optional[int] = ..., num_examples: _Optional[int] = ..., is_private: bool = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., offered_lora_rank: _Optional[int] = ..., compression_error: _Optional[float] = ...) -> None: ...
+    leave_json: str
+    def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., aggregation_weight: _Optional[float] = ..., num_steps: _Optional[int] = ..., num_examples: _Optional[int] = ..., is_private: bool = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., offered_lora_rank: _Optional[int] = ..., compression_error: _Optional[float] = ..., leave_json: _Optional[str] = ...) -> None: ...
