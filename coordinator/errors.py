@@ -35,3 +35,7 @@ class DatabaseAwayError(StorageError):
 
 class IllegalTransitionError(StorageError):
     """The table of transitions has no way from the state that is stored; nothing was written."""
+
+
+class LeadLostError(StorageError):
+    """Another coordinator leads this database; what this one was about to write was not written."""

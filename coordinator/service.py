@@ -16,6 +16,7 @@ import signal
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from coordinator.engine.flower_grid import FlowerGrid
@@ -23,8 +24,10 @@ from coordinator.engine.flower_link import FlowerLink, LinkError, marker_sha256
 from coordinator.engine.round_engine import EngineStoppedError, RoundEngine
 from coordinator.engine.shape import ModelShape
 from coordinator.engine.superlink import Child, check_port_is_free, free_port, start_gateway, start_superlink
-from coordinator.errors import DatabaseAwayError
+from coordinator.errors import DatabaseAwayError, LeadLostError
+from coordinator.leadership import LEASE_S, Leadership, candidate_of
 from coordinator.storage.artifacts import ArtifactStore, open_artifacts
+from coordinator.storage.sharing import check_may_lead
 from coordinator.storage.where import open_store
 from coordinator.tls import ensure_certificates, write_private
 from motet.clock import SystemClock
@@ -33,7 +36,9 @@ from motet.errors import MotetError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+    from typing import IO
 
+    from coordinator.storage.leases import Leader
     from coordinator.storage.models import RunRow
     from coordinator.storage.store import Store
     from motet.recipe import Recipe
@@ -54,7 +59,8 @@ class AlreadyRunningError(MotetError):
 class ServiceConfig:
     """Where the service listens and lives.
 
-    ``listen`` is ``host:port`` of the gateway; ``names`` go into its certificate.
+    ``listen`` is ``host:port`` of the gateway; ``names`` go into its certificate. ``lease_s``: after so many seconds a
+    standby takes the place of this coordinator, should it vanish.
     """
 
     home: Path
@@ -62,6 +68,7 @@ class ServiceConfig:
     names: tuple[str, ...] = ()
     in_memory_link_state: bool = False
     artifact_key: Path | None = None
+    lease_s: float = LEASE_S
 
 
 def model_shape(recipe: Recipe) -> ModelShape:
@@ -74,52 +81,88 @@ def model_shape(recipe: Recipe) -> ModelShape:
 
 
 def serve(
-    config: ServiceConfig, *, on_ready: Callable[[], None] = lambda: None, until_idle: bool = False
+    config: ServiceConfig,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    on_standby: Callable[[Leader], None] = lambda _leader: None,
+    until_idle: bool = False,
 ) -> None:
     """Run the service until SIGTERM or SIGINT; with ``until_idle`` until no run is left.
 
+    While another coordinator leads the database it stands by: it opens no port and takes no run.
+
     Raises:
-      MotetError: the home folder is in use or not writable, a port is taken, or a child process does not start.
+      MotetError: the home folder is in use or not writable, lacks what the leader's has, a port is taken, or a child
+        process does not start.
     """
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    with _exclusive(config.home):
+    with _exclusive(config.home) as lock:
         check_port_is_free(config.listen)
         open_artifacts(config.home, config.artifact_key)
-        store = open_store(config.home)
-        store.ledger.reconcile()
-        tls = config.home / "tls"
-        ensure_certificates(
-            tls, [*config.names, config.listen.rsplit(":", 1)[0]], datetime.datetime.now(datetime.UTC)
+        candidate = candidate_of(config.home, lock)
+        is_over = False
+        while not is_over:
+            store = open_store(config.home)
+            lead = Leadership(store, candidate, config.lease_s)
+            try:
+                check_may_lead(store, ArtifactStore(config.home / "artifacts"), config.home)
+                if lead.wait(partial(_has_no_work, store, stopping, until_idle=until_idle), on_standby):
+                    _lead(config, store, lead, stopping, on_ready, until_idle=until_idle)
+                is_over = True
+            except LeadLostError as e:
+                log.warning("%s", e.message)
+            finally:
+                lead.give_back()
+                store.close()
+
+
+def _has_no_work(store: Store, stopping: threading.Event, *, until_idle: bool) -> bool:
+    return stopping.is_set() or (until_idle and store.next_run() is None)
+
+
+def _lead(
+    config: ServiceConfig,
+    store: Store,
+    lead: Leadership,
+    stopping: threading.Event,
+    on_ready: Callable[[], None],
+    *,
+    until_idle: bool,
+) -> None:
+    """Keep SuperLink and gateway up and work on runs, until the end or until another leads."""
+    store.ledger.reconcile()
+    tls = config.home / "tls"
+    ensure_certificates(
+        tls, [*config.names, config.listen.rsplit(":", 1)[0]], datetime.datetime.now(datetime.UTC)
+    )
+    secret = _secret(config.home)
+    children: list[Child] = []
+    link: FlowerLink | None = None
+    try:
+        upstream = f"127.0.0.1:{free_port()}"
+        children.append(
+            start_superlink(upstream, config.home, tls=tls, in_memory=config.in_memory_link_state)
         )
-        secret = _secret(config.home)
-        children: list[Child] = []
-        link: FlowerLink | None = None
-        try:
-            upstream = f"127.0.0.1:{free_port()}"
-            children.append(
-                start_superlink(upstream, config.home, tls=tls, in_memory=config.in_memory_link_state)
-            )
-            children.append(start_gateway(config.listen, upstream, config.home, tls=tls))
-            link = FlowerLink(
-                upstream,
-                secret,
-                (tls / "ca.crt").read_bytes(),
-                is_over=lambda: stopping.is_set() or _ended(children) is not None,
-            )
-            link.open()
-            grid = FlowerGrid(link, store)
-            grid.online()
-            write_join_file(config)
-            on_ready()
-            _work(config, grid, store, stopping, children, until_idle=until_idle)
-        finally:
-            if link is not None:
-                link.close()
-            for child in reversed(children):
-                child.stop()
-            store.close()
+        children.append(start_gateway(config.listen, upstream, config.home, tls=tls))
+        link = FlowerLink(
+            upstream,
+            secret,
+            (tls / "ca.crt").read_bytes(),
+            is_over=lambda: stopping.is_set() or _ended(children) is not None,
+        )
+        link.open()
+        grid = FlowerGrid(link, store)
+        grid.online()
+        write_join_file(config)
+        on_ready()
+        _work(config, grid, store, stopping, children, until_idle=until_idle, lead=lead)
+    finally:
+        if link is not None:
+            link.close()
+        for child in reversed(children):
+            child.stop()
 
 
 def _work(
@@ -130,6 +173,7 @@ def _work(
     children: list[Child],
     *,
     until_idle: bool,
+    lead: Leadership | None = None,
 ) -> None:
     engine = RoundEngine(
         grid,
@@ -138,15 +182,10 @@ def _work(
         SystemClock(),
         shape=model_shape,
         poll_s=POLL_S,
-        is_stopping=lambda: stopping.is_set() or _ended(children) is not None,
+        is_stopping=lambda: bool(stopping.is_set() or _ended(children) or (lead and lead.lost)),
     )
     while not stopping.is_set():
-        child = _ended(children)
-        if child is not None:
-            raise LinkError(
-                f"{child.name} ended by itself",
-                hint=f"see {child.log_path}, then start the coordinator again",
-            )
+        _check_all_is_well(children, lead)
         run: RunRow | None = None
         try:
             run = store.next_run()
@@ -160,6 +199,8 @@ def _work(
                 stopping.wait(IDLE_S)
         except EngineStoppedError:
             continue
+        except LeadLostError:
+            raise
         except DatabaseAwayError as e:  # the run stays as it is; it goes on when the database is back
             log.warning("%s; trying again", e.message)
             stopping.wait(DATABASE_PAUSE_S)
@@ -172,6 +213,18 @@ def _work(
                 raise
             log.warning("run %s ended: %s", run.run_id, e.message)
             store.end_run(run.run_id, "FAILED", e.message)
+
+
+def _check_all_is_well(children: Sequence[Child], lead: Leadership | None) -> None:
+    """Raise when another leads, or a child is no longer there."""
+    if lead is not None and lead.lost is not None:
+        raise lead.lost
+    child = _ended(children)
+    if child is not None:
+        raise LinkError(
+            f"{child.name} ended by itself",
+            hint=f"see {child.log_path}, then start the coordinator again",
+        )
 
 
 def _ended(children: Sequence[Child]) -> Child | None:
@@ -198,7 +251,7 @@ def _secret(home: Path) -> bytes:
 
 
 @contextmanager
-def _exclusive(home: Path) -> Iterator[None]:
+def _exclusive(home: Path) -> Iterator[IO[str]]:
     try:
         home.mkdir(parents=True, exist_ok=True)
         file = (home / "coordinator.lock").open("w")
@@ -213,4 +266,4 @@ def _exclusive(home: Path) -> Iterator[None]:
             raise AlreadyRunningError(
                 f"another coordinator works in {home}", hint="stop it, or choose another --home"
             ) from e
-        yield
+        yield file

@@ -32,7 +32,7 @@ class Transition:
     """One way from a state to a state, or one note beside a state.
 
     Attributes:
-      subject: run, round, contribution, charge.
+      subject: run, round, contribution, charge, lease.
       verb: what happens to it.
       before: states from which it happens. Empty: a note, which is written in any state and changes none.
       after: the state it leads to; that of ``before`` where it is a note about that state.
@@ -123,11 +123,16 @@ SETTLE = Transition(
     within=RECEIVE.name,
 )
 
+TAKE_LEAD = Transition(subject="lease", verb="take")
+KEEP_LEAD = Transition(subject="lease", verb="keep")
+RETURN_LEAD = Transition(subject="lease", verb="give_back")
+
 TRANSITIONS = (
     SUBMIT, START, FINISH, FAIL, CANCEL, ASK_CANCEL, SAY_REASON,
     PLAN, CLOSE, ABORT, COUNT, NOTE_FIGURE,
     ORDER, SKIP, SEND, RECEIVE, REFUSE, BE_LATE,
     RESERVE, SETTLE,
+    TAKE_LEAD, KEEP_LEAD, RETURN_LEAD,
 )  # fmt: skip
 """All of them."""
 

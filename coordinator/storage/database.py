@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,14 +21,15 @@ from sqlalchemy import URL, Engine, create_engine, event, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
-from coordinator.errors import DatabaseAwayError, StorageError
-from coordinator.storage.models import WriteLockRow
+from coordinator.errors import DatabaseAwayError, LeadLostError, StorageError
+from coordinator.storage.models import LeaseRow, WriteLockRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _one_migration_at_a_time = threading.Lock()  # alembic's environment is global to the process
 _READS = "motet_reads"  # execution option of connections that change nothing
+_LET_GO = text("SELECT set_config('idle_in_transaction_session_timeout', :ms, true)")
 _MIGRATION_LOCK = 0x6D6F746574  # any number that nobody else uses: "motet"
 _HINTS = (
     (("readonly", "read-only"), "make the database and its folder writable for this user"),
@@ -45,6 +47,14 @@ _HINTS = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    """The token under which a coordinator leads, and for how many seconds its lease is given."""
+
+    token: int
+    lease_s: float
+
+
 class Database:
     """Sessions on one database.
 
@@ -58,6 +68,7 @@ class Database:
         self._shown = shown
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._reads = sessionmaker(engine.execution_options(**{_READS: True}), expire_on_commit=False)
+        self._fence: Fence | None = None
 
     @classmethod
     def open(cls, where: Path | str | URL, *, create: bool = True) -> Self:
@@ -105,18 +116,38 @@ class Database:
         """Release the connections."""
         self._engine.dispose()
 
+    def fence(self, fence: Fence | None) -> None:
+        """From now on every write first looks whether this token still leads; None: no longer."""
+        self._fence = fence
+
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """Read and write under the write lock; committed and on disk at the end, or nothing of it.
 
         Raises:
           StorageError: the database refuses; nothing was written.
+          LeadLostError: this coordinator led and another does now; nothing was written.
           DatabaseAwayError: the server can not be reached; whether a commit that was under way took place is open.
         """
         with self.translated(), self._sessions.begin() as session:
             if self.is_postgresql:
+                if (
+                    self._fence is not None
+                ):  # who is paused within a transaction must not hold up the next leader
+                    session.execute(_LET_GO, {"ms": str(int(self._fence.lease_s * 1000))})
                 session.execute(select(WriteLockRow.name).with_for_update())
+            if self._fence is not None:
+                self._check(session, self._fence)
             yield session
+
+    def _check(self, session: Session, fence: Fence) -> None:
+        row = session.execute(select(LeaseRow.token, LeaseRow.host, LeaseRow.home)).one_or_none()
+        if row is None or row.token != fence.token:
+            who = f"the coordinator of {row.home} on {row.host}" if row else "nobody"
+            raise LeadLostError(
+                f"database {self._shown}: {who} leads now; what this one was about to write was not written",
+                hint="nothing is lost: it goes on with the runs; started again, this one stands by",
+            )
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

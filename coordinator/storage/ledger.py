@@ -128,6 +128,17 @@ class StoredLedger:
         self._is_reconciled = True
         return self._file.follow(self.leaves)
 
+    def check_key(self) -> None:
+        """Refuse a folder without the key that the ledger of the database was begun with; an empty ledger has none.
+
+        Raises:
+          LedgerKeyError: the key is missing, or is another one.
+        """
+        with self._database.reading() as session:
+            first = session.scalar(select(LedgerEntryRow.leaf).where(LedgerEntryRow.sequence == 0))
+        if first is not None:
+            self._file.check_key(entry_from_bytes(first).body)
+
     def leaves(self, start: int = 0) -> list[bytes]:
         """Canonical bytes of the committed entries from a place on."""
         with self._database.reading() as session:

@@ -177,3 +177,19 @@ class WriteLockRow(Base):
 
     __tablename__ = "write_lock"
     name: Mapped[str] = mapped_column(String(16), primary_key=True)
+
+
+class LeaseRow(Base):
+    """Who leads: the one coordinator that drives runs. Its token is in every write that it makes, and only grows.
+
+    ``place``: names the lock of one home on one running machine. Times are seconds by the database's clock.
+    """
+
+    __tablename__ = "leases"
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    token: Mapped[int] = mapped_column(BigInteger)
+    place: Mapped[str] = mapped_column(String(128))
+    host: Mapped[str] = mapped_column(String(255))
+    home: Mapped[str] = mapped_column(Text)
+    taken_at: Mapped[float] = mapped_column(Float)
+    lease_until: Mapped[float] = mapped_column(Float)

@@ -20,6 +20,7 @@ from coordinator.storage.budgets import charge_budget, charged_events
 from coordinator.storage.charges import NOT_DRAWN, bodies_of
 from coordinator.storage.database import Database
 from coordinator.storage.identities import Identities
+from coordinator.storage.leases import Leases
 from coordinator.storage.ledger import StoredLedger
 from coordinator.storage.models import (
     ArtifactRow,
@@ -59,6 +60,7 @@ class Store:
         self._database, self._ledger, self._clock = database, ledger, clock
         self._transaction, self._reading = database.transaction, database.reading
         self.identities = Identities(database, ledger, clock)
+        self.leases = Leases(database)
 
     @classmethod
     def open(

@@ -117,6 +117,22 @@ class CoordinatorLedger:
         key = self._signing_key()
         return first if isinstance(first, Genesis) else _genesis(key)
 
+    def check_key(self, first: Body) -> None:
+        """Compare this folder's key with that of a ledger's first entry; makes none.
+
+        Raises:
+          LedgerKeyError: the key is missing, can not be read, or is another one.
+        """
+        path = self._folder / "ledger.key"
+        hint = (
+            "a second coordinator needs the first one's ledger folder; else restore the key from the backup"
+        )
+        if not path.exists():
+            raise LedgerKeyError(f"{path} is missing, and the database has a ledger", hint=hint)
+        key = self._load_key()
+        if isinstance(first, Genesis) and verifier_of(first.origin, key).to_text() != first.key:
+            raise LedgerKeyError(f"{path} is not the key that the database's ledger began with", hint=hint)
+
     def entries(self) -> list[Entry]:
         """Every entry, the chain verified.
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from motet.cli.storage import ArtifactKey, gc_command, rotate_keys_command
+
+if TYPE_CHECKING:
+    from coordinator.storage.leases import Leader
 
 app = typer.Typer(no_args_is_help=True, help="Run the coordinator and register clients.")
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")]
@@ -51,16 +54,36 @@ def start_command(
     ] = False,
     database: Database = None,
     artifact_key: ArtifactKey = None,
+    lease_s: Annotated[
+        float,
+        typer.Option(
+            "--lease", help="Seconds after which a standby takes the place of a coordinator that vanished."
+        ),
+    ] = 15.0,
+    shares: Annotated[
+        Path | None,
+        typer.Option(
+            "--shares",
+            metavar="HOME",
+            help="Stand by for the coordinator of this home: same database, artifacts, ledger and certificates.",
+        ),
+    ] = None,
 ) -> None:
     """Start the coordinator: SuperLink, gateway and the round engine. Stop it with Ctrl-C.
 
     Example: motet coordinator start --home coordinator-home --listen 0.0.0.0:8443 --name fed.example.org
     """
+    from coordinator.leadership import LEAST_LEASE_S
     from coordinator.service import ServiceConfig, serve
-    from motet.cli.words import check_address, check_choice
+    from motet.cli.words import check_address, check_at_least, check_choice
 
     check_address(listen)
     _remember(home, database)
+    if shares is not None:
+        from coordinator.storage.sharing import share
+
+        share(home, shares)
+    check_at_least("--lease", lease_s, LEAST_LEASE_S)
     check_choice("--link-state", link_state, ("disk", "memory"))
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s %(message)s"
@@ -72,6 +95,7 @@ def start_command(
         names=tuple(name or ()),
         in_memory_link_state=link_state == "memory",
         artifact_key=artifact_key,
+        lease_s=lease_s,
     )
 
     def ready() -> None:
@@ -80,7 +104,12 @@ def start_command(
         words = f"coordinator ready on {listen}; give {join} to every client"
         print(json.dumps(told) if as_json else words, flush=True)
 
-    serve(config, on_ready=ready, until_idle=until_idle)
+    def standby(leader: Leader) -> None:
+        told = {"ready": False, "leader": {"home": leader.home, "host": leader.host, "left_s": leader.left_s}}
+        words = f"standing by: {leader.in_words()}; only then, or when it is given back, this one takes over"
+        print(json.dumps(told) if as_json else words, flush=True)
+
+    serve(config, on_ready=ready, on_standby=standby, until_idle=until_idle)
 
 
 @app.command("register")

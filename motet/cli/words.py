@@ -66,3 +66,9 @@ def parse_duration(option: str, value: str) -> float:
     if found is None:
         raise UsageError(f"{option}: {value!r} is no time", hint="for example 30m, 24h or 7d")
     return int(found[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[found[2]]
+
+
+def check_at_least(option: str, value: float, least: float) -> None:
+    """Raise unless ``value`` is a finite number of at least ``least``."""
+    if not least <= value < float("inf"):
+        raise UsageError(f"{option}: {value:g} is not {least:g} or more")
