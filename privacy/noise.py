@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Values made at a time; small enough that what is worked on stays in the processor's cache.
-_BLOCK = 8192
+_BLOCK = 16384
 _ZEROS = memoryview(bytes(32 * _BLOCK))  # what is encrypted to get the bare key stream
 # ChaCha20's 32-bit block counter allows 256 GiB for one key; a new key is drawn long before.
 _BYTES_PER_KEY = 2**30
@@ -48,10 +48,10 @@ class NoiseSource(Protocol):
 class SystemNoise:
     """Noise from ChaCha20 (RFC 8439) with a key from ``os.urandom``; unpredictable and never repeated.
 
-    Each Gaussian value is half the sum of four, each by inversion from 53 random bits (Holohan
-    and Braghin 2021, https://arxiv.org/abs/2107.10138, section 5.1 with n = 2), which makes the attack on the
-    low bits of floating-point noise (Mironov 2012) infeasible. Sums are in float64, the result is rounded to
-    float32 once.
+    Each Gaussian value is half the sum of four, made from four words of 53 random bits that no other value shares
+    (Holohan and Braghin 2021, https://arxiv.org/abs/2107.10138, section 5.1 with n = 2), which makes the attack on the
+    low bits of floating-point noise (Mironov 2012) infeasible: far more words lead to each value than it has bits.
+    All is computed in float64, the result is rounded to float32 once.
 
     A forked process gets a key of its own. Safe to call from several threads.
     """
@@ -79,8 +79,8 @@ class SystemNoise:
         values = torch.zeros(math.prod(shape))
         if std > 0:
             for block in torch.split(values, _BLOCK):
-                draws = _standard_normal(self._words(4 * block.numel())).view(4, -1)
-                block.copy_(draws.sum(0) * (std / 2))  # an infinity is refused where the noise is used
+                draws = _standard_normal(self._words(4 * block.numel()))
+                block.copy_(draws.mul_(std))  # an infinity is refused where the noise is used
         return values.reshape(tuple(shape))
 
     def bernoulli(self, n: int, q: float) -> npt.NDArray[np.bool_]:
@@ -142,15 +142,27 @@ class SeededNoise:
 
 
 def _standard_normal(words: npt.NDArray[np.uint64]) -> torch.Tensor:
-    """Map 64-bit words to N(0, 1), float64, by inversion.
+    """Map 4 n words to n values of N(0, 1), float64, each half the sum of four standard normals.
 
-    The upper 53 bits are k in [-2^52, 2^52), and u = (k + 1/2) / 2^52: exact, symmetric, inside (-1, 1). The largest
-    value is 8.3.
+    That sum is the inner product of a Gaussian vector in four dimensions with a fixed unit vector, and is taken without
+    its summands: the vector's squared length is -2 ln(u u') (chi-squared with four degrees of freedom), and a unit
+    vector drawn apart from it has the coordinate sqrt(v) cos t (Hopf: two coordinates have a squared length that is
+    uniform, and a uniform angle). So the value is sqrt(-2 ln(u u') v) cos t: one logarithm, one root, one cosine.
+
+    The upper 53 bits of a word are k in [-2^52, 2^52); u, u' and v are 1/2 + (k + 1/2) / 2^53, in (0, 1], and
+    t = pi (k + 1/2) / 2^52. The four quarters of the words make u, u', v and t. The largest value is 12.2.
     """
-    u = (words.view(np.int64) >> np.int64(11)).astype(np.float64)
-    u += 0.5
-    u *= 2.0**-52
-    return torch.from_numpy(u).erfinv_().mul_(math.sqrt(2))
+    uniform = (words.view(np.int64) >> np.int64(11)).astype(np.float64).reshape(4, -1)
+    uniform += 0.5
+    uniform *= 2.0**-53
+    angles = uniform[3]
+    angles *= 2 * math.pi
+    uniform[:3] += 0.5
+    squares = np.multiply(uniform[0], uniform[1], out=uniform[0])
+    np.log(squares, out=squares)
+    squares *= uniform[2]
+    squares *= -2
+    return torch.from_numpy(angles).cos_().mul_(torch.from_numpy(np.sqrt(squares, out=squares)))
 
 
 def _check_std(std: float) -> None:

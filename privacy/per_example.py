@@ -25,10 +25,14 @@ from privacy.errors import PerExampleGradientError, UnsupportedModelError
 
 
 class DenseShares:
-    """Each example's gradient of one parameter, as it is."""
+    """Each example's gradient of one parameter, as it is.
+
+    Norms are taken at once: what was just written is still in the processor's cache, and is gone when they are asked.
+    """
 
     def __init__(self, gradients: torch.Tensor) -> None:
         self._gradients = gradients
+        self._norms: torch.Tensor = torch.linalg.vector_norm(gradients.flatten(1), dim=1)
 
     @property
     def batch_size(self) -> int:
@@ -41,8 +45,7 @@ class DenseShares:
 
     def norms(self) -> torch.Tensor:
         """(B,) L2 norms; not finite where a gradient, or its square, is not."""
-        norms: torch.Tensor = torch.linalg.vector_norm(self._gradients.flatten(1), dim=1)
-        return norms
+        return self._norms
 
     def without(self, lost: torch.Tensor) -> DenseShares:
         """The same with the rows emptied where ``lost`` (B,) is True: zero times infinity would be NaN."""
@@ -167,6 +170,7 @@ class _Recorder:
         self.layer = layer
         self._weight: Shares | None = None
         self._bias: Shares | None = None
+        self._room: torch.Tensor | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
         """As ``nn.Linear.forward``."""
@@ -190,11 +194,24 @@ class _Recorder:
         x, g = _with_positions(inputs), _with_positions(outputs)
         if self.layer.weight.requires_grad:
             one_position = x.shape[1] == 1
-            new = OuterShares(g[:, 0], x[:, 0]) if one_position else DenseShares(torch.bmm(g.mT, x))
+            new = OuterShares(g[:, 0], x[:, 0]) if one_position else DenseShares(self._products(g, x))
             self._weight = _together(self._weight, new)
         bias: nn.Parameter | None = self.layer.bias
         if bias is not None and bias.requires_grad:
             self._bias = _together(self._bias, DenseShares(g.sum(1)))
+
+    def _products(self, g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """``g_i^T x_i``, (B, out, in), in memory that is used again at every step: fresh pages cost more than the sums.
+
+        What an earlier pass left there is gone with ``forget``; a second use of the layer in one pass gets its own.
+        """
+        shape = (len(g), g.shape[2], x.shape[2])
+        if self._weight is not None:
+            return torch.bmm(g.mT, x)
+        room = self._room
+        if room is None or len(room) < shape[0] or (room.dtype, room.device) != (x.dtype, x.device):
+            room = self._room = x.new_empty(shape)
+        return torch.bmm(g.mT, x, out=room[: shape[0]])
 
     def found(self) -> dict[int, Shares]:
         """Shares by ``id`` of the parameter, for those that a backward pass came by."""

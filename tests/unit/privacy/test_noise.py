@@ -46,20 +46,51 @@ def test_shapes_dtype_and_zero_noise():
 
 
 def test_extreme_random_words_give_finite_values_that_mirror_each_other():
-    words = np.array([2**63 - 1, 2**63, 0, 2**64 - 1], dtype=np.uint64)
-    values = _standard_normal(words).numpy()
-    assert np.isfinite(values).all()
-    assert values[0] == -values[1] > 8
-    assert 0 < values[2] == -values[3] < 1e-15
+    least, most, forward, backward = 2**63, 2**63 - 1, 0, 2**63
+    words = np.array([[least, least], [least, least], [most, most], [forward, backward]], dtype=np.uint64)
+    far, mirrored = _standard_normal(words.ravel()).tolist()
+    assert far == -mirrored == pytest.approx(math.sqrt(2 * 108 * math.log(2)), rel=1e-12)
+    near = _standard_normal(np.array([most, most, least, forward], dtype=np.uint64))
+    assert abs(float(near)) < 1e-15
 
 
-def test_each_of_the_four_draws_is_the_inverse_of_the_normal_distribution():
-    words = SystemNoise()._words(20_000)
-    expected = stats.norm.ppf(((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
-    shifted = _standard_normal(
-        words ^ np.uint64(2**63)
-    ).numpy()  # two's complement: the upper bit is the sign
-    np.testing.assert_allclose(shifted, expected, rtol=1e-12, atol=1e-12)
+def test_each_value_is_half_the_sum_of_four_normals():
+    words = SystemNoise()._words(4 * 5_000)
+    signed = (words ^ np.uint64(2**63)) >> np.uint64(11)
+    u, again, v, turns = ((signed.astype(np.longdouble) + 0.5) / np.longdouble(2) ** 53).reshape(4, -1)
+    length = np.sqrt(-2 * (np.log(u) + np.log(again)))
+    angle, other = 2 * np.pi * (turns - 0.5), 2 * np.pi * np.random.default_rng(0).random(len(u))
+    on_sphere = np.stack(
+        [
+            np.sqrt(v) * np.cos(angle),
+            np.sqrt(v) * np.sin(angle),
+            np.sqrt(1 - v) * np.cos(other),
+            np.sqrt(1 - v) * np.sin(other),
+        ]
+    )
+    turned = (
+        np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+    )  # first row: the mean
+    four = turned.T @ (length * on_sphere)
+    np.testing.assert_allclose(
+        _standard_normal(words).numpy(), (four.sum(0) / 2).astype(np.float64), atol=1e-13
+    )
+    for one in four.astype(np.float64):
+        assert stats.kstest(one, stats.norm.cdf).pvalue > 1e-5
+    correlations = np.corrcoef(four.astype(np.float64)) - np.eye(4)
+    assert np.abs(correlations).max() < 5 / math.sqrt(len(u))
+
+
+def test_the_tails_are_as_heavy_as_they_should_be():
+    draws = 2_000_000
+    values = SystemNoise().normal((draws,), 1.0).abs()
+    for far in (3.0, 4.0, 4.75):
+        expected = draws * 2 * stats.norm.sf(far)
+        assert abs(int((values > far).sum()) - expected) < 6 * math.sqrt(expected)
+    # Positive control: what passes for Gaussian in the middle, the sum of twelve uniform values, has too little there.
+    poor = torch.rand(12, draws // 2).sum(0).sub_(6).abs_()
+    expected = draws * stats.norm.sf(3.0)
+    assert abs(int((poor > 3.0).sum()) - expected) > 6 * math.sqrt(expected)
 
 
 def test_the_blocks_of_a_long_draw_are_joined_without_a_seam():
