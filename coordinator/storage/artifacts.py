@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from aggregation.errors import MalformedUpdateError
-from aggregation.serialize import from_bytes, sha256_hex
 from coordinator.errors import StorageError
 from coordinator.storage.keyring import Keyring, WrappingKey, read_keyring, sync_folder, write_whole
 from coordinator.storage.sealing import FRAME_BYTES, Header, seal, unseal
@@ -66,7 +65,7 @@ class ArtifactStore:
         Raises:
           StorageError: the disk is full or not writable, or the key can not be read; nothing half is left.
         """
-        sha256 = sha256_hex(data)
+        sha256 = hashlib.sha256(data).hexdigest()
         with self.locked(shared=True):
             path = self.path_of(sha256)
             if path.exists():
@@ -146,6 +145,8 @@ class ArtifactStore:
         Raises:
           StorageError: missing, damaged, or not an adapter state.
         """
+        from aggregation.serialize import from_bytes  # brings torch, which keys and files do without
+
         try:
             return from_bytes(self.get(sha256))
         except MalformedUpdateError as e:

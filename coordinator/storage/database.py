@@ -84,14 +84,29 @@ class Database:
         """
         if isinstance(where, Path):
             _prepare_file(where, create=create)
-        url = URL.create("sqlite", database=str(where)) if isinstance(where, Path) else _url(where)
-        shown = str(where) if isinstance(where, Path) else url.render_as_string(hide_password=True)
-        database = cls(_engine(url, shown), shown)
+        database = cls.as_it_is(where)
         with database.translated():
-            database._upgrade()
+            database.upgrade()
         return database
 
-    def _upgrade(self) -> None:
+    @classmethod
+    def as_it_is(cls, where: Path | str | URL) -> Self:
+        """A database at whatever revision it has; nothing is made or upgraded.
+
+        Raises:
+          StorageError: of a kind that is not supported.
+        """
+        url = URL.create("sqlite", database=str(where)) if isinstance(where, Path) else _url(where)
+        shown = str(where) if isinstance(where, Path) else url.render_as_string(hide_password=True)
+        return cls(_engine(url, shown), shown)
+
+    @property
+    def shown(self) -> str:
+        """How the database is named in messages; never with a password."""
+        return self._shown
+
+    def upgrade(self) -> None:
+        """Bring the database to the newest revision; one process at a time does it."""
         with _one_migration_at_a_time, self._engine.begin() as connection:
             if self.is_postgresql:  # another process may do the same at this moment
                 connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _MIGRATION_LOCK})

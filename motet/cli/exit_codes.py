@@ -96,6 +96,12 @@ EXIT_CODES: Sequence[ExitCode] = (
         remedy="Every finding names its row; see [audit.md](audit.md). Ask the operator before the model is used.",
     ),
     ExitCode(
+        code=12,
+        name="unhealthy",
+        meaning="`motet doctor` found something that does not work or is not safe.",
+        remedy="Each finding names the command that mends it.",
+    ),
+    ExitCode(
         code=130, name="stopped", meaning="Stopped by Ctrl-C.", remedy="Start it again; a run continues."
     ),
 )

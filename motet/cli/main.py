@@ -35,6 +35,7 @@ COMMANDS = {
     "port": "motet.cli.port:port_command",
     "advise": "motet.cli.advise:advise_command",
     "inspect": "motet.cli.inspect:inspect_command",
+    "doctor": "motet.cli.doctor:doctor_command",
 }
 GROUPS = {
     "materials": "motet.cli.materials:app",
