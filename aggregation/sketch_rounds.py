@@ -18,7 +18,25 @@ if TYPE_CHECKING:
     from aggregation.floats import Shapes
 
 SKETCH_ROUNDS = 2
+SKETCH_NORM = 1e-6
+"""What DP-SGD clips a unit's sketch to: below any gradient of size, so that its direction alone counts."""
 MORE_COLUMNS = 8
+
+
+def clipping_words(clipping_norm: object, method: object) -> str:
+    """The clipping norm of a run of DP-SGD in words, for people who read what it promises.
+
+    Args:
+      clipping_norm: of the recipe, or a word where that is not known.
+      method: the recipe's section as plain values.
+    """
+    said = f"{clipping_norm:g}" if isinstance(clipping_norm, int | float) else str(clipping_norm)
+    sketches = (
+        isinstance(method, dict) and method.get("basis") == "gradient_sketch" and method.get("train_adapter")
+    )
+    return (
+        f"{said} ({SKETCH_NORM:g} in the {SKETCH_ROUNDS} rounds that sketch gradients)" if sketches else said
+    )
 
 
 def sketch_columns(layer_shapes: Shapes, lora_rank: int) -> int:

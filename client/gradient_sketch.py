@@ -5,9 +5,10 @@ its gradient at the base model; at the end the mean of those gradients stands in
 their gradients would fill the clipping norm and move the model under the sketch.
 
 In a private run each step is one of DP-SGD and is charged as such. Only directions matter here, so an example's sketch
-is clipped to ``SKETCH_NORM``, which is below any gradient of size: what enters is the direction of each, at the full
-strength that the noise allows (the normalisation of Bu et al. 2022, https://arxiv.org/abs/2206.07136), and no norm has
-to be tuned. The noise multiplier, which the accounting rests on, is the run's.
+is clipped to ``aggregation.sketch_rounds.SKETCH_NORM``, below any gradient of size: what enters is each one's
+direction, at the full strength that the noise allows (the normalisation of Bu et al. 2022,
+https://arxiv.org/abs/2206.07136), and no norm has to be tuned. The noise multiplier, which the accounting rests on, is
+the run's.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from client.errors import TrainableDidNotMoveError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-SKETCH_NORM = 1e-6
 
 
 class GradientMean(torch.optim.Optimizer):

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from aggregation.initial import generator_for
+from aggregation.sketch_rounds import SKETCH_NORM
 from client.adapters import trained_parameters
 from client.corrections import control, correct, proximal, tail_pull
 from client.errors import TrainableDidNotMoveError, TrainingDivergedError
-from client.gradient_sketch import SKETCH_NORM, GradientMean
+from client.gradient_sketch import GradientMean
 from client.inputs import per_example_loss
 from client.units import MICRO_BATCH, private_batches
 from privacy.dpsgd import DpSgd

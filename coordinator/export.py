@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
+from aggregation.sketch_rounds import clipping_words
 from motet.errors import MotetError
 from motet.folders import write_folder
 from motet.modeling import is_conv1d_model, load_base, write_input_settings
@@ -111,7 +112,8 @@ def model_card(recipe: Recipe, facts: CardFacts, lora_rank: int) -> str:
         privacy = (
             f"Differential privacy for {UNIT_WORDS[recipe.privacy.unit]} (add/remove neighbours, Poisson sampling): "
             f"epsilon at most {worst:.2f} at delta {recipe.privacy.target_delta:g} for every client, "
-            f"clipping norm {recipe.privacy.clipping_norm:g}; {TRUST_WORDS[recipe.privacy.unit]}."
+            f"clipping norm {clipping_words(recipe.privacy.clipping_norm, recipe.method.model_dump())}; "
+            f"{TRUST_WORDS[recipe.privacy.unit]}."
         )
     base = recipe.base_model
     rank = str(lora_rank) if lora_rank else "none: merged"

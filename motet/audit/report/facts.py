@@ -14,6 +14,7 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from aggregation.sketch_rounds import clipping_words
 from motet.audit.errors import BundleError
 from motet.audit.report.curves import Curve, attack_curve, best_guess, epsilon_by_round
 from motet.recipe.units import TRUST_WORDS, UNIT_WORDS
@@ -303,7 +304,8 @@ def _nist(
         "composition": "privacy loss distributions (reported), Renyi DP (cross-check), integer Renyi vectors (ledger)",
         "post-processing": "aggregation, server optimisation, merging and export work on released values alone",
         "mechanism": _MECHANISMS[unit].format(
-            **{"clipping_norm": NOT_STATED, "sampling_rate": NOT_STATED} | privacy
+            clipping_norm=clipping_words(str(privacy.get("clipping_norm", NOT_STATED)), recipe.get("method")),
+            sampling_rate=privacy.get("sampling_rate", NOT_STATED),
         ),
         "trust model": TRUST_WORDS[unit],
         "randomness": "ChaCha20 keyed by the operating system, for noise and sampling; no seed, no checkpoint",

@@ -146,3 +146,11 @@ def test_a_sketch_of_other_layers_than_the_rounds_is_not_averaged(gradients):
     odd = AdapterState(halves={"q": HalfPair(side="A", value=torch.ones(11, 20), scale=SCALE)})
     with pytest.raises(ValueError, match="other layers"):
         METHOD.reduce(state, [ClientUpdate(client_id="a", weight=1.0, state=odd)])
+
+
+def test_what_people_read_of_clipping_tells_of_the_sketch_rounds():
+    method = {"name": "fed-sb", "basis": "gradient_sketch", "train_adapter": True}
+    assert sketch_rounds.clipping_words(3.0, method) == "3 (1e-06 in the 2 rounds that sketch gradients)"
+    assert sketch_rounds.clipping_words("not stated", {"basis": "svd"}) == "not stated"
+    assert sketch_rounds.clipping_words(0.5, None) == "0.5"
+    assert sketch_rounds.clipping_words(0.5, method | {"train_adapter": False}) == "0.5"
