@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from client.enrolment import keep_renewed
 from client.errors import ClientError
 from client.fleet import FleetLink, FleetWorker
-from motet.wire.codec import decode_order, encode_reply
+from client.keys import load_key
+from client.sealing import sealed
 from motet.wire.messages import TrainOrder, TrainReply
 
 if TYPE_CHECKING:
@@ -73,21 +74,19 @@ def serve(
     Raises:
       SetupError: there is no key in ``home``.
     """
-    key_path = home / "client.key"
-    if not key_path.exists():
+    if not (home / "client.key").exists():
         raise SetupError(f"{home} holds no key", hint=f"make one: motet client init --home {home}")
+    answer = sealed(handler, load_key(home), join.ca)
     stop = threading.Event()
     _end_on_signals(stop)
-    link = FleetLink(join.address, join.ca.encode(), key_path.read_bytes(), home, stop)
+    link = FleetLink(join.address, join.ca.encode(), (home / "client.key").read_bytes(), home, stop)
     threading.Thread(target=keep_renewed, args=(home, stop), daemon=True, name="renewal").start()
     try:
         with link:
             if stop.is_set():
                 return
             on_ready()
-            FleetWorker(
-                link, lambda data: encode_reply(handler(decode_order(data))), join.bundle_sha256, home, stop
-            ).loop()
+            FleetWorker(link, answer, join.bundle_sha256, home, stop).loop()
     except _GraceIsOverError:
         log.warning("stopped within an order; it is done again at the next start")
     finally:

@@ -7,7 +7,6 @@ Killed at any moment and started again it resumes each run in the round it was i
 
 from __future__ import annotations
 
-import datetime
 import fcntl
 import json
 import logging
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from coordinator.authority import ensure_authority
 from coordinator.engine.flower_grid import FlowerGrid
 from coordinator.engine.flower_link import FlowerLink, LinkError, marker_sha256
 from coordinator.engine.round_engine import EngineStoppedError, RoundEngine
@@ -29,7 +29,7 @@ from coordinator.leadership import LEASE_S, Leadership, candidate_of
 from coordinator.storage.artifacts import ArtifactStore, open_artifacts
 from coordinator.storage.sharing import check_may_lead
 from coordinator.storage.where import open_store
-from coordinator.tls import ensure_certificates, write_private
+from coordinator.tls import write_private
 from motet.clock import SystemClock
 from motet.errors import MotetError
 
@@ -134,9 +134,7 @@ def _lead(
     """Keep SuperLink and gateway up and work on runs, until the end or until another leads."""
     store.ledger.reconcile()
     tls = config.home / "tls"
-    ensure_certificates(
-        tls, [*config.names, config.listen.rsplit(":", 1)[0]], datetime.datetime.now(datetime.UTC)
-    )
+    authority = ensure_authority(config.home, names=[*config.names, config.listen.rsplit(":", 1)[0]])
     secret = _secret(config.home)
     children: list[Child] = []
     link: FlowerLink | None = None
@@ -153,7 +151,7 @@ def _lead(
             is_over=lambda: stopping.is_set() or _ended(children) is not None,
         )
         link.open()
-        grid = FlowerGrid(link, store)
+        grid = FlowerGrid(link, store, federation=authority.federation)
         grid.online()
         write_join_file(config)
         on_ready()

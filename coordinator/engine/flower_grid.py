@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 import uuid
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from coordinator.engine.flower_link import NotTakenError
 from coordinator.engine.grid import GridClient, GridFailure
 from motet.errors import MotetError
 from motet.wire.codec import decode_reply, encode_order
+from motet.wire.envelopes import EnvelopeError, open_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,15 +27,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ASK_AFTER_S = 3.0  # without a reply; then after twice as long each time
 SEND_AGAIN_S = 0.5  # to a client that has not signed on yet
+REVOCATION_LOOK_S = 0.5
+REMEMBERED = 64  # carriers of answered orders
 
 
 @dataclass(slots=True)
 class _Sent:
-    """An order under way: the message that carries it now, if one does, and the open questions after that one."""
+    """An order under way: the message that carries it now, if one does, and the open questions after that one.
+
+    ``key``: of the client when the order left. ``earlier``: carriers that were given up.
+    """
 
     order: TrainOrder
     node_id: int
+    key: bytes
     until: float
+    order_sha256: str = ""
+    earlier: list[str] = field(default_factory=list)
     act_at: float = 0.0
     wait_s: float = 0.0
     carrier: str = ""
@@ -50,26 +61,47 @@ class FlowerGrid:
     was killed right then, or whose network lost it, does not hold it: after ``ASK_AFTER_S`` without a reply the client
     is asked, and what it calls lost is sent again. A client at work answers when it is done with what came first.
 
+    A reply is taken out of its envelope only where the client's registered key signed it as an answer to this very
+    order; nothing else is parsed. What comes to an order that is answered is compared with the answer: the same bytes
+    again are a duplicate, others are an ``equivocation``, which is counted on the round.
+
+    A client whose key was revoked is not online, its node is signed off, and what is under way to it fails as
+    ``revoked``.
+
     Args:
       link: to the SuperLink.
       store: of the registered clients.
+      federation: id that envelopes have to name.
       monotonic: seconds, for offers and questions.
     """
 
     def __init__(
-        self, link: FlowerLink, store: Store, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        link: FlowerLink,
+        store: Store,
+        *,
+        federation: str,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link, self._store, self._monotonic = link, store, monotonic
+        self._federation = federation
+        self._revoked: frozenset[str] = frozenset()
+        self._look_at = 0.0
+        self._answered: OrderedDict[str, tuple[_Sent, str]] = (
+            OrderedDict()
+        )  # carrier -> order, hash of its answer
         self._nodes: dict[str, int] = {}
         self._keys: dict[str, bytes] = {}
         self._sent: dict[str, _Sent] = {}
 
     def online(self) -> Mapping[str, GridClient]:
-        """Registered clients whose node answers its heartbeat."""
-        rows = {row.client_id: row for row in self._store.clients()}
+        """Registered clients whose node answers its heartbeat, and whose key is not revoked."""
+        self._look_for_revoked(is_due=True)
+        rows = {row.client_id: row for row in self._store.clients() if row.client_id not in self._revoked}
         new = [row for client_id, row in rows.items() if self._keys.get(client_id) != row.public_key]
         known = self._link.known_nodes() if new else {}
         for row in new:
+            self._sign_off(row.client_id)  # its earlier key, if it had one
             node = known.get(row.public_key) or self._link.register_node(row.public_key, row.client_id)
             self._nodes[row.client_id], self._keys[row.client_id] = node, row.public_key
         up = self._link.online_nodes()
@@ -79,26 +111,63 @@ class FlowerGrid:
             if self._nodes[client_id] in up
         }
 
+    def _look_for_revoked(self, *, is_due: bool) -> None:
+        """Sign off the nodes of clients whose key is revoked, also before a restart."""
+        if not is_due and self._monotonic() < self._look_at:
+            return
+        self._look_at = self._monotonic() + REVOCATION_LOOK_S
+        revoked = self._store.identities.revoked_clients()
+        for client_id in sorted(revoked - self._revoked):
+            if client_id not in self._nodes:
+                keys = {row.client_id: row.public_key for row in self._store.clients()}
+                self._nodes[client_id] = self._link.known_nodes().get(keys.get(client_id, b""), 0)
+            self._sign_off(client_id)
+            log.warning("client %s is revoked; it gets no orders, and its answers are refused", client_id)
+        self._revoked = revoked
+
+    def _sign_off(self, client_id: str) -> None:
+        node = self._nodes.pop(client_id, 0)
+        self._keys.pop(client_id, None)
+        if node:
+            self._link.unregister_node(node)
+
     def send(self, order: TrainOrder, *, deadline_s: float) -> str:
         """Offer one order to the SuperLink, which stops delivering it after ``deadline_s``."""
         if order.client_id not in self._nodes:
             self.online()
         message_id = uuid.uuid4().hex
-        sent = _Sent(order, self._nodes[order.client_id], self._monotonic() + deadline_s)
-        self._carry(sent)
+        node, key = self._nodes.get(order.client_id, 0), self._keys.get(order.client_id, b"")
+        sent = _Sent(order, node, key, self._monotonic() + deadline_s)
+        if order.client_id not in self._revoked:
+            self._carry(sent)
         self._sent[message_id] = sent
         return message_id
 
     def collect(self, message_ids: Sequence[str]) -> list[tuple[str, TrainReply | GridFailure]]:
-        """Replies that arrived; what can not be decoded is a failure of that client."""
+        """Replies that arrived; what is not signed or can not be decoded is a failure of that client."""
         under_way = {m: self._sent[m] for m in message_ids if m in self._sent}
-        wanted = [id_ for sent in under_way.values() for id_ in (sent.carrier, *sent.questions) if id_]
-        arrived = {a.message_id: a for a in self._link.pull(wanted)}
-        replies = []
+        wanted = [
+            id_
+            for sent in under_way.values()
+            for id_ in (sent.carrier, *sent.earlier, *sent.questions)
+            if id_
+        ]
+        arrived = {a.message_id: a for a in self._link.pull([*wanted, *self._answered])}
+        self._look_for_revoked(is_due=bool(arrived))
+        self._compare(arrived)
+        replies: list[tuple[str, TrainReply | GridFailure]] = []
         for message_id, sent in under_way.items():
-            if sent.carrier in arrived:
-                replies.append((message_id, _read(arrived[sent.carrier])))
+            came = [c for c in (sent.carrier, *sent.earlier) if c in arrived]
+            if sent.order.client_id in self._revoked:
+                replies.append(
+                    (message_id, GridFailure(code="revoked", message="the client's key was revoked"))
+                )
                 del self._sent[message_id]
+                continue
+            if came:
+                replies.append((message_id, self._opened(sent, arrived[came[0]])))
+                del self._sent[message_id]
+                self._remember(sent, came[0], arrived)
                 continue
             self._hear(sent, arrived)
             if self._monotonic() >= sent.act_at:
@@ -108,12 +177,48 @@ class FlowerGrid:
                     self._carry(sent)
         return replies
 
+    def _opened(self, sent: _Sent, arrived: Arrived) -> TrainReply | GridFailure:
+        """The reply, if the client's key signed it as an answer to this order."""
+        if arrived.data is None:
+            return GridFailure(code=arrived.code, message=arrived.reason)
+        try:
+            return decode_reply(
+                open_reply(sent.key, self._federation, sent.order, sent.order_sha256, arrived.data)
+            )
+        except EnvelopeError as e:
+            log.warning("a reply of client %s is refused: %s", sent.order.client_id, e.code)
+            return GridFailure(code=e.code, message=e.message)
+        except MotetError as e:
+            return GridFailure(code="malformed_reply", message=e.message)
+
+    def _remember(self, sent: _Sent, came: str, arrived: Mapping[str, Arrived]) -> None:
+        """Other carriers of an answered order may still bring something."""
+        digest = _digest(arrived[came])
+        for carrier in (sent.carrier, *sent.earlier):
+            if carrier and carrier != came:
+                self._answered[carrier] = (sent, digest)
+        while len(self._answered) > REMEMBERED:
+            self._answered.popitem(last=False)
+        self._compare(arrived)
+
+    def _compare(self, arrived: Mapping[str, Arrived]) -> None:
+        for carrier in [c for c in self._answered if c in arrived]:
+            sent, digest = self._answered.pop(carrier)
+            again = arrived[carrier]
+            if _digest(again) == digest or isinstance(self._opened(sent, again), GridFailure):
+                continue
+            order = sent.order
+            log.warning("client %s answered one order of run %s in two ways", order.client_id, order.run_id)
+            self._store.count(order.run_id, order.round_index, "equivocations")
+
     def _carry(self, sent: _Sent) -> None:
         left_s = max(sent.until - self._monotonic(), 1.0)
         order = sent.order
         group = f"{order.run_id}/{order.round_index}"
         try:
-            sent.carrier = self._link.push(sent.node_id, encode_order(order), group=group, ttl_s=left_s)
+            data = encode_order(order)
+            sent.order_sha256 = hashlib.sha256(data).hexdigest()
+            sent.carrier = self._link.push(sent.node_id, data, group=group, ttl_s=left_s)
             sent.wait_s = ASK_AFTER_S
         except NotTakenError:
             if sent.node_id in self._link.online_nodes():
@@ -132,6 +237,7 @@ class FlowerGrid:
         sent.questions = [q for q in sent.questions if q not in arrived]
         if any(answer.data == b"lost" for answer in answers):
             log.warning("an order did not reach client %s; it is sent again", sent.order.client_id)
+            sent.earlier.append(sent.carrier)
             sent.carrier, sent.questions, sent.act_at = "", [], 0.0
 
     def is_known(self, message_id: str) -> bool:
@@ -143,10 +249,5 @@ class FlowerGrid:
         self._link.close()
 
 
-def _read(arrived: Arrived) -> TrainReply | GridFailure:
-    if arrived.data is None:
-        return GridFailure(code=arrived.code, message=arrived.reason)
-    try:
-        return decode_reply(arrived.data)
-    except MotetError as e:
-        return GridFailure(code="malformed_reply", message=e.message)
+def _digest(arrived: Arrived) -> str:
+    return hashlib.sha256(arrived.data or b"").hexdigest()

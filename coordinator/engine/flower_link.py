@@ -28,6 +28,7 @@ from flwr.proto.control_pb2 import (
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
+    UnregisterNodeRequest,
 )
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
@@ -123,6 +124,15 @@ class FlowerLink:
         with _as_link_errors(f"admit the key of client {name}"), self._control() as control:
             request = RegisterNodeRequest(public_key=public_key, name=name)
             return int(control.RegisterNode(request).node_id)
+
+    def unregister_node(self, node_id: int) -> None:
+        """Sign a node off for good: the SuperLink refuses its calls from now on. A node that is off stays off."""
+        with _as_link_errors("sign a node off"), self._control() as control:
+            try:
+                control.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
+            except httpx.HTTPStatusError as e:
+                if e.response.status_code not in (404, 409):
+                    raise
 
     def open(self, timeout_s: float = 60.0) -> None:
         """Submit a carrier run, claim its task, start the heartbeat.

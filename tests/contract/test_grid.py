@@ -8,13 +8,16 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 
 import client.fleet
 import coordinator.engine.flower_grid
-from client.keys import init_key
+from client.keys import init_key, load_key
+from client.sealing import sealed
 from client.service import load_join_file, serve
+from coordinator.authority import ensure_authority
 from coordinator.engine.flower_grid import FlowerGrid
 from coordinator.engine.flower_link import FlowerLink, marker_sha256
 from coordinator.engine.grid import GridClient, GridFailure
@@ -23,7 +26,6 @@ from coordinator.engine.superlink import free_port, start_gateway, start_superli
 from coordinator.registration import register
 from coordinator.storage.store import Store
 from coordinator.tls import ensure_certificates, write_private
-from motet.wire.codec import decode_order, encode_reply
 from motet.wire.messages import TrainOrder, TrainReply
 
 pytestmark = pytest.mark.xdist_group("grid")
@@ -121,7 +123,8 @@ class FlowerSite:
             self.join.write_text(json.dumps(joined))
             self.link = FlowerLink(inside, b"0" * 64, self.ca.encode())
             self.link.open()
-            self.new_grid = lambda: FlowerGrid(self.link, self.store)
+            self.federation = ensure_authority(home).federation
+            self.new_grid = lambda: FlowerGrid(self.link, self.store, federation=self.federation)
             self.grid = self.new_grid()
             self.grid.online()
             self.clients = [self.start_client(name) for name in ("a", "b")]
@@ -319,7 +322,7 @@ def worker(site):
     stop, threads = threading.Event(), []
 
     def start(link):
-        handler = lambda data: encode_reply(answer(decode_order(data)))  # noqa: E731
+        handler = sealed(answer, load_key(site.home / "stranger"), site.ca)
         made = client.fleet.FleetWorker(link, handler, marker_sha256(), site.home / "stranger", stop)
         threads.append(threading.Thread(target=made.loop))
         threads[-1].start()
@@ -374,3 +377,18 @@ def test_an_order_that_is_being_worked_on_stays_known_however_often_it_is_asked_
         time.sleep(0.02)
     assert len(asked) >= 3
     assert all(isinstance(outcome, TrainReply) for outcome in found.values())
+
+
+@pytest.mark.parametrize("site", ["flower"], indirect=True)
+def test_a_revoked_client_reaches_no_fleet_route_and_gets_no_order(site, grid, stranger):
+    link, _ = stranger
+    assert link._beat()  # positive control: until now it is a node like others
+    message_id = grid.send(an_order("stranger"), deadline_s=60)
+    site.store.identities.revoke_name("stranger", "stolen")
+    assert "stranger" not in grid.online()
+    assert not link._beat()
+    with pytest.raises((httpx.HTTPError, RuntimeError)):
+        link.receive()
+    refused = dict(grid.collect([message_id]))[message_id]
+    assert (refused.code, grid.is_known(message_id)) == ("revoked", False)
+    assert "stranger" not in site.new_grid().online()

@@ -67,3 +67,11 @@ class TrainReply(_message.Message):
     compression_error: float
     leave_json: str
     def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., aggregation_weight: _Optional[float] = ..., num_steps: _Optional[int] = ..., num_examples: _Optional[int] = ..., is_private: bool = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., offered_lora_rank: _Optional[int] = ..., compression_error: _Optional[float] = ..., leave_json: _Optional[str] = ...) -> None: ...
+
+class SignedReply(_message.Message):
+    __slots__ = ("reply", "signature")
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    reply: bytes
+    signature: bytes
+    def __init__(self, reply: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
