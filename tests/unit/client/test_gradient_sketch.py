@@ -114,11 +114,10 @@ def sum_of(recipe, order_of, path, home):
     )
 
 
-@pytest.mark.parametrize("steps", [1, 3])
 def test_an_example_moves_a_private_sketch_by_its_direction_alone_at_length_one(
-    sketched, order_of, data_file, tmp_path, steps
+    sketched, order_of, data_file, tmp_path
 ):
-    recipe = sketched(extra=PRIVATE, local_steps=steps)
+    recipe = sketched(extra=PRIVATE, local_steps=2)
     rows = data_file.read_text().splitlines()
     fewer = tmp_path / "fewer.jsonl"
     fewer.write_text("\n".join(rows[:-1]) + "\n")
@@ -128,7 +127,7 @@ def test_an_example_moves_a_private_sketch_by_its_direction_alone_at_length_one(
     loud.write_text("\n".join([*rows[:-1], json.dumps({"text": "!" * 90, "label": 1})]) + "\n")
     three = sum_of(recipe, order_of, loud, tmp_path / "l")
     assert 0.99 < float((three - two).norm()) < 1.0001
-    plain = sketched(training="", local_steps=steps)
+    plain = sketched(local_steps=2)
     reply = ClientWorker("a", data_file, tmp_path / "plain").handle(order_of(plain))
     sizes = [float(half.value.norm()) for half in from_bytes(reply.payload).halves.values()]
     assert max(sizes) < 0.5  # positive control: without clipping the gradients are as small as they are
