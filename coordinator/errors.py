@@ -1,36 +1,27 @@
-"""What can stop a coordinator."""
+"""What can stop a coordinator. Those that a peer of the control API can meet are ``motet.errors``'s."""
 
 from __future__ import annotations
 
-from motet.errors import MotetError
+from motet.errors import (
+    BudgetRefusedError,
+    DatabaseAwayError,
+    NotFoundError,
+    RunFailedError,
+    RunNotFoundError,
+    StorageError,
+    WrongStateError,
+)
 
-
-class StorageError(MotetError):
-    """The database or an artifact can not be read or written."""
-
-    exit_code = 8
-
-
-class RunNotFoundError(MotetError):
-    """No such run."""
-
-    exit_code = 2
-
-
-class RunFailedError(MotetError):
-    """A run ended without an adapter; the message is its reason."""
-
-    exit_code = 9
-
-
-class BudgetRefusedError(MotetError):
-    """The next round would pass the recipe's epsilon limit; nobody was asked."""
-
-    exit_code = 6
-
-
-class DatabaseAwayError(StorageError):
-    """The database server can not be reached now; work goes on when it is back."""
+__all__ = [
+    "BudgetRefusedError",
+    "DatabaseAwayError",
+    "IllegalTransitionError",
+    "NotFoundError",
+    "RunFailedError",
+    "RunNotFoundError",
+    "StorageError",
+    "WrongStateError",
+]
 
 
 class IllegalTransitionError(StorageError):

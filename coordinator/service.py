@@ -13,12 +13,13 @@ import logging
 import secrets
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from coordinator.authority import ensure_authority
+from coordinator.control import serving_control
 from coordinator.engine.flower_grid import FlowerGrid
 from coordinator.engine.flower_link import FlowerLink, LinkError, marker_sha256
 from coordinator.engine.round_engine import EngineStoppedError, RoundEngine
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO
 
+    from coordinator.control import ControlAddress
     from coordinator.storage.leases import Leader
     from coordinator.storage.models import RunRow
     from coordinator.storage.store import Store
@@ -60,7 +62,8 @@ class ServiceConfig:
     """Where the service listens and lives.
 
     ``listen`` is ``host:port`` of the gateway; ``names`` go into its certificate. ``lease_s``: after so many seconds a
-    standby takes the place of this coordinator, should it vanish.
+    standby takes the place of this coordinator, should it vanish. ``control`` is ``host:port`` of the control API;
+    port 0 takes a free one. ``reflection``: whether it tells operators its contract.
     """
 
     home: Path
@@ -69,6 +72,8 @@ class ServiceConfig:
     in_memory_link_state: bool = False
     artifact_key: Path | None = None
     lease_s: float = LEASE_S
+    control: str = "127.0.0.1:0"
+    reflection: bool = False
 
 
 def model_shape(recipe: Recipe) -> ModelShape:
@@ -83,7 +88,7 @@ def model_shape(recipe: Recipe) -> ModelShape:
 def serve(
     config: ServiceConfig,
     *,
-    on_ready: Callable[[], None] = lambda: None,
+    on_ready: Callable[[ControlAddress], None] = lambda _control: None,
     on_standby: Callable[[Leader], None] = lambda _leader: None,
     until_idle: bool = False,
 ) -> None:
@@ -127,7 +132,7 @@ def _lead(
     store: Store,
     lead: Leadership,
     stopping: threading.Event,
-    on_ready: Callable[[], None],
+    on_ready: Callable[[ControlAddress], None],
     *,
     until_idle: bool,
 ) -> None:
@@ -138,6 +143,7 @@ def _lead(
     secret = _secret(config.home)
     children: list[Child] = []
     link: FlowerLink | None = None
+    control = ExitStack()
     try:
         upstream = f"127.0.0.1:{free_port()}"
         children.append(
@@ -154,9 +160,12 @@ def _lead(
         grid = FlowerGrid(link, store, federation=authority.federation)
         grid.online()
         write_join_file(config)
-        on_ready()
+        on_ready(
+            control.enter_context(serving_control(config.home, config.control, reflection=config.reflection))
+        )
         _work(config, grid, store, stopping, children, until_idle=until_idle, lead=lead)
     finally:
+        control.close()
         if link is not None:
             link.close()
         for child in reversed(children):

@@ -1,4 +1,7 @@
-"""The one base of all errors that a person may see: what happened, where, and what to do next."""
+"""The one base of all errors that a person may see: what happened, where, and what to do next.
+
+Below it are the errors that mean the same on both sides of the control API.
+"""
 
 from __future__ import annotations
 
@@ -18,3 +21,41 @@ class MotetError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+class StorageError(MotetError):
+    """The database or an artifact can not be read or written."""
+
+    exit_code = 8
+
+
+class DatabaseAwayError(StorageError):
+    """The database server can not be reached now; work goes on when it is back."""
+
+
+class NotFoundError(MotetError):
+    """There is nothing of that name."""
+
+    exit_code = 2
+
+
+class RunNotFoundError(NotFoundError):
+    """No such run."""
+
+
+class RunFailedError(MotetError):
+    """A run ended without an adapter; the message is its reason."""
+
+    exit_code = 9
+
+
+class BudgetRefusedError(MotetError):
+    """The next round would pass the recipe's epsilon limit; nobody was asked."""
+
+    exit_code = 6
+
+
+class WrongStateError(MotetError):
+    """What is asked for can not be done in the state that the run is in; nothing was changed."""
+
+    exit_code = 2

@@ -28,7 +28,7 @@ from coordinator.engine.ranks import ranks_of, resized_for_round, within_pruned
 from coordinator.engine.reduction import RoundReduction
 from coordinator.engine.results import RunResult, run_result
 from coordinator.errors import BudgetRefusedError, RunFailedError
-from coordinator.rounds.attempts import may_help_again, why_given_up
+from coordinator.rounds.attempts import may_help_again, since, why_given_up
 from coordinator.rounds.table import FINISH
 from motet.recipe import Recipe, from_canonical_json, round_event
 from motet.recipe.method import method_of
@@ -189,13 +189,14 @@ class _OneRun:
         attempts = [r for r in self._store.rounds(self._run_id) if r.round_index == round_index]
         if attempts and attempts[-1].state == "PLANNED":
             return attempts[-1]
-        if attempts:
-            last = attempts[-1]
+        counted = since(self._store.get_run(self._run_id).resumed_at, attempts)
+        if counted:
+            last = counted[-1]
             answers = self._store.contributions(self._run_id, round_index, last.attempt)
-            if not may_help_again(answers, attempt=last.attempt, minimum=self._recipe.cohort.minimum):
+            if not may_help_again(answers, attempt=len(counted) - 1, minimum=self._recipe.cohort.minimum):
                 raise RunFailedError(
                     f"run {self._run_id}, {last.reason}",
-                    hint="mend what the clients report, then submit the run again",
+                    hint=f"mend what the clients report, then: motet run resume {self._run_id}",
                 )
         attempt = attempts[-1].attempt + 1 if attempts else 0
         self._obey()

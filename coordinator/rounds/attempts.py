@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,15 @@ FINAL_CODES = frozenset(
 )
 
 
+class Started(Protocol):
+    """An attempt at a round."""
+
+    started_at: float
+
+
+_Started = TypeVar("_Started", bound=Started)
+
+
 class Answer(Protocol):
     """What one client was asked and answered; a contribution."""
 
@@ -40,11 +49,16 @@ def may_help_again(answers: Sequence[Answer], *, attempt: int, minimum: int) -> 
 
     Args:
       answers: of the last attempt.
-      attempt: its number, from 0.
+      attempt: its number, from 0; of those since the run was last resumed.
       minimum: answers that a round needs.
     """
     final = sum(a.state == "FAILED" and a.error_code in FINAL_CODES for a in answers)
     return len(answers) - final >= minimum and attempt + 1 < MOST_ATTEMPTS
+
+
+def since(resumed_at: float | None, attempts: Sequence[_Started]) -> Sequence[_Started]:
+    """The attempts that count for ``may_help_again``: all, or those since a failed run was let go on."""
+    return [a for a in attempts if resumed_at is None or a.started_at >= resumed_at]
 
 
 def why_given_up(answers: Sequence[Answer], *, round_index: int, minimum: int) -> str:

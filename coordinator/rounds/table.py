@@ -76,6 +76,9 @@ FAIL = Transition(subject="run", verb="fail", before=("QUEUED", "RUNNING"), afte
 CANCEL = Transition(
     subject="run", verb="cancel", before=("QUEUED", "RUNNING"), after="CANCELLED", unmoved=ENDED
 )
+RESUME = Transition(
+    subject="run", verb="resume", before=("FAILED",), after="QUEUED", unmoved=("QUEUED", "RUNNING")
+)
 ASK_CANCEL = Transition(subject="run", verb="ask_cancel")
 SAY_REASON = Transition(subject="run", verb="say_reason")
 
@@ -128,7 +131,7 @@ KEEP_LEAD = Transition(subject="lease", verb="keep")
 RETURN_LEAD = Transition(subject="lease", verb="give_back")
 
 TRANSITIONS = (
-    SUBMIT, START, FINISH, FAIL, CANCEL, ASK_CANCEL, SAY_REASON,
+    SUBMIT, START, FINISH, FAIL, CANCEL, RESUME, ASK_CANCEL, SAY_REASON,
     PLAN, CLOSE, ABORT, COUNT, NOTE_FIGURE,
     ORDER, SKIP, SEND, RECEIVE, REFUSE, BE_LATE,
     RESERVE, SETTLE,

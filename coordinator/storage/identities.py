@@ -12,7 +12,8 @@ from sqlalchemy import select, update
 from coordinator.errors import StorageError
 from coordinator.storage.identity_tables import EnrolmentTokenRow, IdentityRow, RevokedKeyRow
 from coordinator.storage.models import ClientRow
-from motet.errors import MotetError
+from motet.connection.errors import NotAllowedError, NotAuthenticatedError
+from motet.errors import NotFoundError
 from privacy.ledger.entries import ClientKey
 
 if TYPE_CHECKING:
@@ -25,22 +26,16 @@ if TYPE_CHECKING:
     from motet.clock import Clock
 
 
-class TokenRefusedError(MotetError):
+class TokenRefusedError(NotAuthenticatedError):
     """An enrolment token is unknown, used, out of date or revoked."""
 
-    exit_code = 7
 
-
-class RevokedKeyError(MotetError):
+class RevokedKeyError(NotAllowedError):
     """The key of a client was revoked: it does not come back."""
 
-    exit_code = 7
 
-
-class UnknownIdentityError(MotetError):
+class UnknownIdentityError(NotFoundError):
     """Nobody of that name, or no certificate of that serial."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,10 @@ class Base(DeclarativeBase):
 
 
 class RunRow(Base):
-    """One training of one adapter under one recipe."""
+    """One training of one adapter under one recipe.
+
+    ``submitted_by``: ``role/name``; empty where nobody said it. ``resumed_at``: when a failed run was last let go on.
+    """
 
     __tablename__ = "runs"
     run_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -42,6 +45,8 @@ class RunRow(Base):
     adapter_sha256: Mapped[str] = mapped_column(String(64), default="")
     created_at: Mapped[float] = mapped_column(Float)
     finished_at: Mapped[float | None] = mapped_column(Float)
+    submitted_by: Mapped[str] = mapped_column(String(80), default="")
+    resumed_at: Mapped[float | None] = mapped_column(Float)
 
 
 class RoundRow(Base):

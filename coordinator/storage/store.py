@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sqlalchemy import func, select, update
 
 from coordinator.crashpoints import AFTER_COMMIT, BEFORE_COMMIT, crashpoint
-from coordinator.errors import RunNotFoundError, StorageError
+from coordinator.errors import RunNotFoundError, StorageError, WrongStateError
 from coordinator.rounds import table
 from coordinator.rounds.table import ABSENT, Transition, moves
 from coordinator.storage.budgets import charge_budget, charged_events
@@ -111,8 +111,8 @@ class Store:
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
-    def submit_run(self, recipe: Recipe, *, run_id: str | None = None) -> str:
-        """Queue a run; the same ``run_id`` with the same recipe twice is one run.
+    def submit_run(self, recipe: Recipe, *, run_id: str | None = None, submitted_by: str = "") -> str:
+        """Queue a run; the same ``run_id`` with the same recipe twice is one run, of who submitted it first.
 
         Raises:
           StorageError: the id exists with another recipe.
@@ -134,6 +134,7 @@ class Store:
                     recipe_sha256=recipe_sha256(recipe),
                     state="QUEUED",
                     created_at=self._clock.now(),
+                    submitted_by=submitted_by,
                 )
             )
             self._ledger.record(session, [_declared(run_id, recipe)])
@@ -190,6 +191,26 @@ class Store:
             adapter_sha256=adapter_sha256,
             finished_at=self._clock.now(),
         )
+
+    def resume_run(self, run_id: str) -> None:
+        """FAILED -> QUEUED: it goes on after its last closed round, with new attempts that are charged as any.
+
+        Raises:
+          RunNotFoundError: there is none of that id.
+          WrongStateError: it has finished or was cancelled.
+        """
+        with self._making(table.RESUME) as session:
+            run = session.get(RunRow, run_id)
+            if run is None:
+                raise RunNotFoundError(f"there is no run {run_id!r}", hint="see: motet run list")
+            if run.state in {"FINISHED", "CANCELLED"}:
+                raise WrongStateError(
+                    f"run {run_id} is {run.state}; only a failed run can go on",
+                    hint="submit its recipe again",
+                )
+            if moves(table.RESUME, run.state, what=f"run {run_id}"):
+                run.state, run.reason, run.finished_at = table.RESUME.after, "", None
+                run.resumed_at, run.cancel_requested = self._clock.now(), False
 
     def _move_run(self, run_id: str, transition: Transition, **values: Any) -> None:  # noqa: ANN401 - column values
         with self._making(transition) as session:
@@ -537,6 +558,13 @@ class Store:
         """All registered data owners, by name."""
         with self._reading() as session:
             return session.scalars(select(ClientRow).order_by(ClientRow.client_id)).all()
+
+    def artifacts(self) -> Sequence[ArtifactRow]:
+        """What rounds closed with, oldest first."""
+        with self._reading() as session:
+            return session.scalars(
+                select(ArtifactRow).order_by(ArtifactRow.created_at, ArtifactRow.sha256)
+            ).all()
 
     def charge_bodies(self) -> list[Body]:
         """What the tables say was declared, charged, ordered and answered, as a ledger would."""

@@ -12,6 +12,7 @@ import typer
 from motet.cli.storage import ArtifactKey, gc_command, rotate_keys_command
 
 if TYPE_CHECKING:
+    from coordinator.control import ControlAddress
     from coordinator.storage.leases import Leader
 
 app = typer.Typer(no_args_is_help=True, help="Run the coordinator and register clients.")
@@ -68,6 +69,15 @@ def start_command(
             help="Stand by for the coordinator of this home: same database, artifacts, ledger and certificates.",
         ),
     ] = None,
+    control: Annotated[
+        str,
+        typer.Option(
+            "--control", metavar="HOST:PORT", help="Where the control API listens; port 0 takes a free one."
+        ),
+    ] = "127.0.0.1:0",
+    reflection: Annotated[
+        bool, typer.Option("--reflection", help="Let operators read the API's contract from the server.")
+    ] = False,
 ) -> None:
     """Start the coordinator: SuperLink, gateway and the round engine. Stop it with Ctrl-C.
 
@@ -78,6 +88,7 @@ def start_command(
     from motet.cli.words import check_address, check_at_least, check_choice
 
     check_address(listen)
+    check_address(control, "--control", least_port=0)
     _remember(home, database)
     if shares is not None:
         from coordinator.storage.sharing import share
@@ -96,11 +107,19 @@ def start_command(
         in_memory_link_state=link_state == "memory",
         artifact_key=artifact_key,
         lease_s=lease_s,
+        control=control,
+        reflection=reflection,
     )
 
-    def ready() -> None:
+    def ready(api: ControlAddress) -> None:
         join = home / "join.json"
-        told = {"ready": True, "listen": listen, "join": str(join)}
+        told = {
+            "ready": True,
+            "listen": listen,
+            "join": str(join),
+            "control": api.control,
+            "federation": api.federation,
+        }
         words = f"coordinator ready on {listen}; give {join} to every client"
         print(json.dumps(told) if as_json else words, flush=True)
 

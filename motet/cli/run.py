@@ -1,89 +1,79 @@
-"""``motet run``: submit, list, show, watch, cancel."""
+"""``motet run``: submit, list, show, watch, cancel, resume."""
 
 from __future__ import annotations
 
 import json
 import time
-from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+
+from motet.cli.reach import Coordinator, Home, WhoAmI, again, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
-    from coordinator.storage.store import Store
+    from motet.connection.connection import Connection
+    from motet.wire.control import Round, Run
 
 app = typer.Typer(no_args_is_help=True, help="Submit runs to a coordinator and follow them.")
-Home = Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")]
-Run = Annotated[str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN")]
+RunId = Annotated[str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DEFAULT_HOME = Path("coordinator-home")
-ENDED = ("FINISHED", "FAILED", "CANCELLED")
 
 
-@contextmanager
-def _store(home: Path, *, create: bool = False) -> Iterator[Store]:
-    from coordinator.storage.where import open_store
-
-    store = open_store(home, create=create)
-    try:
-        yield store
-    finally:
-        store.close()
+def described(run: Run, rounds: Sequence[Round]) -> dict[str, Any]:
+    """One run with its rounds as plain values."""
+    return summary(run) | {"rounds": [_round(r) for r in rounds]}
 
 
-def describe(store: Store, run_id: str) -> dict[str, Any]:
+def summary(run: Run) -> dict[str, Any]:
     """One run as plain values."""
-    run, cuts = store.get_run(run_id), store.figures(run_id, "truncation_error")
-    total = json.loads(run.recipe_json)["training"]["rounds"]
-    rounds = [
-        {
-            "round_index": r.round_index,
-            "attempt": r.attempt,
-            "state": r.state,
-            "relative_error": r.relative_error,
-            "truncation_error": cuts.get(r.round_index, 0.0),
-            "seconds": round(r.closed_at - r.started_at, 2) if r.closed_at else None,
-            "reason": r.reason,
-            "clients": [
-                {
-                    "client_id": c.client_id,
-                    "state": c.state,
-                    "lora_rank": c.lora_rank,
-                    "bytes_up": c.bytes_up,
-                    "bytes_down": c.bytes_down,
-                    "change_norm": c.change_norm,
-                    "share": c.share,
-                    "outcome": c.outcome,
-                    "compression_error": c.compression_error,
-                    "error": c.error_message,
-                }
-                for c in store.contributions(run_id, r.round_index, r.attempt)
-            ],
-        }
-        for r in store.rounds(run_id)
-    ]
     return {
         "run_id": run.run_id,
         "name": run.name,
         "state": run.state,
         "reason": run.reason,
-        "rounds_total": total,
-        "rounds_closed": sum(r["state"] == "CLOSED" for r in rounds),
+        "rounds_total": run.rounds_total,
+        "rounds_closed": run.rounds_closed,
         "adapter_sha256": run.adapter_sha256,
         "recipe_sha256": run.recipe_sha256,
-        "rounds": rounds,
+    }
+
+
+def _round(found: Round) -> dict[str, Any]:
+    return {
+        "round_index": found.round_index,
+        "attempt": found.attempt,
+        "state": found.state,
+        "relative_error": found.relative_error,
+        "truncation_error": found.truncation_error or 0.0,
+        "seconds": round(found.closed_at - found.started_at, 2) if found.closed_at else None,
+        "reason": found.reason,
+        "clients": [
+            {
+                "client_id": c.client_id,
+                "state": c.state,
+                "lora_rank": c.lora_rank,
+                "bytes_up": c.bytes_up,
+                "bytes_down": c.bytes_down,
+                "change_norm": c.change_norm,
+                "share": c.share,
+                "outcome": c.outcome,
+                "compression_error": c.compression_error,
+                "error": c.error_message,
+            }
+            for c in found.contributions
+        ],
     }
 
 
 @app.command("submit")
 def submit_command(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")],
-    home: Home = DEFAULT_HOME,
+    home: Home = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
     as_json: Json = False,
 ) -> None:
     """Queue a run.
@@ -93,36 +83,36 @@ def submit_command(
     from motet.recipe import load_recipe
 
     parsed = load_recipe(recipe)
-    with _store(home, create=True) as store:
-        run_id = store.submit_run(parsed)
-    print(
-        json.dumps({"run_id": run_id})
-        if as_json
-        else f"{run_id} is queued\nnext: motet run watch {run_id} --home {home}"
-    )
+    with reached(home, coordinator, identity, create=True) as connection:
+        run = connection.runs.submit(parsed)
+    if as_json:
+        print(json.dumps({"run_id": run.run_id}))
+        return
+    print(f"{run.run_id} is queued\nnext: motet run watch {run.run_id} {again(home, coordinator, identity)}")
 
 
 @app.command("list")
-def list_command(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+def list_command(
+    home: Home = None, coordinator: Coordinator = None, identity: WhoAmI = None, as_json: Json = False
+) -> None:
     """All runs of a coordinator.
 
     Example: motet run list --json
     """
-    with _store(home) as store:
-        rows = [describe(store, run.run_id) for run in store.list_runs()]
+    with reached(home, coordinator, identity) as connection:
+        runs = connection.runs.list()
     if as_json:
-        print(json.dumps([{k: v for k, v in row.items() if k != "rounds"} for row in rows]))
+        print(json.dumps([summary(run) for run in runs]))
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("run", "name", "state", "rounds", "reason")
-    for row in rows:
+    for run in runs:
         table.add_row(
-            row["run_id"],
-            row["name"],
-            row["state"],
-            f"{row['rounds_closed']}/{row['rounds_total']}",
-            row["reason"][:60],
+            run.run_id, run.name, run.state, f"{run.rounds_closed}/{run.rounds_total}", run.reason[:60]
         )
-    Console().print(table if rows else "no runs yet; submit one: motet run submit RECIPE")
+    Console().print(table if runs else "no runs yet; submit one: motet run submit RECIPE")
 
 
 def _how(client: dict[str, Any]) -> str:
@@ -136,16 +126,25 @@ def _how(client: dict[str, Any]) -> str:
 
 
 @app.command("show")
-def show_command(run_id: Run, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+def show_command(
+    run_id: RunId,
+    home: Home = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
+    as_json: Json = False,
+) -> None:
     """One run: its rounds, and what each client did.
 
     Example: motet run show r-3f9a1c
     """
-    with _store(home) as store:
-        row = describe(store, run_id)
+    with reached(home, coordinator, identity) as connection:
+        row = _whole(connection, run_id)
     if as_json:
         print(json.dumps(row))
         return
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(highlight=False)
     console.print(
         f"{row['run_id']} {row['name']}: {row['state']}, {row['rounds_closed']} of {row['rounds_total']} rounds closed"
@@ -168,10 +167,16 @@ def show_command(run_id: Run, home: Home = DEFAULT_HOME, as_json: Json = False) 
             )
 
 
+def _whole(connection: Connection, run_id: str) -> dict[str, Any]:
+    return described(connection.runs.get(run_id), connection.rounds.list(run_id))
+
+
 @app.command("watch")
 def watch_command(
-    run_id: Run,
-    home: Home = DEFAULT_HOME,
+    run_id: RunId,
+    home: Home = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
     timeout_s: Annotated[
         float, typer.Option("--timeout", help="Give up after so many seconds; 0 waits for ever.")
     ] = 0,
@@ -181,36 +186,113 @@ def watch_command(
 
     Example: motet run watch r-3f9a1c
     """
-    until = time.monotonic() + timeout_s if timeout_s else None
-    said: tuple[Any, ...] = ()
-    with _store(home) as store:
-        while True:
-            row = describe(store, run_id)
-            now = (row["state"], row["rounds_closed"], row["reason"])
-            if now != said and not as_json:
-                progress = f"{row['rounds_closed']} of {row['rounds_total']} rounds closed"
-                print(f"{row['state']}: {progress} {row['reason']}".rstrip(), flush=True)
-            said = now
-            if row["state"] in ENDED or (until is not None and time.monotonic() > until):
-                break
-            time.sleep(0.5)
+    row = _followed(run_id, home, coordinator, identity, timeout_s=timeout_s, is_quiet=as_json)
     if as_json:
         print(json.dumps(row))
     elif row["state"] == "FINISHED":
-        print(f"adapter {row['adapter_sha256']}\nnext: motet export {run_id} --home {home} --out exported")
+        where = again(home, coordinator, identity)
+        print(f"adapter {row['adapter_sha256']}\nnext: motet export {run_id} {where} --out exported")
     if row["state"] != "FINISHED":
         raise typer.Exit(9)
 
 
+def _followed(
+    run_id: str,
+    home: Path | None,
+    coordinator: str | None,
+    identity: Path | None,
+    *,
+    timeout_s: float,
+    is_quiet: bool,
+) -> dict[str, Any]:
+    """The run as it was when it ended, or when the time was over.
+
+    A coordinator of this home that stops is no end: the home tells what there is, until another one serves it.
+    """
+    from motet.connection.errors import DeadlineError, UnreachableError
+    from motet.connection.runs import AWAY_S
+
+    is_home = coordinator is None and identity is None
+    until = time.monotonic() + timeout_s if timeout_s else None
+    heard, said = time.monotonic(), ()
+    while True:
+        left = None if until is None else max(0.1, until - time.monotonic())
+        with reached(home, coordinator, identity) as connection:
+            try:
+                events = connection.runs.watch(run_id, timeout_s=left, away_s=0 if is_home else AWAY_S)
+                for event in events:
+                    heard = time.monotonic()
+                    said = said if event.run is None or is_quiet else _say(event.run, said)
+                return _whole(connection, run_id)
+            except DeadlineError:
+                return _whole(connection, run_id)
+            except UnreachableError:
+                if not is_home or time.monotonic() - heard > AWAY_S:
+                    raise
+        time.sleep(0.5)
+
+
+def _say(run: Run, said: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Print what is new of a run; what was said."""
+    now = (run.state, run.rounds_closed, run.reason)
+    if now != said:
+        progress = f"{run.rounds_closed} of {run.rounds_total} rounds closed"
+        print(f"{run.state}: {progress} {run.reason}".rstrip(), flush=True)
+    return now
+
+
 @app.command("cancel")
-def cancel_command(run_id: Run, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+def cancel_command(
+    run_id: RunId,
+    home: Home = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
+    as_json: Json = False,
+) -> None:
     """Ask for the end of a run; the coordinator obeys within a second.
 
     Example: motet run cancel r-3f9a1c
     """
-    with _store(home) as store:
-        run = store.get_run(run_id)
-        if run.state == "QUEUED":
-            store.end_run(run_id, "CANCELLED", "cancelled before it started")
-        store.request_cancel(run_id)
+    with reached(home, coordinator, identity) as connection:
+        connection.runs.cancel(run_id)
     print(json.dumps({"run_id": run_id, "cancel_requested": True}) if as_json else f"{run_id} will end")
+
+
+@app.command("resume")
+def resume_command(
+    run_id: RunId,
+    home: Home = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
+    as_json: Json = False,
+) -> None:
+    """Let a failed run go on after its last closed round. New attempts are charged as any.
+
+    Example: motet run resume r-3f9a1c
+    """
+    with reached(home, coordinator, identity) as connection:
+        run = connection.runs.resume(run_id)
+    if as_json:
+        print(json.dumps(summary(run)))
+        return
+    print(f"{run_id} is queued again; {run.rounds_closed} of {run.rounds_total} rounds are closed")
+
+
+@app.command("approve")
+def approve_command(
+    run_id: RunId,
+    recipe_sha256: Annotated[
+        str, typer.Option("--recipe-sha256", help="Refuse when the run has another recipe than this one.")
+    ] = "",
+    home: Home = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
+    as_json: Json = False,
+) -> None:
+    """Say yes to a run that waits for an approval.
+
+    Example: motet run approve r-3f9a1c
+    """
+    with reached(home, coordinator, identity) as connection:
+        run = connection.runs.approve(run_id, recipe_sha256=recipe_sha256)
+    print(json.dumps(summary(run)) if as_json else f"{run_id} is approved: {run.state}")

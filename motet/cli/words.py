@@ -30,10 +30,10 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
         )
 
 
-def check_address(value: str, option: str = "--listen") -> None:
-    """Raise unless ``value`` is HOST:PORT."""
+def check_address(value: str, option: str = "--listen", *, least_port: int = 1) -> None:
+    """Raise unless ``value`` is HOST:PORT. ``least_port`` 0: also the port that means a free one."""
     host, _, port = value.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not port.isdigit() or not least_port <= int(port) < 65536:
         raise UsageError(f"{option}: {value!r} is not HOST:PORT", hint="for example 127.0.0.1:8443")
 
 

@@ -7,12 +7,12 @@ from contextlib import closing
 
 import forked_motet
 import pytest
+from stored_runs import describe
 
 from aggregation.changes import moves, with_moves
 from aggregation.serialize import from_bytes, sha256_hex, to_bytes
 from coordinator.engine.local_grid import LocalGrid
 from coordinator.storage.store import Store
-from motet.cli.run import describe
 from motet.recipe import parse_recipe
 from motet.simulate import simulate
 

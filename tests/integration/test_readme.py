@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked_motet
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +66,62 @@ def test_the_single_commands_of_the_readme_run(words, tmp_path):
         [*MOTET, *words[1:]], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def python_of_the_readme():
+    """The one block of Python."""
+    (found,) = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    return found
+
+
+@pytest.mark.integration
+def test_a_run_is_submitted_from_python_watched_from_a_shell_and_cancelled_from_another(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    shown = [w for w in commands() if w[:2] == ["motet", "run"] and w[2] in {"watch", "cancel"}]
+    watch, cancel = shown[-2], shown[-1]
+    assert (watch[2], cancel[2]) == ("watch", "cancel")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    start = ["coordinator", "start", "--home", "fed", "--listen", address, "--json"]
+    log = tmp_path / "coordinator.log"
+    coordinator = forked_motet.start(start, ENVIRONMENT, tmp_path, log)
+    try:
+        until = time.monotonic() + 120
+        while "ready" not in (log.read_text() if log.exists() else ""):
+            assert coordinator.poll() is None, log.read_text()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        ready = json.loads(next(line for line in log.read_text().splitlines() if '"ready"' in line))
+        assert ready["control"] == json.loads((tmp_path / "fed/control.json").read_text())["address"]
+        submitted = subprocess.run(
+            [sys.executable, "-c", python_of_the_readme()],
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert submitted.returncode == 0, submitted.stderr
+        run_id, state = submitted.stdout.split()
+        assert state == "QUEUED"
+        named = {"RUN": run_id}
+        seen = tmp_path / "watch.log"
+        watching = forked_motet.start([named.get(w, w) for w in watch[1:]], ENVIRONMENT, tmp_path, seen)
+        until = time.monotonic() + 60
+        while not (seen.exists() and "rounds closed" in seen.read_text()):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        done = forked_motet.run([named.get(w, w) for w in cancel[1:]], ENVIRONMENT, tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert watching.wait(60) == 9
+        assert "CANCELLED" in seen.read_text()
+    finally:
+        coordinator.terminate()
+        coordinator.wait(30)
+    assert not (tmp_path / "fed/control.json").exists()
 
 
 @pytest.mark.integration

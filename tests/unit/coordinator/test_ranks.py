@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from stored_runs import describe
 
 from aggregation.methods import METHODS
 from aggregation.serialize import sha256_hex, to_bytes
 from coordinator.engine.grid import GridClient
 from coordinator.engine.ranks import rank_of, ranks_of, resized_for_round
-from motet.cli.run import describe
 from motet.recipe import from_canonical_json, parse_recipe
 from motet.wire.messages import TrainReply
 

@@ -5,11 +5,12 @@ import json
 
 import pytest
 import torch
+from stored_runs import describe
 
 from aggregation.adapter import AdapterState, FactorPair, HalfPair
 from aggregation.changes import change_norm, moves, with_moves
 from aggregation.serialize import from_bytes, sha256_hex, to_bytes
-from motet.cli.run import describe, show_command
+from motet.cli.run import show_command
 from motet.recipe import from_canonical_json
 from motet.recipe.method import local_start, method_of
 from motet.wire.messages import TrainReply

@@ -9,10 +9,10 @@ import json
 import pytest
 from audit_houses import EVENT, RECIPE, order, reserve
 
+from motet.audit.accounts import budget_of
 from motet.audit.bundle import Claim
 from motet.audit.report.facts import build_report
 from motet.audit.verify import verify_bundle
-from motet.cli.budget import budget_of
 from privacy.accounting import epsilon_pld
 from privacy.ledger.entries import RunDeclared, Settle
 

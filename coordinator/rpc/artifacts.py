@@ -1,0 +1,57 @@
+"""Global states of rounds, in chunks. A client's own update is in no list and is never served."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coordinator.rpc.pages import page
+from motet.connection.errors import BadRequestError
+from motet.errors import NotFoundError
+from motet.wire.control import Artifact
+from motet.wire.control_codec import encode
+from motet.wire.v1 import control_pb2, control_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import grpc
+
+    from coordinator.rpc.context import Resources
+
+CHUNK_BYTES = 256 * 1024
+
+
+class ArtifactServicer(control_pb2_grpc.ArtifactServiceServicer):
+    """See proto/motet/v1/control.proto."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._store = resources.store
+        self._folder = resources.home / "artifacts"
+
+    def ListArtifacts(  # noqa: N802 - the contract's name
+        self, request: control_pb2.ListArtifactsRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.ListArtifactsResponse:
+        """Those that a round closed with, oldest first."""
+        rows, token = page(self._store.artifacts(), request, lambda r: (r.created_at, r.sha256), (float, str))
+        found = [
+            encode(Artifact(sha256=r.sha256, kind=r.kind, num_bytes=r.num_bytes, created_at=r.created_at))
+            for r in rows
+        ]
+        return control_pb2.ListArtifactsResponse(artifacts=found, next_page_token=token)
+
+    def DownloadArtifact(  # noqa: N802
+        self, request: control_pb2.DownloadArtifactRequest, _context: grpc.ServicerContext
+    ) -> Iterator[control_pb2.ArtifactChunk]:
+        """Its bytes from a place on, checked against the name before the first one leaves."""
+        from coordinator.storage.artifacts import ArtifactStore  # loads torch
+
+        if all(row.sha256 != request.sha256 for row in self._store.artifacts()):
+            raise NotFoundError(
+                "there is no artifact of that hash", hint="a run's adapter_sha256 names one: motet run show"
+            )
+        data = ArtifactStore(self._folder).get(request.sha256)
+        if request.offset > len(data):
+            raise BadRequestError(f"the artifact has {len(data)} bytes", hint="begin again from 0")
+        for start in range(request.offset, max(len(data), 1), CHUNK_BYTES):
+            part = data[start : start + CHUNK_BYTES]
+            yield control_pb2.ArtifactChunk(offset=start, data=part, num_bytes=len(data))

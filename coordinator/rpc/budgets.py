@@ -1,0 +1,42 @@
+"""What each client has spent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coordinator.rpc.interceptors import calling
+from coordinator.rpc.pages import page
+from coordinator.rpc.roles import CLIENT
+from motet.connection.errors import NotAllowedError
+from motet.wire.control import Budget, RunBudget
+from motet.wire.control_codec import encode
+from motet.wire.v1 import control_pb2, control_pb2_grpc
+
+if TYPE_CHECKING:
+    import grpc
+
+    from coordinator.rpc.context import Resources
+
+
+class BudgetServicer(control_pb2_grpc.BudgetServiceServicer):
+    """See proto/motet/v1/control.proto."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._store = resources.store
+
+    def ListBudgets(  # noqa: N802 - the contract's name
+        self, request: control_pb2.ListBudgetsRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.ListBudgetsResponse:
+        """By client and unit; a client sees its own."""
+        from motet.audit.accounts import budget_of  # an accountant takes a second to load
+
+        peer = calling().peer
+        if peer.role == CLIENT and request.client_id != peer.name:
+            raise NotAllowedError("a client sees its own budget only", hint="name your client in the request")
+        rows = [
+            Budget(**{**row, "runs": tuple(RunBudget(**run) for run in row["runs"])})
+            for row in budget_of(self._store.charge_bodies())
+            if request.client_id in {"", row["client_id"]}
+        ]
+        found, token = page(rows, request, lambda r: (r.client_id, r.unit), (str, str))
+        return control_pb2.ListBudgetsResponse(budgets=[encode(r) for r in found], next_page_token=token)

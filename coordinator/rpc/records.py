@@ -1,0 +1,95 @@
+"""Rows of the store as the records that leave over the control API."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from motet.wire.control import Client, Contribution, Round, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from coordinator.storage.models import ClientRow, ContributionRow, RoundRow, RunRow
+    from coordinator.storage.store import Store
+
+
+def run_record(store: Store, row: RunRow) -> Run:
+    """One run."""
+    return run_of(row, rounds_closed=len(store.closed_rounds(row.run_id)))
+
+
+def run_of(row: RunRow, *, rounds_closed: int) -> Run:
+    """One run whose closed rounds were counted."""
+    return Run(
+        run_id=row.run_id,
+        name=row.name,
+        state=row.state,
+        reason=row.reason,
+        rounds_total=int(json.loads(row.recipe_json)["training"]["rounds"]),
+        rounds_closed=rounds_closed,
+        adapter_sha256=row.adapter_sha256,
+        recipe_sha256=row.recipe_sha256,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        cancel_requested=row.cancel_requested,
+        submitted_by=row.submitted_by,
+    )
+
+
+def rounds_of(store: Store, run_id: str) -> list[Round]:
+    """Every attempt at every round of a run, with what each client did."""
+    by_attempt: dict[tuple[int, int], list[ContributionRow]] = {}
+    for row in store.contributions(run_id):
+        by_attempt.setdefault((row.round_index, row.attempt), []).append(row)
+    cuts = store.figures(run_id, "truncation_error")
+    return [
+        round_of(row, by_attempt.get((row.round_index, row.attempt), ()), cuts)
+        for row in store.rounds(run_id)
+    ]
+
+
+def round_of(row: RoundRow, contributions: Iterable[ContributionRow], cuts: Mapping[int, float]) -> Round:
+    """One attempt. ``cuts``: round -> relative error of a cut of rank before it."""
+    return Round(
+        run_id=row.run_id,
+        round_index=row.round_index,
+        attempt=row.attempt,
+        state=row.state,
+        reason=row.reason,
+        started_at=row.started_at,
+        closed_at=row.closed_at,
+        deadline_at=row.deadline_at,
+        start_sha256=row.start_sha256,
+        adapter_sha256=row.adapter_sha256,
+        relative_error=row.relative_error,
+        truncation_error=cuts.get(row.round_index),
+        contributions=tuple(_contribution(c) for c in contributions),
+    )
+
+
+def _contribution(row: ContributionRow) -> Contribution:
+    return Contribution(
+        client_id=row.client_id,
+        state=row.state,
+        lora_rank=row.lora_rank,
+        bytes_up=row.bytes_up,
+        bytes_down=row.bytes_down,
+        change_norm=row.change_norm,
+        share=row.share,
+        outcome=row.outcome,
+        compression_error=row.compression_error,
+        error_code=row.error_code,
+        error_message=row.error_message,
+    )
+
+
+def client_record(row: ClientRow, *, is_online: bool = False) -> Client:
+    """One registered client."""
+    return Client(
+        client_id=row.client_id,
+        capacity_class=row.capacity_class,
+        registered_at=row.registered_at,
+        last_seen_at=row.last_seen_at,
+        is_online=is_online,
+    )

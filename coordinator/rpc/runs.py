@@ -1,0 +1,128 @@
+"""Runs: submit, look, approve, start, cancel, resume, watch."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from coordinator.rpc.interceptors import calling
+from coordinator.rpc.pages import page
+from coordinator.rpc.records import run_record
+from coordinator.rpc.roles import RESEARCHER
+from coordinator.rpc.watching import run_events
+from motet.connection.errors import BadRequestError, NotAllowedError
+from motet.errors import WrongStateError
+from motet.recipe import parse_recipe, recipe_sha256
+from motet.wire.control_codec import encode
+from motet.wire.v1 import control_pb2, control_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import grpc
+
+    from coordinator.rpc.context import Resources
+    from motet.wire.control import Run
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+class RunServicer(control_pb2_grpc.RunServiceServicer):
+    """See proto/motet/v1/control.proto."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources, self._store = resources, resources.store
+
+    def SubmitRun(  # noqa: N802 - the contract's name
+        self, request: control_pb2.SubmitRunRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.Run:
+        """Check a recipe and queue it; the same run id with the same recipe twice is one run."""
+        if request.run_id and not _RUN_ID.fullmatch(request.run_id):
+            raise BadRequestError(
+                "a run id has letters, digits, dot, dash and underscore, at most 63", hint="send none"
+            )
+        recipe = parse_recipe(request.recipe_text)
+        known = [r for r in self._store.list_runs() if r.run_id == request.run_id]
+        if known and known[0].recipe_sha256 != recipe_sha256(recipe):
+            raise BadRequestError(
+                f"run {request.run_id} exists with another recipe", hint="choose another id"
+            )
+        run_id = self._store.submit_run(
+            recipe, run_id=request.run_id or None, submitted_by=calling().peer.label
+        )
+        return self._run(run_id)
+
+    def GetRun(  # noqa: N802
+        self, request: control_pb2.GetRunRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.Run:
+        """One run."""
+        return self._run(request.run_id)
+
+    def ListRuns(  # noqa: N802
+        self, request: control_pb2.ListRunsRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.ListRunsResponse:
+        """Runs, oldest first."""
+        wanted = (r for r in self._store.list_runs() if request.state in {"", r.state})
+        rows, token = page(wanted, request, lambda r: (r.created_at, r.run_id), (float, str))
+        runs = [encode(run_record(self._store, row)) for row in rows]
+        return control_pb2.ListRunsResponse(runs=runs, next_page_token=token)
+
+    def CancelRun(  # noqa: N802
+        self, request: control_pb2.CancelRunRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.Run:
+        """Ask for the end of a run; one that waits ends at once."""
+        run = self._own(request.run_id)
+        if run.state == "QUEUED":
+            self._store.end_run(run.run_id, "CANCELLED", "cancelled before it started")
+        self._store.request_cancel(run.run_id)
+        return self._run(run.run_id)
+
+    def ResumeRun(  # noqa: N802
+        self, request: control_pb2.ResumeRunRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.Run:
+        """A failed run goes on after its last closed round."""
+        self._store.resume_run(self._own(request.run_id).run_id)
+        return self._run(request.run_id)
+
+    def StartRun(  # noqa: N802
+        self, request: control_pb2.StartRunRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.Run:
+        """A run that waits for nobody's word starts by itself: nothing is to be done for it."""
+        run = self._own(request.run_id)
+        if run.has_ended:
+            raise WrongStateError(f"run {run.run_id} is {run.state}", hint="submit its recipe again")
+        return self._run(run.run_id)
+
+    def ApproveRun(  # noqa: N802
+        self, request: control_pb2.ApproveRunRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.Run:
+        """Say yes to a run that waits for it."""
+        run = self._own(request.run_id)
+        raise WrongStateError(f"run {run.run_id} waits for nobody's approval")
+
+    def WatchRun(  # noqa: N802
+        self, request: control_pb2.WatchRunRequest, context: grpc.ServicerContext
+    ) -> Iterator[control_pb2.RunEvent]:
+        """What changes, until the run has ended, the caller leaves, or the server stops."""
+        self._store.get_run(request.run_id)
+        for event in run_events(self._store, request.run_id, context, self._resources):
+            yield encode(event)
+
+    def _run(self, run_id: str) -> control_pb2.Run:
+        message: control_pb2.Run = encode(run_record(self._store, self._store.get_run(run_id)))
+        return message
+
+    def _own(self, run_id: str) -> Run:
+        """The run, if the caller may change it.
+
+        Raises:
+          RunNotFoundError: there is none.
+          NotAllowedError: a researcher, and the run is somebody else's.
+        """
+        run = run_record(self._store, self._store.get_run(run_id))
+        peer = calling().peer
+        if peer.role == RESEARCHER and run.submitted_by != peer.label:
+            raise NotAllowedError(
+                f"run {run_id} was submitted by somebody else", hint="ask the operator, or who submitted it"
+            )
+        return run

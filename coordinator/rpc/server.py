@@ -1,0 +1,217 @@
+"""The server of the control API: one listener with mutual TLS, one for enrolment, or one on a private Unix socket.
+
+gRPC for Python either requires a verified certificate of every peer of a port or asks none for one. So the one call
+that a peer without a certificate may make, Enrol, has a port, a server and threads of its own: what strangers send can
+not take a thread from those who are known.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+
+from coordinator.rpc.artifacts import ArtifactServicer
+from coordinator.rpc.budgets import BudgetServicer
+from coordinator.rpc.clients import ClientServicer
+from coordinator.rpc.identity import LOCAL_OPERATOR, NOBODY, Peer, Revocations, peer_of
+from coordinator.rpc.interceptors import LARGEST_REQUEST_BYTES, Guard
+from coordinator.rpc.ledger import LedgerServicer
+from coordinator.rpc.recipes import RecipeServicer
+from coordinator.rpc.rounds import MetricServicer, RoundServicer
+from coordinator.rpc.runs import RunServicer
+from coordinator.rpc.system import SystemServicer
+from motet.errors import MotetError
+from motet.wire.v1 import control_pb2, control_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from coordinator.rpc.context import Resources
+
+log = logging.getLogger(__name__)
+
+THREADS, MOST_STREAMS = 40, 24
+ENROLMENT_THREADS = 4
+STOP_GRACE_S = 3.0
+SERVICERS: Mapping[str, type] = {
+    "ClientService": ClientServicer,
+    "RecipeService": RecipeServicer,
+    "RunService": RunServicer,
+    "RoundService": RoundServicer,
+    "MetricService": MetricServicer,
+    "ArtifactService": ArtifactServicer,
+    "BudgetService": BudgetServicer,
+    "LedgerService": LedgerServicer,
+    "SystemService": SystemServicer,
+}
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 0),
+    # What is larger than a request may be is refused by the guard, in words; far larger ones by gRPC, unread.
+    ("grpc.max_receive_message_length", 2 * LARGEST_REQUEST_BYTES),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.max_concurrent_streams", 32),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 3),
+    ("grpc.max_connection_idle_ms", 600_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+)
+# Everybody shakes hands again within the hour, so that an ended certificate does not outlive its connection by more.
+AGED = (("grpc.max_connection_age_ms", 3_600_000), ("grpc.max_connection_age_grace_ms", 60_000))
+STRANGERS = (
+    ("grpc.max_connection_age_ms", 20_000),
+    ("grpc.max_connection_age_grace_ms", 5_000),
+    ("grpc.max_concurrent_streams", 4),
+)
+
+
+class ControlServerError(MotetError):
+    """The control API can not listen."""
+
+    exit_code = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificates:
+    """PEM files of the server and of the authority of its peers; read at each handshake, so that a renewal counts."""
+
+    key: Path
+    chain: Path
+    authority: Path
+
+    def configuration(self) -> grpc.ServerCertificateConfiguration:
+        """What gRPC takes for the next handshake."""
+        pair = (self.key.read_bytes(), self.chain.read_bytes())
+        return grpc.ssl_server_certificate_configuration([pair], self.authority.read_bytes())
+
+
+class ControlServer:
+    """The control API on its listeners. ``start``, then ``stop``.
+
+    Args:
+      resources: of the servicers.
+      enrolment: servicer of ``EnrolmentService``; without one its calls do not exist.
+      reflection: whether peers with the role may ask for the contract.
+    """
+
+    def __init__(self, resources: Resources, *, enrolment: object = None, reflection: bool = False) -> None:
+        self._resources, self._enrolment, self._reflection = resources, enrolment, reflection
+        self._servers: list[grpc.Server] = []
+        self._health = health.HealthServicer(experimental_non_blocking=False)
+
+    def listen(self, address: str, certificates: Certificates, revocations: Revocations) -> int:
+        """Serve peers with a certificate; returns the port.
+
+        Raises:
+          ControlServerError: the address can not be listened on.
+        """
+
+        def identify(context: grpc.ServicerContext) -> Peer:
+            federation, clock = self._resources.federation, self._resources.clock
+            proved: Any = context.auth_context()
+            return peer_of(proved, federation, revocations, clock.now())
+
+        guard = Guard(identify, self._resources.counts, most_streams=MOST_STREAMS)
+        server = _server(guard, THREADS, (*OPTIONS, *AGED))
+        self._add_services(server)
+        return self._bind(server, address, self._credentials(certificates, is_mutual=True))
+
+    def listen_for_enrolment(self, address: str, certificates: Certificates) -> int:
+        """Serve Enrol, and nothing else, to peers without a certificate; returns the port.
+
+        Raises:
+          ControlServerError: the address can not be listened on.
+        """
+        guard = Guard(lambda _context: NOBODY, self._resources.counts, most_streams=1)
+        overridden = dict(STRANGERS)
+        options = (*((k, v) for k, v in OPTIONS if k not in overridden), *STRANGERS)
+        server = _server(guard, ENROLMENT_THREADS, options)
+        control_pb2_grpc.add_EnrolmentServiceServicer_to_server(self._enrolment, server)  # type: ignore[no-untyped-call]
+        return self._bind(server, address, self._credentials(certificates, is_mutual=False))
+
+    def listen_locally(self, path: Path) -> None:
+        """Serve whoever can open a Unix socket in a private folder, as the operator of this home.
+
+        Raises:
+          ControlServerError: the socket can not be made.
+        """
+        guard = Guard(lambda _context: LOCAL_OPERATOR, self._resources.counts, tells_all=True)
+        server = _server(guard, 8, OPTIONS)
+        self._add_services(server)
+        credentials = grpc.local_server_credentials(grpc.LocalConnectionType.UDS)
+        self._bind(server, f"unix:{path}", credentials)
+
+    def start(self) -> None:
+        """Answer calls."""
+        for server in self._servers:
+            server.start()
+
+    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Say that the server leaves, end streams, let calls finish for ``grace_s`` seconds."""
+        self._health.enter_graceful_shutdown()
+        self._resources.stopping.set()
+        ending = [server.stop(grace_s) for server in self._servers]
+        for ended in ending:
+            ended.wait(grace_s + 5)
+
+    def _add_services(self, server: grpc.Server) -> None:
+        servicers: dict[str, object] = {name: make(self._resources) for name, make in SERVICERS.items()}
+        if self._enrolment is not None:
+            servicers["EnrolmentService"] = self._enrolment
+        for name, servicer in servicers.items():
+            getattr(control_pb2_grpc, f"add_{name}Servicer_to_server")(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._reflection:
+            from grpc_reflection.v1alpha import reflection
+
+            names = [f"motet.v1.{name}" for name in servicers]
+            reflection.enable_server_reflection(
+                [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
+            )
+
+    def _credentials(self, certificates: Certificates, *, is_mutual: bool) -> grpc.ServerCredentials:
+        counts = self._resources.counts
+
+        def fetch() -> grpc.ServerCertificateConfiguration | None:
+            counts.handshake()
+            try:
+                return certificates.configuration()
+            except OSError:
+                log.exception("certificates of the control API can not be read; those from before stay")
+                return None
+
+        return grpc.dynamic_ssl_server_credentials(
+            certificates.configuration(),
+            fetch,  # type: ignore[arg-type] # None keeps what there is, which the stubs do not say
+            require_client_authentication=is_mutual,
+        )
+
+    def _bind(self, server: grpc.Server, address: str, credentials: grpc.ServerCredentials) -> int:
+        try:
+            port = server.add_secure_port(address, credentials)
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise ControlServerError(
+                f"the control API can not listen on {address}", hint="another process has it; choose another"
+            )
+        self._servers.append(server)
+        return port
+
+
+def _server(guard: Guard, threads: int, options: tuple[tuple[str, int], ...]) -> grpc.Server:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="control")
+    return grpc.server(pool, interceptors=[guard], options=options)
+
+
+def called_methods() -> list[str]:
+    """Every call of the contract, as ``/package.Service/Method``."""
+    services = control_pb2.DESCRIPTOR.services_by_name.values()
+    return [f"/{s.full_name}/{m.name}" for s in services for m in s.methods]

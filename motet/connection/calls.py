@@ -1,0 +1,329 @@
+"""The calls of the control API in Python: one class a service, records in and out."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from motet.errors import MotetError, StorageError
+from motet.recipe import Recipe, canonical_json, load_recipe
+from motet.wire.control import (
+    Artifact,
+    Budget,
+    Client,
+    ConsistencyProof,
+    InclusionProof,
+    Info,
+    LedgerCheckpoint,
+    LedgerEntry,
+    Metric,
+    RecipeRecord,
+    Round,
+    Run,
+)
+from motet.wire.control_codec import decode
+from motet.wire.v1 import control_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from motet.connection.channel import Channel
+
+_Record = TypeVar("_Record")
+DOWNLOAD_S = 3600.0
+
+
+class DamagedDownloadError(MotetError):
+    """What came is not what the hash names; nothing was kept."""
+
+    exit_code = 7
+
+
+class _Calls:
+    """Calls of one service over a channel."""
+
+    service = ""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def _one(self, kind: type[_Record], method: str, request: Any) -> _Record:  # noqa: ANN401 - a message
+        return decode(self._channel.call(self.service, method, request), kind)
+
+    def _pages(self, kind: type[_Record], method: str, field: str, request: Any) -> Iterator[_Record]:  # noqa: ANN401
+        """Every record of a list, page after page."""
+        while True:
+            answer = self._channel.call(self.service, method, request)
+            for message in getattr(answer, field):
+                yield decode(message, kind)
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
+
+
+class ClientCalls(_Calls):
+    """Registered data owners."""
+
+    service = "ClientService"
+
+    def list(self) -> tuple[Client, ...]:
+        """All of them, by name."""
+        return tuple(self._pages(Client, "ListClients", "clients", control_pb2.ListClientsRequest()))
+
+    def get(self, client_id: str) -> Client:
+        """One of them.
+
+        Raises:
+          NotFoundError: there is none of that name.
+        """
+        return self._one(Client, "GetClient", control_pb2.GetClientRequest(client_id=client_id))
+
+    def register(self, client_id: str, public_key_pem: str, *, capacity_class: str = "") -> Client:
+        """Admit one by its public key (P-384, PEM), or change its key and class.
+
+        Raises:
+          BadRequestError: a bad name or key.
+        """
+        request = control_pb2.RegisterClientRequest(
+            client_id=client_id, public_key_pem=public_key_pem, capacity_class=capacity_class
+        )
+        return self._one(Client, "RegisterClient", request)
+
+
+class RecipeCalls(_Calls):
+    """Recipes."""
+
+    service = "RecipeService"
+
+    def check(self, text: str) -> RecipeRecord:
+        """Let the coordinator check a recipe's text; nothing is stored.
+
+        Raises:
+          RecipeRefusedError: with every problem.
+        """
+        return self._one(RecipeRecord, "CheckRecipe", control_pb2.CheckRecipeRequest(text=text))
+
+    def get(self, recipe_sha256: str) -> RecipeRecord:
+        """The recipe of a hash.
+
+        Raises:
+          NotFoundError: no run has it.
+        """
+        return self._one(RecipeRecord, "GetRecipe", control_pb2.GetRecipeRequest(recipe_sha256=recipe_sha256))
+
+    def list(self) -> tuple[RecipeRecord, ...]:
+        """Those of submitted runs, each once."""
+        return tuple(self._pages(RecipeRecord, "ListRecipes", "recipes", control_pb2.ListRecipesRequest()))
+
+
+class RoundCalls(_Calls):
+    """Rounds of runs."""
+
+    service = "RoundService"
+
+    def list(self, run_id: str) -> tuple[Round, ...]:
+        """Every attempt at every round, in order.
+
+        Raises:
+          RunNotFoundError: there is no such run.
+        """
+        return tuple(self._pages(Round, "ListRounds", "rounds", control_pb2.ListRoundsRequest(run_id=run_id)))
+
+    def get(self, run_id: str, round_index: int, attempt: int = 0) -> Round:
+        """One attempt.
+
+        Raises:
+          NotFoundError: there is none.
+        """
+        request = control_pb2.GetRoundRequest(run_id=run_id, round_index=round_index, attempt=attempt)
+        return self._one(Round, "GetRound", request)
+
+
+class MetricCalls(_Calls):
+    """Figures of rounds."""
+
+    service = "MetricService"
+
+    def list(self, run_id: str, *, name: str = "") -> tuple[Metric, ...]:
+        """By round and name; of one name if asked.
+
+        Raises:
+          RunNotFoundError: there is no such run.
+        """
+        request = control_pb2.ListMetricsRequest(run_id=run_id, name=name)
+        return tuple(self._pages(Metric, "ListMetrics", "metrics", request))
+
+
+class ArtifactCalls(_Calls):
+    """Global states of rounds."""
+
+    service = "ArtifactService"
+
+    def list(self) -> tuple[Artifact, ...]:
+        """Oldest first."""
+        return tuple(self._pages(Artifact, "ListArtifacts", "artifacts", control_pb2.ListArtifactsRequest()))
+
+    def download(self, sha256: str, path: Path | str) -> Path:
+        """Write an artifact to a file; it is there whole and checked, or not at all.
+
+        Raises:
+          NotFoundError: there is none of that hash.
+          DamagedDownloadError: what came is something else.
+          StorageError: the file can not be written.
+        """
+        request = control_pb2.DownloadArtifactRequest(sha256=sha256)
+        chunks = self._channel.stream(self.service, "DownloadArtifact", request, timeout_s=DOWNLOAD_S)
+        path = Path(path)
+        staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        digest = hashlib.sha256()
+        try:
+            with staging.open("xb") as file:
+                for chunk in chunks:
+                    digest.update(chunk.data)
+                    file.write(chunk.data)
+            if digest.hexdigest() != sha256:
+                raise DamagedDownloadError(
+                    "what came is not what the hash names", hint="try again; else ask the operator"
+                )
+            staging.replace(path)
+        except OSError as e:
+            raise StorageError(f"{path} can not be written: {e.strerror}", hint="choose another path") from e
+        finally:
+            staging.unlink(missing_ok=True)
+        return path
+
+
+class BudgetCalls(_Calls):
+    """What clients have spent."""
+
+    service = "BudgetService"
+
+    def list(self, client_id: str = "") -> tuple[Budget, ...]:
+        """By client and unit; of one client if asked."""
+        request = control_pb2.ListBudgetsRequest(client_id=client_id)
+        return tuple(self._pages(Budget, "ListBudgets", "budgets", request))
+
+
+class LedgerCalls(_Calls):
+    """What the ledger can be checked by."""
+
+    service = "LedgerService"
+
+    def checkpoint(self) -> LedgerCheckpoint:
+        """The newest that was signed.
+
+        Raises:
+          NotFoundError: nothing was signed yet.
+        """
+        return self._one(LedgerCheckpoint, "GetCheckpoint", control_pb2.GetCheckpointRequest())
+
+    def inclusion_proof(self, sequence: int, *, size: int = 0) -> InclusionProof:
+        """That an entry is in the tree of a size; of the newest checkpoint by default.
+
+        Raises:
+          BadRequestError: the tree has no such entry or size.
+        """
+        request = control_pb2.GetInclusionProofRequest(sequence=sequence, size=size)
+        return self._one(InclusionProof, "GetInclusionProof", request)
+
+    def consistency_proof(self, old_size: int, *, size: int = 0) -> ConsistencyProof:
+        """That the tree of an older size is the beginning of a later one.
+
+        Raises:
+          BadRequestError: there are no such sizes.
+        """
+        request = control_pb2.GetConsistencyProofRequest(old_size=old_size, size=size)
+        return self._one(ConsistencyProof, "GetConsistencyProof", request)
+
+    def entries(self) -> Iterator[LedgerEntry]:
+        """Every signed entry, in order, page after page."""
+        return self._pages(LedgerEntry, "ListEntries", "entries", control_pb2.ListEntriesRequest())
+
+
+class SystemCalls(_Calls):
+    """The coordinator itself."""
+
+    service = "SystemService"
+
+    def info(self) -> Info:
+        """Who it is, and who it takes the caller for."""
+        return self._one(Info, "GetInfo", control_pb2.GetInfoRequest())
+
+    def refused_calls(self) -> dict[str, int]:
+        """Calls refused since its start, by reason; empty for all but operators."""
+        answer = self._channel.call(self.service, "GetInfo", control_pb2.GetInfoRequest())
+        return dict(answer.refused_calls)
+
+
+class RunSubmission(_Calls):
+    """What changes runs."""
+
+    service = "RunService"
+
+    def submit(self, recipe: Recipe | Path | str, *, run_id: str = "") -> Run:
+        """Queue a run.
+
+        Args:
+          recipe: parsed, or the path of its file.
+          run_id: one of the caller's own; the same twice is one run.
+
+        Raises:
+          RecipeError: the recipe is refused, here or by the coordinator.
+          NotAllowedError: the caller may not submit.
+        """
+        parsed = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+        request = control_pb2.SubmitRunRequest(
+            recipe_text=canonical_json(parsed), run_id=run_id or f"r-{secrets.token_hex(6)}"
+        )
+        return self._one(Run, "SubmitRun", request)
+
+    def get(self, run_id: str) -> Run:
+        """One run.
+
+        Raises:
+          RunNotFoundError: there is none of that id.
+        """
+        return self._one(Run, "GetRun", control_pb2.GetRunRequest(run_id=run_id))
+
+    def list(self, *, state: str = "") -> tuple[Run, ...]:
+        """Oldest first; of one state if asked."""
+        return tuple(self._pages(Run, "ListRuns", "runs", control_pb2.ListRunsRequest(state=state)))
+
+    def cancel(self, run_id: str) -> Run:
+        """Ask for its end; a run that has ended stays as it is.
+
+        Raises:
+          RunNotFoundError: there is none of that id.
+          NotAllowedError: it is somebody else's.
+        """
+        return self._one(Run, "CancelRun", control_pb2.CancelRunRequest(run_id=run_id))
+
+    def resume(self, run_id: str) -> Run:
+        """Let a failed run go on after its last closed round.
+
+        Raises:
+          RunNotFoundError: there is none of that id.
+          WrongStateError: it has not failed.
+        """
+        return self._one(Run, "ResumeRun", control_pb2.ResumeRunRequest(run_id=run_id))
+
+    def start(self, run_id: str) -> Run:
+        """Let a run start that was submitted on hold.
+
+        Raises:
+          RunNotFoundError: there is none of that id.
+          WrongStateError: it is not on hold.
+        """
+        return self._one(Run, "StartRun", control_pb2.StartRunRequest(run_id=run_id))
+
+    def approve(self, run_id: str, *, recipe_sha256: str = "") -> Run:
+        """Say yes to a run that waits for it.
+
+        Raises:
+          RunNotFoundError: there is none of that id.
+          WrongStateError: it has another recipe, or does not wait for an approval.
+        """
+        request = control_pb2.ApproveRunRequest(run_id=run_id, recipe_sha256=recipe_sha256)
+        return self._one(Run, "ApproveRun", request)

@@ -1,0 +1,204 @@
+"""What the control API tells, as frozen records; field names are those of proto/motet/v1/control.proto.
+
+Times are seconds since 1970, UTC; None where there is none yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence  # noqa: TC003 - the codec reads the annotations
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One training of one adapter. ``waiting_for``: what is missing before it starts or goes on."""
+
+    run_id: str
+    name: str
+    state: str
+    reason: str = ""
+    rounds_total: int = 0
+    rounds_closed: int = 0
+    adapter_sha256: str = ""
+    recipe_sha256: str = ""
+    created_at: float = 0.0
+    finished_at: float | None = None
+    cancel_requested: bool = False
+    submitted_by: str = ""
+    priority: int = 0
+    approved_by: Sequence[str] = ()
+    waiting_for: Sequence[str] = ()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self.state in {"FINISHED", "FAILED", "CANCELLED"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contribution:
+    """What one client was asked and answered in one attempt at a round."""
+
+    client_id: str
+    state: str
+    lora_rank: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    change_norm: float | None = None
+    share: float | None = None
+    outcome: str = ""
+    compression_error: float | None = None
+    error_code: str = ""
+    error_message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One attempt at one round."""
+
+    run_id: str
+    round_index: int
+    attempt: int
+    state: str
+    reason: str = ""
+    started_at: float = 0.0
+    closed_at: float | None = None
+    deadline_at: float = 0.0
+    start_sha256: str = ""
+    adapter_sha256: str = ""
+    relative_error: float | None = None
+    truncation_error: float | None = None
+    contributions: Sequence[Contribution] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """Nothing changed; the coordinator is there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent:
+    """One event of a watched run: exactly one of ``run``, ``round`` and ``heartbeat``."""
+
+    number: int
+    at: float
+    run: Run | None = None
+    round: Round | None = None
+    heartbeat: Heartbeat | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """A registered data owner."""
+
+    client_id: str
+    capacity_class: str = ""
+    registered_at: float = 0.0
+    last_seen_at: float | None = None
+    is_online: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeRecord:
+    """A recipe as its hash knows it: ``recipe_json`` is canonical."""
+
+    recipe_sha256: str
+    name: str
+    recipe_json: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A figure of a round that is the coordinator's own."""
+
+    round_index: int
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A file in the coordinator's store."""
+
+    sha256: str
+    kind: str
+    num_bytes: int
+    created_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunBudget:
+    """Epsilon of one run by itself."""
+
+    run_id: str
+    epsilon: float
+    charges: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What one client has spent over all runs, in one unit. ``limit`` is the lowest of its runs."""
+
+    client_id: str
+    unit: str
+    target_delta: float
+    spent: float
+    reserved: float
+    total: float
+    limit: float | None = None
+    remaining: float | None = None
+    charges: int = 0
+    open_charges: int = 0
+    runs: Sequence[RunBudget] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerCheckpoint:
+    """What the ledger commits to. ``root``: 32 bytes. ``signed_note``: whole. ``public_key``: ``name+hash+key``."""
+
+    origin: str
+    size: int
+    root: bytes
+    signed_note: str = ""
+    public_key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InclusionProof:
+    """That ``leaf`` is entry ``sequence`` of the first ``size`` (RFC 6962); hashes from the lowest up."""
+
+    sequence: int
+    size: int
+    leaf: bytes
+    hashes: Sequence[bytes] = ()
+    root: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsistencyProof:
+    """That the first ``old_size`` entries are the beginning of the first ``size``."""
+
+    old_size: int
+    size: int
+    old_root: bytes
+    root: bytes
+    hashes: Sequence[bytes] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerEntry:
+    """An entry's canonical bytes and its place."""
+
+    sequence: int
+    leaf: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """The coordinator, and who it takes the caller for."""
+
+    software_version: str
+    federation: str
+    role: str
+    name: str
+    at: float

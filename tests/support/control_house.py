@@ -1,0 +1,105 @@
+"""A control API on loopback over a real store, with somebody of every role."""
+
+import contextlib
+import datetime
+import json
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from coordinator.authority import ensure_authority, issue_identity
+from coordinator.rpc.context import Resources
+from coordinator.rpc.interceptors import CallCounts
+from coordinator.rpc.roles import ROLES
+from coordinator.rpc.server import Certificates, ControlServer
+from coordinator.storage.where import open_store
+from motet.connection.channel import Channel
+from motet.connection.connection import Connection
+from motet.identity import load_identity
+
+UTC = datetime.UTC
+
+
+class House:
+    """A served home. ``connect(role)`` gives a connection of somebody with that role."""
+
+    def __init__(self, home, **settings):
+        self.home = home
+        self.authority = ensure_authority(home)
+        self.store = open_store(home)
+        self.counts = CallCounts()
+        reflection = settings.pop("reflection", False)
+        settings = {"poll_s": 0.05, **settings}
+        self.resources = Resources(
+            home=home,
+            store=self.store,
+            counts=self.counts,
+            federation=self.authority.federation,
+            **settings,
+        )
+        self.server = ControlServer(self.resources, reflection=reflection)
+        tls = home / "tls"
+        self.certificates = Certificates(
+            key=tls / "server.key", chain=tls / "server.pem", authority=tls / "ca.crt"
+        )
+        self.address = (
+            f"127.0.0.1:{self.server.listen('127.0.0.1:0', self.certificates, self.store.identities)}"
+        )
+        self.server.start()
+        self.opened = []
+
+    def identity(self, role, name="somebody", **times):
+        """Folder of a new identity."""
+        folder = self.home / "people" / f"{role}-{name}"
+        if role != "client":
+            issue_identity(self.home, role, name, folder, **times)
+            return folder
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = times.get("now", datetime.datetime.now(UTC))
+        issued = self.authority.certify(key.public_key(), role, name, now=now)
+        self.store.identities.record(issued)
+        return write_identity(folder, key, issued.pem, self.authority, role, name)
+
+    def connect(self, role="operator", name="somebody"):
+        """A connection; closed with the house."""
+        connection = Connection(Channel.secure(self.address, load_identity(self.identity(role, name))))
+        self.opened.append(connection)
+        return connection
+
+    def close(self):
+        """Ends everything."""
+        for connection in self.opened:
+            connection.close()
+        self.server.stop(0.2)
+        self.store.close()
+
+
+def write_identity(folder, key, pem, authority, role, name):
+    """An identity's four files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "key.pem").touch(mode=0o600)
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    (folder / "certificate.pem").write_text(pem)
+    (folder / "ca.pem").write_text(authority.pem)
+    facts = {"federation": authority.federation, "role": role, "name": name}
+    (folder / "identity.json").write_text(json.dumps(facts))
+    return folder
+
+
+@contextlib.contextmanager
+def house(home: Path, **settings):
+    """A served home, as a context."""
+    made = House(home, **settings)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+__all__ = ["ROLES", "House", "house", "write_identity", "x509"]

@@ -1,0 +1,118 @@
+"""The contract, the tables and the code say the same."""
+
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+
+from coordinator.rpc.roles import ALLOWED, ANYONE, ROLES, may_call
+from coordinator.rpc.server import SERVICERS, called_methods
+from motet.connection.errors import RecipeRefusedError
+from motet.connection.faults import FAULTS, raised, told
+from motet.wire import control
+from motet.wire.control_codec import decode, encode, message_of
+from motet.wire.v1 import control_pb2
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+def test_every_call_of_the_contract_has_an_entry_in_the_table_of_roles():
+    assert set(called_methods()) <= set(ALLOWED)
+    ours = {m for m in ALLOWED if m.startswith("/motet.")}
+    assert ours == set(called_methods())
+    assert all(ALLOWED[m] <= {*ROLES, ANYONE} and ALLOWED[m] for m in ALLOWED)
+    assert {m for m in ALLOWED if ANYONE in ALLOWED[m]} == {"/motet.v1.EnrolmentService/Enrol"}
+    assert not may_call("operator", "/motet.v1.RunService/NoSuchCall")
+
+
+def test_every_call_of_the_contract_is_served():
+    for service in control_pb2.DESCRIPTOR.services_by_name.values():
+        if service.name != "EnrolmentService":
+            assert all(method.name in vars(SERVICERS[service.name]) for method in service.methods), (
+                service.name
+            )
+
+
+def test_every_list_has_pages():
+    for service in control_pb2.DESCRIPTOR.services_by_name.values():
+        for method in service.methods:
+            if method.name.startswith("List"):
+                assert {"page_size", "page_token"} <= set(method.input_type.fields_by_name)
+                assert "next_page_token" in method.output_type.fields_by_name
+
+
+RECORDS = [
+    kind for kind in vars(control).values() if isinstance(kind, type) and kind.__module__ == control.__name__
+]
+
+
+@pytest.mark.parametrize("kind", RECORDS, ids=lambda k: k.__name__)
+def test_a_record_has_the_fields_of_its_message(kind):
+    there = {f.name for f in message_of(kind).DESCRIPTOR.fields}
+    assert {f.name for f in fields(kind)} == there - ({"refused_calls"} if kind is control.Info else set())
+
+
+@pytest.mark.parametrize("kind", RECORDS, ids=lambda k: k.__name__)
+def test_a_record_survives_the_wire(kind):
+    full = decode(_filled(message_of(kind)()), kind)
+    empty = decode(message_of(kind)(), kind)
+    for record in (full, empty):
+        data = encode(record).SerializeToString()
+        assert decode(message_of(kind).FromString(data), kind) == record
+    assert not fields(kind) or full != empty
+
+
+def _filled(message):
+    for field in message.DESCRIPTOR.fields:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            continue
+        repeated = field.is_repeated
+        if field.message_type is not None:
+            inner = _filled(getattr(message, field.name).add() if repeated else getattr(message, field.name))
+            if not repeated:
+                inner.SetInParent()
+            continue
+        text = field.type == FieldDescriptor.TYPE_STRING
+        value = "x" if text else b"y" if field.type == FieldDescriptor.TYPE_BYTES else 1
+        if repeated:
+            getattr(message, field.name).append(value)
+        else:
+            setattr(message, field.name, value)
+    return message
+
+
+def test_every_error_of_the_table_comes_back_as_itself_with_its_exit_code():
+    for fault in FAULTS:
+        error = (
+            fault.error("words", hint="do this")
+            if fault.kind != "RecipeError"
+            else RecipeRefusedError("words")
+        )
+        row, message, hint = told(error)
+        assert row.kind == fault.kind
+        again = raised(row.kind, row.status, message, hint)
+        assert isinstance(again, fault.raised or fault.error)
+        assert again.exit_code == fault.exit_code
+        assert (message == "words") is fault.is_told
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_code():
+    done = subprocess.run(
+        [sys.executable, "scripts/gen_api_reference.py", "--check"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_motet_loads_neither_torch_nor_grpc():
+    code = "import sys, motet; assert not {'torch', 'grpc', 'sqlalchemy'} & set(sys.modules); assert motet.__all__"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
