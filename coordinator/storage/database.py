@@ -234,7 +234,11 @@ def _engine(url: URL, shown: str) -> Engine:
         event.listen(engine, "begin", _begin_immediate)
         return engine
     try:
-        engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+        from coordinator.storage.cursor import OneByOneCursor
+
+        options = {"connect_timeout": 10, "cursor_factory": OneByOneCursor}
+        engine = create_engine(url, pool_pre_ping=True, connect_args=options)
+        engine.dialect.use_insertmanyvalues_wo_returning = True  # many rows in one statement
     except (ModuleNotFoundError, NoSuchModuleError) as e:
         raise StorageError(
             f"database {shown}: the driver for PostgreSQL is not installed ({e})",

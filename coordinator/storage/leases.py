@@ -86,9 +86,12 @@ class Leases:
         Returns:
           whether it leads now. From then on every write through this database carries its token.
         """
+        with self._database.reading() as session:  # no lock while there is nothing to take
+            if not self._is_free(session, candidate):
+                return False
         with self._database.transaction() as session:
             row, now = session.get(LeaseRow, _NAME), self._now(session)
-            if row is not None and row.lease_until > now and row.place != candidate.place:
+            if not self._is_free(session, candidate):
                 return False
             token = row.token + 1 if row else 1
             if row is None:
@@ -102,6 +105,10 @@ class Leases:
         self._held = Fence(token=token, lease_s=lease_s)
         self._database.fence(self._held)
         return True
+
+    def _is_free(self, session: Session, candidate: Candidate) -> bool:
+        row = session.get(LeaseRow, _NAME)
+        return row is None or row.place == candidate.place or row.lease_until <= self._now(session)
 
     def renew(self) -> None:
         """Lead on for another lease.

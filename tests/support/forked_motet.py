@@ -55,6 +55,15 @@ def _run(arguments, environment, cwd, out, err):
     main()
 
 
+def start_function(function, *given):
+    """A function of an importable module in the background, in a process with everything imported already."""
+    _ready()
+    process = _context.Process(target=function, args=given)
+    with mock.patch.object(forkserver, "connect_to_new_process", _server.connect_to_new_process):
+        process.start()
+    return process
+
+
 class Command:
     """``motet`` with these arguments in the background; what ``subprocess.Popen`` offers and the tests use.
 

@@ -1,0 +1,119 @@
+"""Two coordinators on one PostgreSQL: one leads, and a leader that was paused commits nothing once another leads."""
+
+import os
+import signal
+import time
+
+import pytest
+from crash_matrix import Site, new_home, whole_run
+from crashing_coordinator import ENDS
+from databases import Place, postgresql_url, schema_in
+
+from coordinator.storage.sharing import share
+from privacy.ledger.chain import verify_chain
+from privacy.ledger.rules import check_entries
+
+__all__ = ["postgresql_url"]
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("postgresql")]
+WITHIN_S = 90.0
+
+
+@pytest.fixture
+def site(postgresql_url, tmp_path):
+    home = new_home(tmp_path)
+    with schema_in(postgresql_url) as url:
+        yield Site(Place(dialect="postgresql", where=url, ledger=home / "ledger"), home)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    home = new_home(tmp_path_factory.mktemp("whole"))
+    return whole_run(Site(Place(dialect="sqlite", where=home / "motet.db", ledger=home / "ledger"), home))
+
+
+def until(is_so, what, site):
+    end = time.monotonic() + WITHIN_S
+    while not is_so():
+        assert time.monotonic() < end, f"no {what} within {WITHIN_S:g} s: {site.tail()}"
+        time.sleep(0.02)
+
+
+def pause_the_leader(site, at, *, lease_s, pause_s=0.0):
+    """The leader stops at a place, a second one finishes, the first goes on; its exit code."""
+    two = site.home.with_name("two")
+    share(two, site.home)
+    first = site.start(at=at, signal=signal.SIGSTOP, lease_s=lease_s, waits=True)
+    second = None
+    try:
+        until(lambda: site.events("ready"), "leader", site)
+        second = site.start(home=two, lease_s=lease_s)
+        until(lambda: site.events("dies"), "stop", site)
+        paused = time.monotonic()
+        second.join(WITHIN_S)
+        assert second.exitcode == 0, site.tail()
+        assert site.events("standby")[0]["leader"] == str(site.home)
+        time.sleep(max(0.0, pause_s - (time.monotonic() - paused)))
+        before = site.place.sql("SELECT count(*), max(sequence) FROM ledger_entries")
+        os.kill(first.pid, signal.SIGCONT)
+        first.join(WITHIN_S)
+        assert site.place.sql("SELECT count(*), max(sequence) FROM ledger_entries") == before
+        return first.exitcode
+    finally:
+        for process in (first, second):
+            if process is not None and process.exitcode is None:
+                process.kill()
+                process.join(10)
+
+
+def assert_everything_was_done_once(site, whole):
+    store = site.open()
+    try:
+        assert {r.run_id: r.state for r in store.list_runs()} == ENDS
+        assert store.get_run("r-main").adapter_sha256 == whole.adapter_sha256
+        closed = [r.round_index for r in store.closed_rounds("r-main")]
+        assert closed == [0, 1, 2]
+        assert store.count_rows()["privacy_events"] == whole.charges
+        assert check_entries(verify_chain(store.ledger.leaves())).findings == []
+        assert store.leases.leader().token >= 2
+    finally:
+        store.close()
+    left = {e["reservation"] for e in site.events("order")}
+    assert left <= {row[0] for row in site.place.sql("SELECT reservation_id FROM privacy_events")}
+
+
+@pytest.mark.parametrize("at", ["round.close.before_commit:2", "contribution.order.after_effect:5"])
+def test_a_leader_that_was_paused_past_its_lease_commits_nothing_and_stands_by(site, whole, at):
+    """The first place is within a transaction, with the write lock held; the second between two commits."""
+    assert pause_the_leader(site, at, lease_s=1.0) == 0  # it stood by until no run was left
+    assert_everything_was_done_once(site, whole)
+    assert "leads now; what this one was about to write was not written" in site.tail()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", ["round.plan.before_commit:3", "contribution.receive.after_commit:4"])
+def test_a_leader_that_was_paused_for_sixty_seconds_commits_nothing(site, whole, at):
+    assert pause_the_leader(site, at, lease_s=15.0, pause_s=60.0) == 0
+    assert_everything_was_done_once(site, whole)
+
+
+def test_a_standby_that_shares_nothing_is_refused_before_it_could_lead(site, whole):
+    assert site.run(at="round.close.after_commit:1") == -signal.SIGKILL
+    two = site.home.with_name("two")
+    two.mkdir()
+    (two / "database.url").write_text(site.place.address + "\n")
+    assert site.run(home=two) != 0
+    assert "the database has a ledger" in site.tail()
+    (two / "ledger").symlink_to(site.home / "ledger")
+    assert site.run(home=two) != 0
+    assert "artifacts of runs that are under way" in site.tail()
+    assert "--shares HOME" in site.tail()
+    assert site.run() == 0  # positive control: the first home goes on at once
+    assert_state(site)
+
+
+def assert_state(site):
+    store = site.open()
+    try:
+        assert {r.run_id: r.state for r in store.list_runs()} == ENDS
+    finally:
+        store.close()
