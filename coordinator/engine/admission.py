@@ -12,7 +12,15 @@ from aggregation.adapter import AdapterState, FactorPair
 from aggregation.compression import decompress, payload_bytes
 from aggregation.errors import MalformedUpdateError
 from aggregation.methods.hetlora import tail_rank
-from aggregation.serialize import check_manifest, from_bytes, manifest, read_manifest, sha256_hex
+from aggregation.serialize import (
+    check_manifest,
+    flatten,
+    from_bytes,
+    manifest,
+    message_bytes,
+    read_manifest,
+    sha256_hex,
+)
 from aggregation.sketch_rounds import sketch_columns
 from motet.recipe.method import scheme_of
 
@@ -25,8 +33,9 @@ if TYPE_CHECKING:
     from motet.recipe import Recipe
     from motet.wire.messages import TrainOrder, TrainReply
 
-HEADER_ALLOWANCE = 1 << 20
+HEADER_ALLOWANCE = 1 << 16  # beyond the exact size: so that what is wrong with a header can be named
 LARGEST_MOVE = 1e30  # added to what training started from it must stay finite
+LARGEST_VALUE = 1e18  # its square is a float32
 
 
 def expected_manifest(
@@ -59,26 +68,26 @@ def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, 
     """
     for name in ("run_id", "round_index", "attempt", "client_id"):
         if getattr(reply, name) != getattr(order, name):
-            raise MalformedUpdateError(
-                "wrong_envelope", f"{name} is {getattr(reply, name)!r}, expected {getattr(order, name)!r}"
-            )
+            raise MalformedUpdateError("wrong_envelope", f"its {name} is not the order's")
     _check_released_values(reply, recipe)
     expected = expected_manifest(method, shape, order.lora_rank, order.round_index)
     scheme = scheme_of(recipe)
     if scheme is not None:
         _admit_compressed(reply, sent_shapes(expected), scheme)
         return order.lora_rank
-    floats = sum(_numel(s) for s in expected.values())
-    if len(reply.payload) > 4 * floats + HEADER_ALLOWANCE:
-        raise MalformedUpdateError(
-            "too_large", f"{len(reply.payload)} bytes, {4 * floats} and a header are expected"
-        )
+    most = message_bytes(expected)
+    if len(reply.payload) > most + HEADER_ALLOWANCE:
+        raise MalformedUpdateError("too_large", f"{len(reply.payload)} bytes, {most} are expected")
     if sha256_hex(reply.payload) != reply.payload_sha256:
         raise MalformedUpdateError("hash_differs", "the payload is not what its hash says")
     found, _ = read_manifest(reply.payload)
     rank = _told_rank(found, order, recipe)
     check_manifest(found, expected_manifest(method, shape, rank, order.round_index))
     state = from_bytes(reply.payload)
+    for key, value in flatten(state).items():
+        lowest, highest = torch.aminmax(value)
+        if max(-float(lowest), float(highest)) > LARGEST_VALUE:
+            raise MalformedUpdateError("too_large", f"{key} holds a number beyond {LARGEST_VALUE:g}")
     scale = recipe.scale_of(rank)
     told = {layer: pair.scale for layer, pair in state.lora.items()}
     told |= {layer: half.scale for layer, half in state.halves.items()}
@@ -135,10 +144,3 @@ def _check_released_values(reply: TrainReply, recipe: Recipe) -> None:
             )
     if recipe.cohort.weights == "num_examples" and reply.aggregation_weight != reply.num_examples:
         raise MalformedUpdateError("bad_weight", "the aggregation weight is not the number of examples")
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 LEAST_WAIT_S = 30.0  # after a long stop clients get a fair wait, or the whole deadline where that is shorter
 
+REFUSED = frozenset(
+    {"malformed_reply", "unsigned", "bad_signature", "revoked"}
+)  # of what a grid tells: not believed
+
 OnReply = Callable[[int, str, bool], None]
 
 
@@ -201,6 +205,9 @@ class Delivery:
             except MalformedUpdateError as e:
                 log.warning("round %s: update of %s refused: %s", row.round_index, order.client_id, e.code)
                 code, message = e.code, f"the update was not admitted: {e.reason}"
+                self._store.count(self._run_id, row.round_index, "refused_replies")
+        if isinstance(reply, GridFailure) and code in REFUSED:
+            self._store.count(self._run_id, row.round_index, "refused_replies")
         if code or isinstance(reply, GridFailure):
             self._store.reply_failed(*keys, code=code, message=message)
             self._on_reply(row.round_index, order.client_id, False)

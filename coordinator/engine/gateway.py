@@ -8,6 +8,7 @@ Flower. Exact paths, POST only, a limit on the body; no registration (the operat
 from __future__ import annotations
 
 import argparse
+import asyncio
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ FLEET = frozenset(
     )
 )
 MAX_BODY_BYTES = 16 << 20
+SILENCE_S = 30.0  # a body of which nothing comes for so long is given up
 _HOP = frozenset(
     {
         b"connection",
@@ -105,6 +107,9 @@ class ReverseProxy:
         )
         try:
             response = await self._client.send(request, stream=True)
+        except TimeoutError:
+            await _refuse(scope, send, 408)
+            return
         except httpx.TransportError:
             await _refuse(scope, send, 503)
             return
@@ -121,7 +126,7 @@ class ReverseProxy:
 async def _body(receive: Asgi) -> AsyncIterator[bytes]:
     more = True
     while more:
-        event = await receive()
+        event = await asyncio.wait_for(receive(), SILENCE_S)
         if event["type"] == "http.disconnect":
             raise httpx.ReadError("the client left")
         more = event.get("more_body", False)

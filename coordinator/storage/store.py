@@ -417,7 +417,7 @@ class Store:
         """The figures of a run's rounds.
 
         ``relative_error``, ``seconds``, ``truncation_error``, updates ``clipped`` and ``rejected``, ``late_replies``,
-        ``duplicate_replies``.
+        ``duplicate_replies``, ``refused_replies`` (not admitted, or not signed), ``equivocations``.
         """
         query = (
             select(MetricRow)

@@ -1,96 +1,21 @@
 """The grid over Flower, with a link of this test's: which replies it believes, and whom it no longer speaks to."""
 
-import itertools
 import logging
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from enrolling import public_pem
-from envelopes import order_digest, order_for, seal
+from envelopes import order_digest, order_for
+from fake_superlink import FEDERATION, Site
 from small_federation import RECIPE
 
-from coordinator.engine.flower_grid import FlowerGrid
-from coordinator.engine.flower_messages import Arrived
 from coordinator.engine.grid import GridFailure
-from coordinator.storage.store import Store
 from motet.recipe import parse_recipe
 from motet.wire.envelopes import seal_reply
 from motet.wire.messages import TrainReply
 
-FEDERATION = "f-0123"
 SECRET = "what a reply holds"
 SECRET_BYTES = SECRET.encode()
-
-
-class FakeLink:
-    """A SuperLink in this process: what was pushed, what is to be pulled, which nodes are on."""
-
-    def __init__(self):
-        self.nodes, self.off, self.pushed, self.arrived = {}, [], {}, {}
-        self._numbers = itertools.count(1)
-
-    def known_nodes(self):
-        return {key: node for key, node in self.nodes.items() if node not in self.off}
-
-    def register_node(self, public_key, name):
-        self.nodes[public_key] = next(self._numbers)
-        return self.nodes[public_key]
-
-    def unregister_node(self, node_id):
-        self.off.append(node_id)
-
-    def online_nodes(self):
-        return {node for node in self.nodes.values() if node not in self.off}
-
-    def push(self, node_id, data, *, group, ttl_s):
-        self.pushed[f"c{len(self.pushed)}"] = (node_id, data)
-        return f"c{len(self.pushed) - 1}"
-
-    def ask_after(self, node_id, message_id, *, ttl_s):
-        self.pushed[f"q{len(self.pushed)}"] = (node_id, message_id)
-        return f"q{len(self.pushed) - 1}"
-
-    def pull(self, message_ids):
-        return [self.arrived.pop(m) for m in list(message_ids) if m in self.arrived]
-
-    def bring(self, carrier, data):
-        self.arrived[carrier] = Arrived(message_id=carrier, data=data)
-
-
-class Site:
-    """A store with clients a and b, their keys, a link and a grid; ``time`` is the test's."""
-
-    def __init__(self, folder):
-        self.keys = {c: ec.generate_private_key(ec.SECP384R1()) for c in ("a", "b")}
-        self.store = Store.open(folder / "motet.db")
-        for client, key in self.keys.items():
-            self.store.register_client(client, public_pem(key))
-        self.link, self.time = FakeLink(), 0.0
-        self.grid = self.new_grid()
-        self.grid.online()
-
-    def new_grid(self):
-        return FlowerGrid(self.link, self.store, federation=FEDERATION, monotonic=lambda: self.time)
-
-    def send(self, client="a", **fields):
-        order = order_for(client, **fields)
-        message_id = self.grid.send(order, deadline_s=60)
-        return order, message_id, f"c{len(self.link.pushed) - 1}"
-
-    def seal(self, order, payload=SECRET_BYTES, *, key=None, federation=FEDERATION, answered=None):
-        """What a client would send; ``answered``: another order than the one that it signs for."""
-        reply = TrainReply(
-            run_id=order.run_id,
-            round_index=order.round_index,
-            attempt=order.attempt,
-            client_id=order.client_id,
-            payload=payload,
-        )
-        return seal(key or self.keys[order.client_id], federation, answered or order, reply)
-
-    def outcome(self, message_id):
-        self.time += 1.0
-        return dict(self.grid.collect([message_id])).get(message_id)
 
 
 @pytest.fixture
@@ -102,21 +27,30 @@ def site(tmp_path):
 
 def test_a_reply_that_its_client_signed_as_an_answer_to_this_order_is_believed(site):
     order, message_id, carrier = site.send()
-    site.link.bring(carrier, site.seal(order))
+    site.link.bring(carrier, site.seal(order, SECRET_BYTES))
     assert site.outcome(message_id).payload == SECRET.encode()
 
 
 def forgeries(site, order):
     """Name -> what comes in the place of an honest reply, and the code that it is refused with."""
-    honest = site.seal(order)
+    honest = site.seal(order, SECRET_BYTES)
     return {
-        "another client's key": (site.seal(order, key=site.keys["b"]), "bad_signature"),
-        "another federation": (site.seal(order, federation="f-9"), "bad_signature"),
-        "another run": (site.seal(order, answered=order_for("a", run_id="r-9")), "bad_signature"),
-        "another round": (site.seal(order, answered=order_for("a", round_index=9)), "bad_signature"),
-        "another attempt": (site.seal(order, answered=order_for("a", attempt=9)), "bad_signature"),
+        "another client's key": (site.seal(order, SECRET_BYTES, key=site.keys["b"]), "bad_signature"),
+        "another federation": (site.seal(order, SECRET_BYTES, federation="f-9"), "bad_signature"),
+        "another run": (
+            site.seal(order, SECRET_BYTES, answered=order_for("a", run_id="r-9")),
+            "bad_signature",
+        ),
+        "another round": (
+            site.seal(order, SECRET_BYTES, answered=order_for("a", round_index=9)),
+            "bad_signature",
+        ),
+        "another attempt": (
+            site.seal(order, SECRET_BYTES, answered=order_for("a", attempt=9)),
+            "bad_signature",
+        ),
         "another order of the round": (
-            site.seal(order, answered=order_for("a", payload=b"x")),
+            site.seal(order, SECRET_BYTES, answered=order_for("a", payload=b"x")),
             "bad_signature",
         ),
         "a changed byte": (honest[:20] + bytes([honest[20] ^ 1]) + honest[21:], "bad_signature"),
@@ -203,7 +137,7 @@ def test_a_revoked_client_is_signed_off_and_its_answer_is_refused_though_it_is_s
     order, message_id, carrier = site.send()
     node = site.link.pushed[carrier][0]
     site.store.identities.revoke_name("a", "stolen")
-    site.link.bring(carrier, site.seal(order))
+    site.link.bring(carrier, site.seal(order, SECRET_BYTES))
     refused = dict(site.grid.collect([message_id]))[message_id]
     assert refused.code == "revoked"
     assert site.link.off == [node]
@@ -230,5 +164,5 @@ def test_a_client_that_comes_back_with_a_new_key_is_believed_by_that_key_alone(s
     assert set(site.grid.online()) == {"a", "b"}
     for key, believed in ((old, False), (None, True)):
         order, message_id, carrier = site.send()
-        site.link.bring(carrier, site.seal(order, key=key))
+        site.link.bring(carrier, site.seal(order, SECRET_BYTES, key=key))
         assert isinstance(site.outcome(message_id), TrainReply) is believed
