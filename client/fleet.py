@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -54,6 +55,8 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.errors import ClientError
 from client.whoami import heard
+from motet.abandoned import Abandoned
+from motet.wire.messages import CANCEL, LEAVE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +67,8 @@ HEARTBEAT_S = 15.0
 ACTIVATE_RETRY_S = 2.0
 PART_BYTES = 4 << 20
 REMEMBERED = 64  # messages taken up, for questions after them
+STOP_LOOK_S = 0.2  # an idle client looks so often whether it is to end
+LISTENER_END_S = 3.0
 UPLOAD_LOOK_S = 0.1  # a message is offered before its parts are there; flwr looks again after a second
 
 Answer = Callable[[bytes], bytes]
@@ -77,31 +82,57 @@ class NotAdmittedError(ClientError):
 
 
 class Journal:
-    """The one message being worked on (its header and object tree, a few kB), kept across a crash."""
+    """The messages that were taken up and are not answered (headers and object trees, a few kB), kept across a crash.
+
+    Safe for two threads of one process.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()
 
-    def load(self) -> tuple[Message, Any] | None:
-        """The unfinished message of an earlier process, or None."""
-        if not self._path.exists():
-            return None
-        stored = PullMessagesResponse.FromString(self._path.read_bytes())
-        return message_from_proto(stored.messages_list[0]), stored.message_object_trees[0]
+    def load(self) -> list[tuple[Message, Any]]:
+        """The unfinished messages of an earlier process, in the order in which they came."""
+        with self._lock:
+            stored = self._stored()
+        heads = [message_from_proto(m) for m in stored.messages_list]
+        return list(zip(heads, stored.message_object_trees, strict=True))
 
-    def save(self, message: Message, tree: Any) -> None:  # noqa: ANN401 - Flower's protobuf
+    def add(self, message: Message, tree: Any) -> None:  # noqa: ANN401 - Flower's protobuf
         """Durable when this returns."""
-        stored = PullMessagesResponse(messages_list=[message_to_proto(message)], message_object_trees=[tree])
+        with self._lock:
+            stored = self._stored()
+            stored.messages_list.append(message_to_proto(message))
+            stored.message_object_trees.append(tree)
+            self._save(stored)
+
+    def remove(self, message_id: str) -> None:
+        """The message is answered."""
+        with self._lock:
+            stored = self._stored()
+            pairs = list(zip(stored.messages_list, stored.message_object_trees, strict=True))
+            left = [(m, t) for m, t in pairs if m.metadata.message_id != message_id]
+            if not left:
+                self._path.unlink(missing_ok=True)
+                return
+            self._save(
+                PullMessagesResponse(
+                    messages_list=[m for m, _ in left], message_object_trees=[t for _, t in left]
+                )
+            )
+
+    def _stored(self) -> PullMessagesResponse:
+        if not self._path.exists():
+            return PullMessagesResponse()
+        return PullMessagesResponse.FromString(self._path.read_bytes())
+
+    def _save(self, stored: PullMessagesResponse) -> None:
         staging = self._path.with_suffix(".tmp")
         with staging.open("wb") as file:
             file.write(stored.SerializeToString())
             file.flush()
             os.fsync(file.fileno())
         staging.replace(self._path)
-
-    def clear(self) -> None:
-        """The message is answered."""
-        self._path.unlink(missing_ok=True)
 
 
 class FleetLink:
@@ -291,14 +322,17 @@ def join(content: RecordDict) -> bytes:
 
 
 class FleetWorker:
-    """Takes messages one at a time and answers each through ``answer``; only of runs with the pinned bundle.
+    """Works on orders one at a time, and answers questions meanwhile; only of runs with the pinned bundle.
+
+    A thread of its own takes messages: orders wait for their turn in the journal, questions are answered at once:
+    whether an order is held, whether a run may take part, and that an order is taken back.
 
     Args:
       link: the node's calls.
       answer: order bytes to reply bytes; facts of the world are replies. What it raises is a fault, which is
-        reported without its text: that may quote data.
+        reported without its text: that may quote data. It is called for a question for leave beside an order.
       pinned: sha256 of the one bundle that is accepted.
-      state_dir: holds the journal.
+      state_dir: holds the journal and the marks of orders that were taken back.
       stop: ends the loop.
     """
 
@@ -307,60 +341,100 @@ class FleetWorker:
     ) -> None:
         self._link, self._answer, self._pinned, self._stop = link, answer, pinned, stop
         self._journal = Journal(state_dir / "in-flight.pb")
+        self._abandoned = Abandoned(state_dir)
         self._bundles: dict[int, str] = {}
         self._taken: deque[str] = deque(maxlen=REMEMBERED)
+        self._orders: queue.SimpleQueue[tuple[Message, Any]] = queue.SimpleQueue()
+        self._look_soon = threading.Event()
         TaskIdentity.node_id, TaskIdentity.task_id = link.node_id, 0
 
     def loop(self) -> None:
         """Work until ``stop``; faults of the network are waited out."""
+        for item in self._journal.load():
+            self._enqueue(*item)
+        listener = threading.Thread(target=self._listen, daemon=True, name="fleet-listener")
+        listener.start()
+        try:
+            while not self._stop.is_set():
+                try:
+                    item = self._orders.get(timeout=STOP_LOOK_S)
+                except queue.Empty:
+                    continue
+                self._work(*item)
+        finally:
+            self._look_soon.set()
+            listener.join(LISTENER_END_S if self._stop.is_set() else 0.0)
+
+    def _work(self, head: Message, tree: Any) -> None:  # noqa: ANN401 - Flower's protobuf
+        self._handle_or_drop(head, tree)
+        if not self._stop.is_set():
+            self._journal.remove(head.metadata.message_id)
+        self._look_soon.set()
+
+    def _enqueue(self, head: Message, tree: Any) -> None:  # noqa: ANN401 - Flower's protobuf
+        self._taken.append(tree.object_id)
+        self._orders.put((head, tree))
+
+    def _listen(self) -> None:
+        """Take messages until ``stop``: often after a message or an answer, more seldom the longer nothing comes."""
         wait = POLL_MIN_S
         while not self._stop.is_set():
             try:
-                item = self._journal.load() or self._link.receive()
+                item = self._link.receive()
             except (httpx.HTTPError, RuntimeError) as e:
-                log.warning("no messages for now: %s", type(e).__name__)
+                if not self._stop.is_set():
+                    log.warning("no messages for now: %s", type(e).__name__)
                 item = None
             if item is None:
-                self._stop.wait(wait)
-                wait = min(wait * POLL_GROWTH, POLL_MAX_S)
+                is_soon = self._look_soon.wait(wait)
+                self._look_soon.clear()
+                wait = POLL_MIN_S if is_soon else min(wait * POLL_GROWTH, POLL_MAX_S)
                 continue
             wait = POLL_MIN_S
-            self._journal.save(*item)
-            try:
-                self._handle(*item)
-            except (httpx.HTTPError, RuntimeError, ValueError, KeyError) as e:
-                # The run is over, the payload is gone, or the SuperLink refused: drop the message and stay
-                # alive.
-                log.warning("message %s dropped: %s", item[0].metadata.message_id[:12], type(e).__name__)
-            if not self._stop.is_set():
-                self._journal.clear()
+            if item[0].metadata.message_type == MessageType.QUERY:
+                self._handle_or_drop(*item)
+            else:
+                self._journal.add(*item)
+                self._enqueue(*item)
+
+    def _handle_or_drop(self, head: Message, tree: Any) -> None:  # noqa: ANN401 - Flower's protobuf
+        try:
+            self._handle(head, tree)
+        except (httpx.HTTPError, RuntimeError, ValueError, KeyError, OSError) as e:
+            # The run is over, the payload is gone, or the SuperLink refused: drop the message and stay alive.
+            log.warning("message %s dropped: %s", head.metadata.message_id[:12], type(e).__name__)
 
     def _handle(self, head: Message, tree: Any) -> None:  # noqa: ANN401 - Flower's protobuf
         run_id = head.metadata.run_id
-        TaskIdentity.run_id = run_id
         if run_id not in self._bundles:
             self._bundles[run_id] = self._link.bundle_sha256(run_id)
+        TaskIdentity.run_id = run_id
         if self._bundles[run_id] != self._pinned:
             reason = f"bundle {self._bundles[run_id][:12]} is not the one that this client pins"
             reply = Message(Error(ErrorCode.INVALID_FAB, reason), reply_to=head)
         else:
             message = self._link.content(run_id, tree)
             is_question = head.metadata.message_type == MessageType.QUERY
-            reply = self._told(message) if is_question else self._worked(message)
+            said = self._told(message) if is_question else self._worked(message)
+            reply = Message(said if isinstance(said, Error) else split(said), reply_to=message)
         self._link.send(reply, run_id, 0.0)
         self._link.confirm(run_id, tree)
 
-    def _told(self, question: Message) -> Message:
-        """Whether this process has taken up the message that is asked after."""
-        is_held = join(question.content).decode(errors="replace") in self._taken
-        return Message(split(b"held" if is_held else b"lost"), reply_to=question)
+    def _told(self, question: Message) -> bytes | Error:
+        """What the coordinator asks beside orders; see ``docs/adr/0011-questions-beside-orders.md``."""
+        asked = join(question.content)
+        if asked.startswith(CANCEL):
+            self._abandoned.mark(asked.removeprefix(CANCEL).decode(errors="replace")[:200])
+            return b"cancelled"
+        if asked.startswith(LEAVE):
+            self._taken.append(question.metadata.message_id)
+            return self._worked(question, asked.removeprefix(LEAVE))
+        return b"held" if asked.decode(errors="replace") in self._taken else b"lost"
 
-    def _worked(self, message: Message) -> Message:
+    def _worked(self, message: Message, order: bytes | None = None) -> bytes | Error:
         """The reply. A fault in the work is told by its kind alone; the next message is taken all the same."""
-        self._taken.append(message.metadata.message_id)
         try:
-            return Message(split(self._answer(join(message.content))), reply_to=message)
+            return self._answer(join(message.content) if order is None else order)
         except Exception as e:
             log.exception("the work on message %s failed", message.metadata.message_id[:12])
-            error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(e).__name__} in the client")
-            return Message(error, reply_to=message)
+            return Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(e).__name__} in the client")

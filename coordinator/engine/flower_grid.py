@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
 import uuid
 from collections import OrderedDict
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from coordinator.engine.flower_link import NotTakenError
 from coordinator.engine.grid import GridClient, GridFailure
+from motet.abandoned import order_key
 from motet.errors import MotetError
 from motet.wire.codec import decode_reply, encode_order
 from motet.wire.envelopes import EnvelopeError, open_reply
+from motet.wire.messages import CANCEL, LEAVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +29,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ASK_AFTER_S = 3.0  # without a reply; then after twice as long each time
+CANCEL_FOR_S = 3600.0  # a client that is away that long has a deadline behind it
+CANCEL_AGAIN_S = 10.0
 SEND_AGAIN_S = 0.5  # to a client that has not signed on yet
 REVOCATION_LOOK_S = 0.5
 REMEMBERED = 64  # carriers of answered orders
+
+
+@dataclass(slots=True)
+class _Cancel:
+    """A word to abandon an order that was not confirmed yet."""
+
+    node_id: int
+    data: bytes
+    until: float
+    act_at: float = 0.0
+    question: str = ""
 
 
 @dataclass(slots=True)
@@ -48,6 +64,7 @@ class _Sent:
     wait_s: float = 0.0
     carrier: str = ""
     questions: list[str] = field(default_factory=list)
+    is_taken_back: bool = False
 
 
 class FlowerGrid:
@@ -93,9 +110,16 @@ class FlowerGrid:
         self._nodes: dict[str, int] = {}
         self._keys: dict[str, bytes] = {}
         self._sent: dict[str, _Sent] = {}
+        self._cancels: list[_Cancel] = []
+        self._lock = threading.RLock()  # runs are threads
 
     def online(self) -> Mapping[str, GridClient]:
         """Registered clients whose node answers its heartbeat, and whose key is not revoked."""
+        with self._lock:
+            self._tend_cancels()
+            return self._online()
+
+    def _online(self) -> dict[str, GridClient]:
         self._look_for_revoked(is_due=True)
         rows = {row.client_id: row for row in self._store.clients() if row.client_id not in self._revoked}
         new = [row for client_id, row in rows.items() if self._keys.get(client_id) != row.public_key]
@@ -133,6 +157,10 @@ class FlowerGrid:
 
     def send(self, order: TrainOrder, *, deadline_s: float) -> str:
         """Offer one order to the SuperLink, which stops delivering it after ``deadline_s``."""
+        with self._lock:
+            return self._offer(order, deadline_s)
+
+    def _offer(self, order: TrainOrder, deadline_s: float) -> str:
         if order.client_id not in self._nodes:
             self.online()
         message_id = uuid.uuid4().hex
@@ -145,6 +173,10 @@ class FlowerGrid:
 
     def collect(self, message_ids: Sequence[str]) -> list[tuple[str, TrainReply | GridFailure]]:
         """Replies that arrived; what is not signed or can not be decoded is a failure of that client."""
+        with self._lock:
+            return self._collect(message_ids)
+
+    def _collect(self, message_ids: Sequence[str]) -> list[tuple[str, TrainReply | GridFailure]]:
         under_way = {m: self._sent[m] for m in message_ids if m in self._sent}
         wanted = [
             id_
@@ -170,7 +202,7 @@ class FlowerGrid:
                 self._remember(sent, came[0], arrived)
                 continue
             self._hear(sent, arrived)
-            if self._monotonic() >= sent.act_at:
+            if self._monotonic() >= sent.act_at and not sent.is_taken_back:
                 if sent.carrier:
                     self._ask(sent)
                 else:
@@ -211,6 +243,39 @@ class FlowerGrid:
             log.warning("client %s answered one order of run %s in two ways", order.client_id, order.run_id)
             self._store.count(order.run_id, order.round_index, "equivocations")
 
+    def cancel(self, client_id: str, key: str) -> None:
+        """Send the word, and see to it that it arrives; what is under way of that order is not carried any further."""
+        with self._lock:
+            if client_id not in self._nodes:
+                return
+            for message_id, sent in list(self._sent.items()):
+                order = sent.order
+                if order.client_id == client_id and key == order_key(
+                    order.run_id, order.round_index, order.attempt
+                ):
+                    sent.is_taken_back = True
+                    if not sent.carrier:
+                        self._sent.pop(message_id, None)  # it never left
+            until = self._monotonic() + CANCEL_FOR_S
+            self._cancels.append(_Cancel(self._nodes[client_id], CANCEL + key.encode(), until))
+            self._tend_cancels()
+
+    def _tend_cancels(self) -> None:
+        """Send what was not taken or not answered again, until each is answered or too old."""
+        answered = {a.message_id for a in self._link.pull([c.question for c in self._cancels if c.question])}
+        now = self._monotonic()
+        for message_id, sent in list(self._sent.items()):
+            if sent.is_taken_back and now > sent.until + CANCEL_AGAIN_S:
+                self._sent.pop(message_id, None)  # nobody asks for its answer
+        self._cancels = [c for c in self._cancels if c.question not in answered and now < c.until]
+        for cancel in self._cancels:
+            if now >= cancel.act_at:
+                cancel.act_at = now + CANCEL_AGAIN_S
+                try:
+                    cancel.question = self._link.ask(cancel.node_id, cancel.data, ttl_s=CANCEL_FOR_S)
+                except NotTakenError:
+                    cancel.question = ""  # it has not signed on
+
     def _carry(self, sent: _Sent) -> None:
         left_s = max(sent.until - self._monotonic(), 1.0)
         order = sent.order
@@ -218,7 +283,10 @@ class FlowerGrid:
         try:
             data = encode_order(order)
             sent.order_sha256 = hashlib.sha256(data).hexdigest()
-            sent.carrier = self._link.push(sent.node_id, data, group=group, ttl_s=left_s)
+            if order.asks_leave:
+                sent.carrier = self._link.ask(sent.node_id, LEAVE + data, ttl_s=left_s)
+            else:
+                sent.carrier = self._link.push(sent.node_id, data, group=group, ttl_s=left_s)
             sent.wait_s = ASK_AFTER_S
         except NotTakenError:
             if sent.node_id in self._link.online_nodes():

@@ -178,7 +178,15 @@ class FlowerLink:
 
     def ask_after(self, node_id: int, message_id: str, *, ttl_s: float) -> str:
         """Ask a node whether it holds a message; the reply is ``held`` or ``lost``. Returns the question's id."""
-        return self._push(node_id, message_id.encode(), "", ttl_s, MessageType.QUERY)
+        return self.ask(node_id, message_id.encode(), ttl_s=ttl_s)
+
+    def ask(self, node_id: int, data: bytes, *, ttl_s: float) -> str:
+        """Send a question, which a node answers also while it works; returns its id.
+
+        Raises:
+          NotTakenError: as ``push``.
+        """
+        return self._push(node_id, data, "", ttl_s, MessageType.QUERY)
 
     def push(self, node_id: int, data: bytes, *, group: str, ttl_s: float) -> str:
         """Send bytes to a node; returns the message's id.

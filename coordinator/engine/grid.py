@@ -28,7 +28,9 @@ class GridFailure:
 
 
 class Grid(Protocol):
-    """A way to clients. ``collect`` never blocks on the network.
+    """A way to clients. ``collect`` never blocks on the network. Several runs, each in a thread, share a grid.
+
+    A question for leave (``TrainOrder.asks_leave``) is answered also by a client that works on an order.
 
     ``tests/contract/test_grid.py`` holds every implementation to this.
     """
@@ -48,6 +50,14 @@ class Grid(Protocol):
         """What has arrived of these messages since the last call.
 
         Each reply is returned once; ids that are not known are passed over. In any order.
+        """
+
+    def cancel(self, client_id: str, key: str) -> None:
+        """Tell a client to abandon an order: one that is queued there or being worked on ends as ``cancelled``.
+
+        Args:
+          client_id: whose.
+          key: of the order, ``motet.abandoned.order_key``; it need not be of this grid.
         """
 
     def is_known(self, message_id: str) -> bool:

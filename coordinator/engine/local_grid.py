@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from coordinator.engine.grid import GridClient, GridFailure
+from motet.abandoned import Abandoned
 from motet.wire.messages import TrainOrder, TrainReply
 
 if TYPE_CHECKING:
@@ -151,6 +152,11 @@ class LocalGrid:
             self._futures[message_id] = future
         done = [m for m in message_ids if m in self._futures and self._futures[m].done()]
         return [(m, _outcome(self._futures.pop(m))) for m in done]
+
+    def cancel(self, client_id: str, key: str) -> None:
+        """Mark the order in the client's folder; its handler looks there."""
+        if client_id in self._specs:
+            Abandoned(self._specs[client_id].state_dir).mark(key)
 
     def is_known(self, message_id: str) -> bool:
         """Only what this object sent and has not handed out."""

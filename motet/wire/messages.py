@@ -9,6 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+CANCEL = b"cancel "
+"""Begins a control message that takes an order back; the order's key follows (``motet.abandoned.order_key``)."""
+LEAVE = b"leave\n"
+"""Begins a control message that asks for leave; an encoded ``TrainOrder`` with ``asks_leave`` follows."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOrder:
     """One client's work for one round. The recipe is data, never code.

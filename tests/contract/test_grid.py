@@ -1,11 +1,13 @@
 """One suite over every grid: clients inline, in worker processes, and over a SuperLink with its gateway."""
 
+import dataclasses
 import datetime
 import json
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -15,6 +17,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 import client.fleet
 import coordinator.engine.flower_grid
 from client.keys import init_key, load_key
+from client.protect import grant, refuse
 from client.sealing import sealed
 from client.service import load_join_file, serve
 from coordinator.authority import ensure_authority
@@ -26,6 +29,8 @@ from coordinator.engine.superlink import free_port, start_gateway, start_superli
 from coordinator.registration import register
 from coordinator.storage.store import Store
 from coordinator.tls import ensure_certificates, write_private
+from motet.abandoned import Abandoned, order_key
+from motet.wire.leave import Leave, leave_from_json
 from motet.wire.messages import TrainOrder, TrainReply
 
 pytestmark = pytest.mark.xdist_group("grid")
@@ -34,8 +39,16 @@ SLOW_S = 1.5
 SECRET = "a line of somebody's data"
 
 
-def answer(order):
-    """A client without a model: ``recipe_json`` says how it behaves."""
+def answer(order, home=None):
+    """A client without a model: ``recipe_json`` says how it behaves, ``home`` is its own folder."""
+    if order.asks_leave:
+        return grant(order, Leave(answer="pending", clause="approval", message=order.recipe_json))
+    until = time.monotonic() + (60 if order.recipe_json == "long" else 0)
+    key = order_key(order.run_id, order.round_index, order.attempt)
+    while not (is_taken_back := home is not None and Abandoned(home).holds(key)) and time.monotonic() < until:
+        time.sleep(0.01)
+    if is_taken_back:
+        return refuse(order, "cancelled", "taken back")
     if order.recipe_json == "crash":
         raise ValueError(SECRET)
     if order.recipe_json == "slow":
@@ -51,18 +64,18 @@ def answer(order):
     )
 
 
-def build_answer(_spec):
-    return answer
+def build_answer(spec):
+    return partial(answer, home=Path(spec["state_dir"]))
 
 
 def serve_client(home, join):
     """A client process, as ``motet client start`` is one, with ``answer`` in place of training."""
-    serve(Path(home), load_join_file(Path(join)), answer)
+    serve(Path(home), load_join_file(Path(join)), partial(answer, home=Path(home)))
 
 
-def an_order(client_id="a", how="echo", *, round_index=0, payload=b"start"):
+def an_order(client_id="a", how="echo", *, round_index=0, payload=b"start", run_id="r-1"):
     return TrainOrder(
-        run_id="r-1",
+        run_id=run_id,
         round_index=round_index,
         attempt=0,
         client_id=client_id,
@@ -251,6 +264,75 @@ def test_a_large_adapter_arrives_whole(grid):
     outcome = wait_for(grid, [message_id])[message_id]
     assert isinstance(outcome, TrainReply)
     assert outcome.payload == payload
+
+
+# -- orders that are taken back, and questions beside orders ----------------------------------------------------------
+
+
+def test_an_order_at_work_that_is_taken_back_ends_as_cancelled_within_seconds(site, grid):
+    if isinstance(site, LocalSite) and site.pool is None:
+        pytest.skip("inline the work is done within collect")
+    order = an_order("a", "long", run_id="r-long")
+    message_id = grid.send(order, deadline_s=120)
+    until = time.monotonic() + 1.5  # the client is at work
+    while time.monotonic() < until:
+        assert grid.collect([message_id]) == []
+        time.sleep(0.05)
+    asked = time.monotonic()
+    grid.cancel("a", order_key(order.run_id, 0, 0))
+    outcome = wait_for(grid, [message_id])[message_id]
+    assert time.monotonic() - asked < 10
+    assert (outcome.error_code, outcome.payload) == ("cancelled", b"")
+    after = grid.send(an_order("a"), deadline_s=60)
+    assert wait_for(grid, [after])[after].error_code == ""  # the client works on
+
+
+def test_an_order_that_waits_for_its_turn_and_is_taken_back_is_not_begun(grid):
+    first = grid.send(an_order("a", "slow", run_id="r-first"), deadline_s=60)
+    second = grid.send(an_order("a", "echo", run_id="r-second"), deadline_s=60)
+    other = grid.send(an_order("a", "echo", run_id="r-other"), deadline_s=60)
+    grid.cancel("a", order_key("r-second", 0, 0))
+    found = wait_for(grid, [first, second, other])
+    assert found[second].error_code == "cancelled"
+    assert (found[first].error_code, found[other].error_code) == ("", "")
+
+
+def test_a_word_to_abandon_what_nobody_ordered_changes_nothing(grid):
+    grid.cancel("a", order_key("r-none", 3, 1))
+    grid.cancel("nobody", order_key("r-none", 3, 1))
+    message_id = grid.send(an_order("a", round_index=3), deadline_s=60)
+    assert wait_for(grid, [message_id])[message_id].error_code == ""
+
+
+def test_a_question_for_leave_is_answered_by_a_client_at_work(site, grid):
+    if isinstance(site, LocalSite) and site.pool is None:
+        pytest.skip("inline the work is done within collect")
+    at_work = grid.send(an_order("a", "long", run_id="r-at-work"), deadline_s=120)
+    question = dataclasses.replace(an_order("a", "may I?", run_id="r-asks"), asks_leave=True)
+    asked = grid.send(question, deadline_s=60)
+    leave = leave_from_json(wait_for(grid, [asked])[asked].leave_json)
+    assert (leave.answer, leave.message) == ("pending", "may I?")
+    assert grid.is_known(at_work)
+    grid.cancel("a", order_key("r-at-work", 0, 0))
+    assert wait_for(grid, [at_work])[at_work].error_code == "cancelled"
+
+
+def test_two_runs_in_two_threads_share_a_grid(grid):
+    outcomes = {}
+
+    def run(name, client_id):
+        ids = [grid.send(an_order(client_id, run_id=name, round_index=i), deadline_s=60) for i in range(3)]
+        outcomes[name] = wait_for(grid, ids)
+
+    threads = [threading.Thread(target=run, args=pair) for pair in (("r-x", "a"), ("r-y", "b"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert {name: {o.run_id for o in found.values()} for name, found in outcomes.items()} == {
+        "r-x": {"r-x"},
+        "r-y": {"r-y"},
+    }
 
 
 # -- what only a network has ------------------------------------------------------------------------------------------
