@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from coordinator.authority import ensure_authority, issue_identity
+from coordinator.authority.addresses import Addresses, remember_addresses
 from coordinator.rpc.context import Resources
 from coordinator.rpc.interceptors import CallCounts
 from coordinator.rpc.server import Certificates, ControlServer
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 log = logging.getLogger(__name__)
-CONTROL_FILE = "control.json"
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not bound
 OPERATOR = ("identities", "operator")
 
 
@@ -35,15 +35,18 @@ class ControlAddress:
 
 
 @contextmanager
-def serving_control(home: Path, listen: str, *, reflection: bool = False) -> Iterator[ControlAddress]:
+def serving_control(
+    home: Path, listen: str, *, name: str = "", reflection: bool = False
+) -> Iterator[ControlAddress]:
     """Serve the control API of a home.
 
-    ``control.json`` tells commands on this machine where; it is there as long as the API answers. The user of this
-    home has the role operator, by the identity in ``identities/operator``, which is made anew when it ends.
+    ``control.json`` tells commands on this machine where; its ``pid`` is there as long as the API answers. The user of
+    this home has the role operator, by the identity in ``identities/operator``, which is made anew when it ends.
 
     Args:
       home: the coordinator's state folder.
       listen: HOST:PORT; port 0 takes a free one.
+      name: host name by which others reach this machine; by default the one of ``listen``.
       reflection: whether operators may ask for the contract.
 
     Raises:
@@ -51,8 +54,6 @@ def serving_control(home: Path, listen: str, *, reflection: bool = False) -> Ite
       StorageError: the database can not be opened.
     """
     authority = ensure_authority(home)
-    told = home / CONTROL_FILE
-    told.unlink(missing_ok=True)
     store = open_store(home)
     try:
         counts = CallCounts()
@@ -62,18 +63,20 @@ def serving_control(home: Path, listen: str, *, reflection: bool = False) -> Ite
         certificates = Certificates(
             key=tls / "server.key", chain=tls / "server.pem", authority=tls / "ca.crt"
         )
-        host = listen.rpartition(":")[0]
-        address = f"{host}:{server.listen(listen, certificates, store.identities)}"
+        host, port = listen.rpartition(":")[0], server.listen(listen, certificates, store.identities)
+        told = Addresses(
+            control=f"{name if name and host in EVERYWHERE else host}:{port}",
+            address=f"{EVERYWHERE.get(host, host)}:{port}",
+            federation=authority.federation,
+            pid=os.getpid(),
+        )
         ensure_operator(home)
         server.start()
         try:
-            _tell(
-                told,
-                {"address": _reached_at(address), "federation": authority.federation, "pid": os.getpid()},
-            )
-            yield ControlAddress(control=address, federation=authority.federation, counts=counts)
+            remember_addresses(home, told)
+            yield ControlAddress(control=told.control, federation=authority.federation, counts=counts)
         finally:
-            told.unlink(missing_ok=True)
+            remember_addresses(home, replace(told, pid=0))
             server.stop()
     finally:
         store.close()
@@ -96,16 +99,3 @@ def ensure_operator(home: Path) -> Path:
         log.info("a new identity for this home's operator: %s", e.message)
     issue_identity(home, "operator", "local", folder)
     return folder
-
-
-def _reached_at(address: str) -> str:
-    """Where a process on this machine reaches a listener."""
-    host, _, port = address.rpartition(":")
-    everywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not bound
-    return f"{everywhere.get(host, host)}:{port}"
-
-
-def _tell(path: Path, facts: dict[str, object]) -> None:
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    staging.replace(path)

@@ -161,7 +161,14 @@ def _lead(
         grid.online()
         write_join_file(config)
         on_ready(
-            control.enter_context(serving_control(config.home, config.control, reflection=config.reflection))
+            control.enter_context(
+                serving_control(
+                    config.home,
+                    config.control,
+                    name=next(iter(config.names), ""),
+                    reflection=config.reflection,
+                )
+            )
         )
         _work(config, grid, store, stopping, children, until_idle=until_idle, lead=lead)
     finally:

@@ -91,6 +91,8 @@ def served_at(home: Path) -> str | None:
     try:
         told = json.loads((home / CONTROL_FILE).read_text(encoding="utf-8"))
         address, pid = str(told["address"]), int(told["pid"])
+        if not pid:
+            return None  # it has stopped
         os.kill(pid, 0)
         host, _, port = address.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()

@@ -1,6 +1,7 @@
 """Where this coordinator's control API and its enrolment listen, for tokens and identities that name them.
 
-``control.json`` in the home: written when the coordinator listens, read by commands that run beside it.
+``control.json`` in the home: written when the coordinator listens, read by commands that run beside it. What it
+names stays when the coordinator stops, but for ``pid``: 0 says that nobody serves there.
 """
 
 from __future__ import annotations
@@ -17,10 +18,21 @@ FILE = "control.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:
-    """``host:port`` as others reach them; empty where nobody has said it."""
+    """``host:port`` as others reach them; empty where nobody has said it.
+
+    Attributes:
+      control: the control API.
+      enrolment: where a client without a certificate goes.
+      address: the control API as processes on this machine reach it.
+      federation: id of the federation.
+      pid: of the coordinator that serves there; 0 when none does.
+    """
 
     control: str = ""
     enrolment: str = ""
+    address: str = ""
+    federation: str = ""
+    pid: int = 0
 
 
 def remember_addresses(home: Path, addresses: Addresses) -> None:
@@ -34,6 +46,12 @@ def known_addresses(home: Path) -> Addresses:
     """What was written last; empty where nothing was."""
     try:
         told = json.loads((home / FILE).read_text(encoding="utf-8"))
-        return Addresses(control=str(told["control"]), enrolment=str(told["enrolment"]))
+        return Addresses(
+            control=str(told["control"]),
+            enrolment=str(told["enrolment"]),
+            address=str(told.get("address", "")),
+            federation=str(told.get("federation", "")),
+            pid=int(told.get("pid", 0)),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return Addresses()

@@ -121,7 +121,7 @@ def test_a_run_is_submitted_from_python_watched_from_a_shell_and_cancelled_from_
     finally:
         coordinator.terminate()
         coordinator.wait(30)
-    assert not (tmp_path / "fed/control.json").exists()
+    assert json.loads((tmp_path / "fed/control.json").read_text())["pid"] == 0
 
 
 @pytest.mark.integration
