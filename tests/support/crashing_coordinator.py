@@ -38,7 +38,7 @@ privacy: {noise_multiplier: 1.0, sampling_rate: 0.1, epsilon_limit: 50}
 POOR = MAIN.replace("name: main", "name: poor").replace("epsilon_limit: 50", "epsilon_limit: 0.01")
 AWAITED = MAIN.replace("name: main", "name: awaited").replace("[a, b, c]", "[a, z]")
 RUNS = {"r-poor": POOR, "r-awaited": AWAITED, "r-main": MAIN}
-"""One run finishes, one is refused for its budget, one waits for a client that never comes and is cancelled."""
+"""One finishes, one is refused for its budget twice, one waits for a client that never comes and is cancelled."""
 ENDS = {"r-poor": "FAILED", "r-awaited": "CANCELLED", "r-main": "FINISHED"}
 
 
@@ -65,6 +65,9 @@ class ScriptedGrid:
         return {c: GridClient(client_id=c) for c in "abc"}
 
     def send(self, order, *, deadline_s):
+        poor = self._store.get_run("r-poor")
+        if poor.state == "FAILED" and poor.resumed_at is None:
+            self._store.resume_run("r-poor")  # to be refused once more
         place = f"{order.run_id}/{order.round_index}/{order.attempt}/{order.client_id}"
         self._tell("order", place=place, reservation=order.reservation_id)
         self._sent += 1
@@ -126,7 +129,7 @@ def serve_until_done(job):
         for run_id, text in RUNS.items():
             store.submit_run(parse_recipe(text), run_id=run_id)
         grid = ScriptedGrid(store, tell)
-        on_ready()
+        on_ready(None)
         service._work(config, grid, store, stopping, [], until_idle=until_idle, lead=lead)
 
     service._lead, service.model_shape, service.POLL_S = lead, lambda _recipe: SHAPE, 0.002
@@ -142,7 +145,7 @@ def serve_until_done(job):
     )
     service.serve(
         config,
-        on_ready=lambda: tell("ready"),
+        on_ready=lambda _control: tell("ready"),
         on_standby=lambda leader: tell("standby", leader=leader.home),
         until_idle=True,
     )
