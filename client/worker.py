@@ -43,6 +43,7 @@ from client.training import train_round
 from motet.abandoned import Abandoned, order_key
 from motet.data import DataError, NoExamplesError, read_data
 from motet.errors import MotetError
+from motet.logs import about
 from motet.modeling import layer_shapes
 from motet.recipe import Recipe, from_canonical_json, resolve_noise_multiplier, round_event
 from motet.recipe.method import feeds_back, local_start, method_of, scheme_of
@@ -115,6 +116,10 @@ class ClientWorker:
         """
         if order.asks_leave:
             return self._desk.answer(order)
+        with about(run_id=order.run_id, round_index=order.round_index, client_id=order.client_id):
+            return self._handled(order)
+
+    def _handled(self, order: TrainOrder) -> TrainReply:
         try:
             return self._answer(order)
         except OverCapacityError as e:

@@ -27,6 +27,8 @@ from coordinator.engine.shape import ModelShape
 from coordinator.engine.superlink import Child, check_port_is_free, free_port, start_gateway, start_superlink
 from coordinator.errors import DatabaseAwayError, LeadLostError
 from coordinator.leadership import LEASE_S, Leadership, candidate_of
+from coordinator.observing.server import observed
+from coordinator.observing.status import Status
 from coordinator.storage.artifacts import ArtifactStore, open_artifacts
 from coordinator.storage.sharing import check_may_lead
 from coordinator.storage.where import open_store
@@ -63,7 +65,8 @@ class ServiceConfig:
 
     ``listen`` is ``host:port`` of the gateway; ``names`` go into its certificate. ``lease_s``: after so many seconds a
     standby takes the place of this coordinator, should it vanish. ``control`` is ``host:port`` of the control API;
-    port 0 takes a free one. ``reflection``: whether it tells operators its contract.
+    port 0 takes a free one. ``reflection``: whether it tells operators its contract. ``metrics``: ``host:port`` for
+    Prometheus; None for no one.
     """
 
     home: Path
@@ -74,6 +77,7 @@ class ServiceConfig:
     lease_s: float = LEASE_S
     control: str = "127.0.0.1:0"
     reflection: bool = False
+    metrics: str | None = None
 
 
 def model_shape(recipe: Recipe) -> ModelShape:
@@ -107,14 +111,15 @@ def serve(
         check_port_is_free(config.listen)
         open_artifacts(config.home, config.artifact_key)
         candidate = candidate_of(config.home, lock)
-        is_over = False
+        is_over, status = False, Status()
         while not is_over:
             store = open_store(config.home)
             lead = Leadership(store, candidate, config.lease_s)
             try:
                 check_may_lead(store, ArtifactStore(config.home / "artifacts"), config.home)
-                if lead.wait(partial(_has_no_work, store, stopping, until_idle=until_idle), on_standby):
-                    _lead(config, store, lead, stopping, on_ready, until_idle=until_idle)
+                with observed(config.metrics, config.home, status):
+                    if lead.wait(partial(_has_no_work, store, stopping, until_idle=until_idle), on_standby):
+                        _lead(config, store, lead, stopping, on_ready, status, until_idle=until_idle)
                 is_over = True
             except LeadLostError as e:
                 log.warning("%s", e.message)
@@ -133,6 +138,7 @@ def _lead(
     lead: Leadership,
     stopping: threading.Event,
     on_ready: Callable[[ControlAddress], None],
+    status: Status,
     *,
     until_idle: bool,
 ) -> None:
@@ -142,6 +148,7 @@ def _lead(
     authority = ensure_authority(config.home, names=[*config.names, config.listen.rsplit(":", 1)[0]])
     secret = _secret(config.home)
     children: list[Child] = []
+    status.is_leading, status.children = True, children
     link: FlowerLink | None = None
     control = ExitStack()
     try:
@@ -160,6 +167,7 @@ def _lead(
         grid = FlowerGrid(link, store, federation=authority.federation)
         grid.online()
         write_join_file(config)
+        status.grid = grid
         on_ready(
             control.enter_context(
                 serving_control(
@@ -172,6 +180,7 @@ def _lead(
         )
         _work(config, grid, store, stopping, children, until_idle=until_idle, lead=lead)
     finally:
+        status.ended()
         control.close()
         if link is not None:
             link.close()

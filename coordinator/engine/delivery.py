@@ -21,6 +21,7 @@ from coordinator.engine.controls import counted_round
 from coordinator.engine.grid import GridFailure
 from coordinator.rounds.attempts import clean_complaint
 from coordinator.rounds.table import ORDER, PLAN
+from motet.logs import about
 from motet.recipe import canonical_json, recipe_sha256, round_event
 from motet.recipe.method import method_of
 from motet.wire.messages import TrainOrder, TrainReply
@@ -203,7 +204,10 @@ class Delivery:
             try:
                 lora_rank = admit(reply, order, self._recipe, self._method, self._shape)
             except MalformedUpdateError as e:
-                log.warning("round %s: update of %s refused: %s", row.round_index, order.client_id, e.code)
+                with about(round_index=row.round_index, client_id=order.client_id):
+                    log.warning(
+                        "round %s: update of %s refused: %s", row.round_index, order.client_id, e.code
+                    )
                 code, message = e.code, f"the update was not admitted: {e.reason}"
                 self._store.count(self._run_id, row.round_index, "refused_replies")
         if isinstance(reply, GridFailure) and code in REFUSED:

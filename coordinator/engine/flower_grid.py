@@ -112,6 +112,7 @@ class FlowerGrid:
         self._sent: dict[str, _Sent] = {}
         self._cancels: list[_Cancel] = []
         self._lock = threading.RLock()  # runs are threads
+        self.online_at_last_look = 0
 
     def online(self) -> Mapping[str, GridClient]:
         """Registered clients whose node answers its heartbeat, and whose key is not revoked."""
@@ -129,11 +130,13 @@ class FlowerGrid:
             node = known.get(row.public_key) or self._link.register_node(row.public_key, row.client_id)
             self._nodes[row.client_id], self._keys[row.client_id] = node, row.public_key
         up = self._link.online_nodes()
-        return {
+        found = {
             client_id: GridClient(client_id=client_id, capacity_class=row.capacity_class)
             for client_id, row in rows.items()
             if self._nodes[client_id] in up
         }
+        self.online_at_last_look = len(found)
+        return found
 
     def _look_for_revoked(self, *, is_due: bool) -> None:
         """Sign off the nodes of clients whose key is revoked, also before a restart."""
@@ -146,7 +149,11 @@ class FlowerGrid:
                 keys = {row.client_id: row.public_key for row in self._store.clients()}
                 self._nodes[client_id] = self._link.known_nodes().get(keys.get(client_id, b""), 0)
             self._sign_off(client_id)
-            log.warning("client %s is revoked; it gets no orders, and its answers are refused", client_id)
+            log.warning(
+                "client %s is revoked; it gets no orders, and its answers are refused",
+                client_id,
+                extra={"client_id": client_id},
+            )
         self._revoked = revoked
 
     def _sign_off(self, client_id: str) -> None:
@@ -218,7 +225,9 @@ class FlowerGrid:
                 open_reply(sent.key, self._federation, sent.order, sent.order_sha256, arrived.data)
             )
         except EnvelopeError as e:
-            log.warning("a reply of client %s is refused: %s", sent.order.client_id, e.code)
+            log.warning(
+                "a reply of client %s is refused: %s", sent.order.client_id, e.code, extra=_about(sent.order)
+            )
             return GridFailure(code=e.code, message=e.message)
         except MotetError as e:
             return GridFailure(code="malformed_reply", message=e.message)
@@ -240,7 +249,12 @@ class FlowerGrid:
             if _digest(again) == digest or isinstance(self._opened(sent, again), GridFailure):
                 continue
             order = sent.order
-            log.warning("client %s answered one order of run %s in two ways", order.client_id, order.run_id)
+            log.warning(
+                "client %s answered one order of run %s in two ways",
+                order.client_id,
+                order.run_id,
+                extra=_about(order),
+            )
             self._store.count(order.run_id, order.round_index, "equivocations")
 
     def cancel(self, client_id: str, key: str) -> None:
@@ -304,7 +318,11 @@ class FlowerGrid:
         answers = [arrived[q] for q in sent.questions if q in arrived]
         sent.questions = [q for q in sent.questions if q not in arrived]
         if any(answer.data == b"lost" for answer in answers):
-            log.warning("an order did not reach client %s; it is sent again", sent.order.client_id)
+            log.warning(
+                "an order did not reach client %s; it is sent again",
+                sent.order.client_id,
+                extra=_about(sent.order),
+            )
             sent.earlier.append(sent.carrier)
             sent.carrier, sent.questions, sent.act_at = "", [], 0.0
 
@@ -319,3 +337,8 @@ class FlowerGrid:
 
 def _digest(arrived: Arrived) -> str:
     return hashlib.sha256(arrived.data or b"").hexdigest()
+
+
+def _about(order: TrainOrder) -> dict[str, object]:
+    """Fields of a log line about an order."""
+    return {"run_id": order.run_id, "round_index": order.round_index, "client_id": order.client_id}

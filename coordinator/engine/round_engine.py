@@ -30,6 +30,7 @@ from coordinator.engine.results import RunResult, run_result
 from coordinator.errors import BudgetRefusedError, RunFailedError
 from coordinator.rounds.attempts import may_help_again, since, why_given_up
 from coordinator.rounds.table import FINISH
+from motet.logs import about
 from motet.recipe import Recipe, from_canonical_json, round_event
 from motet.recipe.method import method_of
 from privacy.accounting import would_exceed
@@ -112,7 +113,8 @@ class RoundEngine:
             return run_result(self._store, run_id)
         self._store.start_run(run_id)
         try:
-            adapter_sha256 = _OneRun(self, run_id, recipe).go()
+            with about(run_id=run_id):
+                adapter_sha256 = _OneRun(self, run_id, recipe).go()
         except RunCancelledError:
             self._store.end_run(run_id, "CANCELLED", "cancelled on request")
             raise RunFailedError(f"run {run_id} was cancelled") from None
@@ -339,7 +341,13 @@ class _OneRun:
             if outcome.weighing.verdicts
             else None,
         )
-        log.info("run %s round %s closed with %s clients", self._run_id, row.round_index, len(received))
+        log.info(
+            "run %s round %s closed with %s clients",
+            self._run_id,
+            row.round_index,
+            len(received),
+            extra={"round_index": row.round_index},
+        )
         return sha256
 
     def _update_bytes(self, contribution: ContributionRow) -> bytes:

@@ -243,7 +243,7 @@ class ArtifactStore:
         Raises:
           StorageError: the folder can not be written.
         """
-        home = self._folder.parent.resolve()
+        home = self._folder.resolve().parent  # of the leader, where a standby's folder is a link
         absolute = path.resolve()
         text = (
             os.path.relpath(absolute, self._folder.resolve()) if home in absolute.parents else str(absolute)
@@ -275,7 +275,7 @@ def open_artifacts(home: Path, key_file: Path | None = None) -> ArtifactStore:
                 hint="write the path of their key file into it",
             )
         if known is None and not files:
-            path = key_file or home / KEY_FILE
+            path = key_file or store.folder.resolve().parent / KEY_FILE
             if not path.exists():
                 Keyring(path=path, keys=(WrappingKey.new(),)).save()
             read_keyring(path)

@@ -45,7 +45,8 @@ class Retention:
     """What is kept although no run needs it.
 
     Attributes:
-      updates_for_rounds: updates of that many closed rounds, of a run that goes on; an ended run needs none.
+      updates_for_rounds: updates of that many closed rounds, of a run that goes on, at least 1 (a standby looks for
+        those of the newest round before it leads); an ended run needs none.
       adapters: states of that many last rounds of an ended run; None keeps all of them and what each round
         started from. The adapter that a run ended with is always kept.
       grace_s: seconds that every file is left alone for.
@@ -165,7 +166,7 @@ def _needed(session: Session, retention: Retention) -> tuple[set[str], dict[str,
         spare.update(dict.fromkeys(states, ADAPTER))
     query = select(ContributionRow.run_id, ContributionRow.round_index, ContributionRow.payload_sha256)
     for run_id, round_index, sha256 in session.execute(query.where(ContributionRow.payload_sha256 != "")):
-        kept = closed[run_id][-retention.updates_for_rounds :] if retention.updates_for_rounds else []
+        kept = closed[run_id][-max(retention.updates_for_rounds, 1) :]
         is_open = round_index not in closed[run_id]
         if run_id not in ended and (is_open or round_index in kept):
             needed.add(sha256)

@@ -78,7 +78,7 @@ def rotate_keys(home: Path, key_file: Path | None = None) -> Rotation:
 def _begin(store: ArtifactStore, home: Path, key_file: Path | None) -> Keyring:
     """The ring with the new key as its last; as an earlier call left it, where that was cut off."""
     old = store.keyring()
-    path = key_file or (old.path if old is not None else home / KEY_FILE)
+    path = key_file or (old.path if old is not None else store.folder.resolve().parent / KEY_FILE)
     if old is not None and path.resolve() == old.path.resolve():
         if len(old.keys) > 1:
             return old

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from motet.cli.owner import register_on
+from motet.cli.words import LogFormat  # noqa: TC001 - typer looks at it
 
 app = typer.Typer(no_args_is_help=True, help="Make a key, answer a coordinator's orders, decide on recipes.")
 register_on(app)
@@ -161,17 +161,18 @@ def start_command(
     as_json: Annotated[
         bool, typer.Option("--json", help="When connected, say so as one JSON object.")
     ] = False,
+    log_format: LogFormat = "text",
 ) -> None:
     """Answer the coordinator's orders with one process that keeps the model loaded. Stop it with Ctrl-C.
 
     Example: motet client start --name ward-a --data ward-a.jsonl --join join.json --home ward-a
     """
     from client.service import SetupError, load_join_file, serve
+    from motet.cli.words import check_choice
+    from motet.logs import FORMATS, configure
 
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s %(message)s"
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    check_choice("--log-format", log_format, FORMATS)
+    configure(verbose=verbose, log_format=log_format)
     name = name or _enrolled_name(home)
     joined = load_join_file(join or home / "join.json")
     if not data.exists():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from motet.cli.storage import ArtifactKey, gc_command, rotate_keys_command
+from motet.cli.words import LogFormat  # noqa: TC001 - typer looks at it
 
 if TYPE_CHECKING:
     from coordinator.control import ControlAddress
@@ -55,6 +55,13 @@ def start_command(
     ] = False,
     database: Database = None,
     artifact_key: ArtifactKey = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics", metavar="HOST:PORT", help="Answer /metrics and /healthz there, in plain HTTP."
+        ),
+    ] = None,
+    log_format: LogFormat = "text",
     lease_s: Annotated[
         float,
         typer.Option(
@@ -86,9 +93,13 @@ def start_command(
     from coordinator.leadership import LEAST_LEASE_S
     from coordinator.service import ServiceConfig, serve
     from motet.cli.words import check_address, check_at_least, check_choice
+    from motet.logs import FORMATS, configure
 
     check_address(listen)
     check_address(control, "--control", least_port=0)
+    if metrics is not None:
+        check_address(metrics, option="--metrics")
+    check_choice("--log-format", log_format, FORMATS)
     _remember(home, database)
     if shares is not None:
         from coordinator.storage.sharing import share
@@ -96,10 +107,7 @@ def start_command(
         share(home, shares)
     check_at_least("--lease", lease_s, LEAST_LEASE_S)
     check_choice("--link-state", link_state, ("disk", "memory"))
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(name)s %(message)s"
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    configure(verbose=verbose, log_format=log_format)
     config = ServiceConfig(
         home=home,
         listen=listen,
@@ -109,6 +117,7 @@ def start_command(
         lease_s=lease_s,
         control=control,
         reflection=reflection,
+        metrics=metrics,
     )
 
     def ready(api: ControlAddress) -> None:

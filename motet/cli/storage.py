@@ -43,7 +43,7 @@ def gc_command(
     keep_updates: Annotated[
         int,
         typer.Option(
-            "--keep-updates", min=0, help="Of a run that goes on: updates of that many closed rounds."
+            "--keep-updates", min=1, help="Of a run that goes on: updates of that many closed rounds."
         ),
     ] = 1,
     keep_adapters: Annotated[

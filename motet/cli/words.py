@@ -6,12 +6,19 @@ import difflib
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from motet.errors import MotetError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+LogFormat = Annotated[
+    str, typer.Option("--log-format", help="text: lines for people; json: one object a line.")
+]
 
 
 class UsageError(MotetError):

@@ -21,6 +21,7 @@ RANGES = {
     "protobuf": ">=6.33,<7",
     "cryptography": ">=50,<51",
     "httpx": ">=0.28,<1",
+    "prometheus-client": ">=0.26,<0.27",
     "uvicorn": ">=0.49,<0.50",
     "typer": ">=0.20,<0.21",
     "rich": ">=14,<15",

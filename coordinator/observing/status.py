@@ -1,0 +1,41 @@
+"""What the service says of itself to those who look from another thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from coordinator.engine.flower_grid import FlowerGrid
+    from coordinator.engine.superlink import Child
+
+
+@dataclass(slots=True)
+class Status:
+    """Written by the service, read by the observers; each attribute is replaced as a whole.
+
+    Attributes:
+      is_leading: whether this coordinator leads its database.
+      children: SuperLink and gateway, while it leads.
+      grid: while clients can connect.
+    """
+
+    is_leading: bool = False
+    children: Sequence[Child] = field(default_factory=tuple)
+    grid: FlowerGrid | None = None
+
+    def children_up(self) -> dict[str, bool]:
+        """Name of each child -> whether it runs; both are down while there are none."""
+        up = dict.fromkeys(("SuperLink", "gateway"), False)
+        return up | {c.name: c.process.poll() is None for c in tuple(self.children)}
+
+    def online(self) -> int:
+        """Clients that were connected at the last look."""
+        grid = self.grid
+        return 0 if grid is None else grid.online_at_last_look
+
+    def ended(self) -> None:
+        """It leads no more."""
+        self.is_leading, self.grid, self.children = False, None, ()

@@ -1,0 +1,63 @@
+"""Log lines for machines: one object a line, what it is about, and no words of an exception."""
+
+import json
+import logging
+import threading
+
+import pytest
+
+from motet.logs import FIELDS, JsonFormatter, about
+
+
+def line(message, *args, **options):
+    record = logging.getLogger("coordinator.test").makeRecord(
+        "coordinator.test",
+        logging.WARNING,
+        __file__,
+        1,
+        message,
+        args,
+        options.get("exc_info"),
+        extra=options.get("extra"),
+    )
+    text = JsonFormatter().format(record)
+    assert "\n" not in text
+    return json.loads(text)
+
+
+def test_a_line_is_one_object_with_what_it_is_about():
+    with about(run_id="r-1", client_id="a"):
+        with about(round_index=3):
+            told = line("update of %s\nrefused", "a", extra={"request_id": "q-1"})
+        outside = line("again")
+    assert told.pop("at").startswith("20")
+    assert told == {
+        "level": "warning", "logger": "coordinator.test", "message": "update of a\nrefused",
+        "run_id": "r-1", "client_id": "a", "round_index": 3, "request_id": "q-1",
+    }  # fmt: skip
+    assert "round_index" not in outside
+    assert "run_id" not in line("after")
+
+
+def test_the_words_of_an_exception_which_can_quote_data_are_not_written():
+    try:
+        raise ValueError("could not read 'Anna Smith has flu'")
+    except ValueError as e:
+        told = line("reading failed", exc_info=(type(e), e, e.__traceback__))
+    assert told["error"] == "ValueError"
+    assert "Anna" not in json.dumps(told)
+
+
+def test_only_fields_that_somebody_looked_at_can_be_named():
+    with pytest.raises(ValueError, match="example"), about(example="Anna"):
+        pass
+    assert set(FIELDS) == {"run_id", "round_index", "client_id", "request_id"}
+
+
+def test_another_thread_is_about_something_else():
+    seen = []
+    with about(run_id="r-1"):
+        thread = threading.Thread(target=lambda: seen.append(line("there")))
+        thread.start()
+        thread.join()
+    assert "run_id" not in seen[0]
