@@ -9,15 +9,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from coordinator.authority import ensure_authority, issue_identity
-from coordinator.authority.addresses import Addresses, remember_addresses
+from coordinator.authority.addresses import Addresses, as_others_see, known_addresses, remember_addresses
+from coordinator.authority.enrolment import Enrolment
 from coordinator.rpc.context import Resources
+from coordinator.rpc.enrolment import EnrolmentServicer
 from coordinator.rpc.interceptors import CallCounts
-from coordinator.rpc.server import Certificates, ControlServer
+from coordinator.rpc.server import Certificates, ControlServer, ControlServerError
 from coordinator.storage.where import open_store
 from motet.identity import IdentityError, load_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,12 @@ class ControlAddress:
 
 @contextmanager
 def serving_control(
-    home: Path, listen: str, *, name: str = "", reflection: bool = False
+    home: Path,
+    listen: str,
+    *,
+    reflection: bool = False,
+    enrolment: str = "127.0.0.1:0",
+    names: Sequence[str] = (),
 ) -> Iterator[ControlAddress]:
     """Serve the control API of a home.
 
@@ -46,8 +53,9 @@ def serving_control(
     Args:
       home: the coordinator's state folder.
       listen: HOST:PORT; port 0 takes a free one.
-      name: host name by which others reach this machine; by default the one of ``listen``.
       reflection: whether operators may ask for the contract.
+      enrolment: HOST:PORT where clients without a certificate enrol; port 0 takes a free one.
+      names: host names that others use for this machine.
 
     Raises:
       ControlServerError: the address can not be listened on.
@@ -58,18 +66,27 @@ def serving_control(
     try:
         counts = CallCounts()
         resources = Resources(home=home, store=store, counts=counts, federation=authority.federation)
-        server = ControlServer(resources, reflection=reflection)
+        clock = resources.clock
+        servicer = EnrolmentServicer(Enrolment(authority, store, home, clock), store.identities)
+        server = ControlServer(resources, enrolment=servicer, reflection=reflection)
         tls = home / "tls"
         certificates = Certificates(
             key=tls / "server.key", chain=tls / "server.pem", authority=tls / "ca.crt"
         )
-        host, port = listen.rpartition(":")[0], server.listen(listen, certificates, store.identities)
+        before = known_addresses(home)
+        address = _bound(listen, before.control, lambda a: server.listen(a, certificates, store.identities))
+        strangers = _bound(
+            enrolment, before.enrolment, lambda a: server.listen_for_enrolment(a, certificates)
+        )
+        host, port = address.rpartition(":")[::2]
         told = Addresses(
-            control=f"{name if name and host in EVERYWHERE else host}:{port}",
+            control=as_others_see(address, names),
+            enrolment=as_others_see(strangers, names),
             address=f"{EVERYWHERE.get(host, host)}:{port}",
             federation=authority.federation,
             pid=os.getpid(),
         )
+        servicer.serve_at(told)
         ensure_operator(home)
         server.start()
         try:
@@ -80,6 +97,18 @@ def serving_control(
             server.stop()
     finally:
         store.close()
+
+
+def _bound(listen: str, before: str, bind: Callable[[str], int]) -> str:
+    """Listen; any free port is the one from before where that is free. Returns ``host:port``."""
+    host, _, port = listen.rpartition(":")
+    before_port = before.rpartition(":")[2]
+    if port == "0" and before_port:
+        try:
+            return f"{host}:{bind(f'{host}:{before_port}')}"
+        except ControlServerError:
+            log.info("the port from before is taken; a new one is used")
+    return f"{host}:{bind(listen)}"
 
 
 def ensure_operator(home: Path) -> Path:

@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from coordinator.authority import ensure_authority
+from coordinator.authority.addresses import as_others_see
 from coordinator.control import serving_control
 from coordinator.engine.flower_grid import FlowerGrid
 from coordinator.engine.flower_link import FlowerLink, LinkError, marker_sha256
@@ -65,8 +66,8 @@ class ServiceConfig:
 
     ``listen`` is ``host:port`` of the gateway; ``names`` go into its certificate. ``lease_s``: after so many seconds a
     standby takes the place of this coordinator, should it vanish. ``control`` is ``host:port`` of the control API;
-    port 0 takes a free one. ``reflection``: whether it tells operators its contract. ``metrics``: ``host:port`` for
-    Prometheus; None for no one.
+    port 0 takes a free one, ``enrolment`` of where clients without a certificate enrol. ``reflection``: whether the API
+    tells operators its contract. ``metrics``: ``host:port`` for Prometheus; None for no one.
     """
 
     home: Path
@@ -76,6 +77,7 @@ class ServiceConfig:
     artifact_key: Path | None = None
     lease_s: float = LEASE_S
     control: str = "127.0.0.1:0"
+    enrolment: str = "127.0.0.1:0"
     reflection: bool = False
     metrics: str | None = None
 
@@ -168,16 +170,14 @@ def _lead(
         grid.online()
         write_join_file(config)
         status.grid = grid
-        on_ready(
-            control.enter_context(
-                serving_control(
-                    config.home,
-                    config.control,
-                    name=next(iter(config.names), ""),
-                    reflection=config.reflection,
-                )
-            )
+        serving = serving_control(
+            config.home,
+            config.control,
+            reflection=config.reflection,
+            enrolment=config.enrolment,
+            names=config.names,
         )
+        on_ready(control.enter_context(serving))
         _work(config, grid, store, stopping, children, until_idle=until_idle, lead=lead)
     finally:
         status.ended()
@@ -259,8 +259,9 @@ def write_join_file(config: ServiceConfig) -> Path:
     """``join.json``: address, authority and pinned bundle. It holds no secret; give it to every client."""
     path = config.home / "join.json"
     ca = (config.home / "tls" / "ca.crt").read_text(encoding="ascii")
+    address = as_others_see(config.listen, config.names)
     path.write_text(
-        json.dumps({"address": config.listen, "ca": ca, "bundle_sha256": marker_sha256()}, indent=2) + "\n"
+        json.dumps({"address": address, "ca": ca, "bundle_sha256": marker_sha256()}, indent=2) + "\n"
     )
     return path
 

@@ -28,6 +28,12 @@ class TokenError(MotetError):
     exit_code = 2
 
 
+class AdmissionRefusedError(MotetError):
+    """A token, a key, a proof or a certificate is not good (any more); nothing was changed."""
+
+    exit_code = 7
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentToken:
     """A single-use token.

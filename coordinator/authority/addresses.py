@@ -1,7 +1,8 @@
 """Where this coordinator's control API and its enrolment listen, for tokens and identities that name them.
 
 ``control.json`` in the home: written when the coordinator listens, read by commands that run beside it. What it
-names stays when the coordinator stops, but for ``pid``: 0 says that nobody serves there.
+names stays when the coordinator stops, but for ``pid``: 0 says that nobody serves there. A coordinator that is told to
+take any free port takes the one from before if it is free, so that identities and tokens stay good.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-FILE = "control.json"
+FILE = "addresses.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,3 +57,10 @@ def known_addresses(home: Path) -> Addresses:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return Addresses()
+
+
+def as_others_see(address: str, names: Sequence[str]) -> str:
+    """``address`` with the first of ``names`` for a host that means every interface."""
+    host, _, port = address.rpartition(":")
+    everywhere = {"0.0.0.0", "[::]", "::", ""}  # noqa: S104 - compared, not bound
+    return f"{names[0]}:{port}" if host in everywhere and names else address

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from coordinator.authority.authority import LIFETIME
 from coordinator.authority.issuing import requested_key
 from motet.enrolment import (
+    AdmissionRefusedError,
     EnrolmentToken,
     EnrolResponse,
     JoinInformation,
@@ -25,7 +26,6 @@ from motet.enrolment import (
     parse_token,
     possession_statement,
 )
-from motet.errors import MotetError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,10 +41,8 @@ SHORTEST_TOKEN_S, LONGEST_TOKEN_S = 60.0, 30 * 86400.0
 _LARGEST_KEY = 2048
 
 
-class EnrolmentError(MotetError):
+class EnrolmentError(AdmissionRefusedError):
     """A request to enrol or renew can not be granted; nothing was changed."""
-
-    exit_code = 7
 
 
 class Enrolment:
@@ -70,7 +68,7 @@ class Enrolment:
         lifetime: datetime.timedelta = LIFETIME,
     ) -> None:
         self._authority, self._store, self._home, self._clock = authority, store, home, clock
-        self._control, self._lifetime = control, lifetime
+        self.control, self._lifetime = control, lifetime
 
     def issue_token(
         self, name: str, *, address: str, lifetime_s: float = 86400.0, capacity_class: str = ""
@@ -165,7 +163,7 @@ class Enrolment:
                 address=told["address"],
                 gateway_ca_pem=told["ca"],
                 bundle_sha256=told["bundle_sha256"],
-                control_address=self._control,
+                control_address=self.control,
             )
         except (OSError, ValueError, KeyError, TypeError):
             raise EnrolmentError(

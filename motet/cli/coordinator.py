@@ -82,6 +82,14 @@ def start_command(
             "--control", metavar="HOST:PORT", help="Where the control API listens; port 0 takes a free one."
         ),
     ] = "127.0.0.1:0",
+    enrolment: Annotated[
+        str,
+        typer.Option(
+            "--enrolment",
+            metavar="HOST:PORT",
+            help="Where clients enrol with a token; port 0 takes a free one.",
+        ),
+    ] = "127.0.0.1:0",
     reflection: Annotated[
         bool, typer.Option("--reflection", help="Let operators read the API's contract from the server.")
     ] = False,
@@ -100,6 +108,7 @@ def start_command(
     if metrics is not None:
         check_address(metrics, option="--metrics")
     check_choice("--log-format", log_format, FORMATS)
+    check_address(enrolment, "--enrolment", least_port=0)
     _remember(home, database)
     if shares is not None:
         from coordinator.storage.sharing import share
@@ -116,6 +125,7 @@ def start_command(
         artifact_key=artifact_key,
         lease_s=lease_s,
         control=control,
+        enrolment=enrolment,
         reflection=reflection,
         metrics=metrics,
     )

@@ -18,6 +18,7 @@ from motet.connection.errors import (
     ServerFaultError,
     UnreachableError,
 )
+from motet.enrolment import AdmissionRefusedError, TokenError
 from motet.errors import (
     BudgetRefusedError,
     DatabaseAwayError,
@@ -80,6 +81,12 @@ FAULTS: Sequence[Fault] = (
         error=IdentityError,
         status=_CODE.INVALID_ARGUMENT,
         meaning="a role, a name, a key or a certificate request can not be used",
+    ),
+    Fault(error=TokenError, status=_CODE.INVALID_ARGUMENT, meaning="the text is no enrolment token"),
+    Fault(
+        error=AdmissionRefusedError,
+        status=_CODE.PERMISSION_DENIED,
+        meaning="a token, a key, a proof or a certificate is not good, or no longer; nothing was changed",
     ),
     Fault(error=RunNotFoundError, status=_CODE.NOT_FOUND, meaning="there is no such run"),
     Fault(error=NotFoundError, status=_CODE.NOT_FOUND, meaning="there is nothing of that name"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 CANCEL = b"cancel "
 """Begins a control message that takes an order back; the order's key follows (``motet.abandoned.order_key``)."""
 LEAVE = b"leave\n"

@@ -1,0 +1,120 @@
+"""Who belongs to the federation: tokens, enrolment, renewal, revocation. The rules are in ``coordinator.authority``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coordinator.rpc.interceptors import calling
+from coordinator.rpc.pages import page
+from motet.connection.errors import BadRequestError
+from motet.enrolment import EnrolRequest
+from motet.identity import ROLES
+from motet.wire.control_codec import encode
+from motet.wire.v1 import control_pb2, control_pb2_grpc
+
+if TYPE_CHECKING:
+    import grpc
+
+    from coordinator.authority.addresses import Addresses
+    from coordinator.authority.enrolment import Enrolment
+    from coordinator.storage.identities import Identities
+
+TOKEN_LIFETIME_S = 86400.0
+
+
+class EnrolmentServicer(control_pb2_grpc.EnrolmentServiceServicer):
+    """See proto/motet/v1/control.proto.
+
+    Args:
+      enrolment: admits and renews.
+      identities: of the same store.
+    """
+
+    def __init__(self, enrolment: Enrolment, identities: Identities) -> None:
+        self._enrolment, self._identities = enrolment, identities
+        self.address = ""  # where clients enrol; empty where nobody listens for them
+
+    def serve_at(self, addresses: Addresses) -> None:
+        """Tell clients these addresses from now on."""
+        self.address = addresses.enrolment
+        self._enrolment.control = addresses.control
+
+    def Enrol(  # noqa: N802 - the contract's name
+        self, request: control_pb2.EnrolRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.EnrolResponse:
+        """Spend a token."""
+        answer = self._enrolment.enrol(
+            EnrolRequest(
+                token=request.token,
+                csr_pem=request.csr_pem,
+                fleet_public_key_pem=request.fleet_public_key_pem,
+                proof_of_possession=request.proof_of_possession,
+                software_version=request.software_version,
+            )
+        )
+        message: control_pb2.EnrolResponse = encode(answer)
+        return message
+
+    def Renew(  # noqa: N802
+        self, request: control_pb2.RenewRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.RenewResponse:
+        """A new certificate for whoever calls."""
+        peer = calling().peer
+        answer = self._enrolment.renew(peer.role, peer.name, peer.serial, request.csr_pem)
+        message: control_pb2.RenewResponse = encode(answer)
+        return message
+
+    def IssueToken(  # noqa: N802
+        self, request: control_pb2.IssueTokenRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.IssueTokenResponse:
+        """A token for a client."""
+        if request.role not in {"", "client"}:
+            raise BadRequestError(
+                "tokens are for clients",
+                hint="on the coordinator's machine: motet ca issue --role ROLE --name NAME",
+            )
+        if not self.address:
+            raise BadRequestError("nobody listens for clients here", hint="start the coordinator first")
+        token, ends = self._enrolment.issue_token(
+            request.name,
+            address=self.address,
+            lifetime_s=request.lifetime_s or TOKEN_LIFETIME_S,
+            capacity_class=request.capacity_class,
+        )
+        return control_pb2.IssueTokenResponse(
+            token=token.encode(), not_after=ends, enrol_address=self.address
+        )
+
+    def ListIdentities(  # noqa: N802
+        self, request: control_pb2.ListIdentitiesRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.ListIdentitiesResponse:
+        """All certificates, oldest first."""
+        rows = self._identities.certificates()
+        found, token = page(rows, request, lambda r: (r.issued_at, r.serial), (float, str))
+        records = [
+            control_pb2.IdentityRecord(
+                role=row.role,
+                name=row.name,
+                serial=row.serial,
+                issued_at=row.issued_at,
+                not_after=row.not_after,
+                revoked_at=row.revoked_at or 0.0,
+                revocation_reason=row.reason,
+            )
+            for row in found
+        ]
+        return control_pb2.ListIdentitiesResponse(identities=records, next_page_token=token)
+
+    def RevokeIdentity(  # noqa: N802
+        self, request: control_pb2.RevokeIdentityRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.RevokeIdentityResponse:
+        """Take back one certificate, or all that somebody has."""
+        if request.serial:
+            if not self._identities.has_serial(request.serial):
+                raise BadRequestError("no certificate has that serial", hint="see them: motet ca list")
+            revoked = self._identities.revoke_serial(request.serial, request.reason)
+        else:
+            if request.role and request.role not in ROLES:
+                raise BadRequestError("there is no such role", hint=f"one of {', '.join(ROLES)}")
+            revoked = self._identities.revoke_name(request.name, request.reason, role=request.role)
+        return control_pb2.RevokeIdentityResponse(serials=revoked.serials)
