@@ -30,11 +30,15 @@ is noised. ``client_failed``: the disk, the base model, or data that can not be 
 only that fact leaves a run with a privacy section, never a line, a label or a name of a column; the client's own log
 has them. A file without any example is no error under DP-SGD: such a client sends noise.
 
+Each message leaves in an envelope with this client's signature over it and its order (``client.sealing``): made of
+what leaves anyway and of the key, the same each time.
+
 Beside messages there are: the node's public key and heartbeats (that a client is there), when it answers, whether it
 has taken up an order that it is asked after (``held`` or ``lost``: of delivery alone), the kind of a fault of our own
 (``client.fleet``: the name of an exception, which a fault that data sets off would tell), and countersignatures,
 which the owner hands out as a file (``client.receipts``: runs, rounds, events, and tags of data sets that nobody else
-can make; which charges share a tag is not noised, so an owner decides who gets the file).
+can make; which charges share a tag is not noised, so an owner decides who gets the file), and what enrolment and
+renewal say (``client.enrolment``: public keys, a proof that the private halves are here, Motet's version).
 
 Never released: which data set of before the data is (``docs/adr/0009-the-coordinator-counts-by-client.md``), losses,
 accuracies, gradient norms, clip fractions, batch sizes, numbers of persons, texts, hashes of data, random states. Not
