@@ -28,7 +28,7 @@ from coordinator.engine.ranks import ranks_of, resized_for_round, within_pruned
 from coordinator.engine.reduction import RoundReduction
 from coordinator.engine.results import RunResult, run_result
 from coordinator.errors import BudgetRefusedError, RunFailedError
-from coordinator.rounds.attempts import may_help_again, since, why_given_up
+from coordinator.rounds.attempts import BEFORE_RESUME, may_help_again, why_given_up
 from coordinator.rounds.table import FINISH
 from motet.logs import about
 from motet.recipe import Recipe, from_canonical_json, round_event
@@ -191,7 +191,8 @@ class _OneRun:
         attempts = [r for r in self._store.rounds(self._run_id) if r.round_index == round_index]
         if attempts and attempts[-1].state == "PLANNED":
             return attempts[-1]
-        counted = since(self._store.get_run(self._run_id).resumed_at, attempts)
+        forgiven = int(self._store.figures(self._run_id, BEFORE_RESUME).get(round_index, 0))
+        counted = attempts[forgiven:]
         if counted:
             last = counted[-1]
             answers = self._store.contributions(self._run_id, round_index, last.attempt)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MOST_ATTEMPTS = 3
+BEFORE_RESUME = "attempts_before_resume"
+"""Figure of a round: attempts that had been made at it when the failed run was last let go on."""
 # Failures that another attempt would only repeat, at another charge.
 FINAL_CODES = frozenset(
     {
@@ -22,15 +24,6 @@ FINAL_CODES = frozenset(
         "control_lost",
     }
 )
-
-
-class Started(Protocol):
-    """An attempt at a round."""
-
-    started_at: float
-
-
-_Started = TypeVar("_Started", bound=Started)
 
 
 class Answer(Protocol):
@@ -54,11 +47,6 @@ def may_help_again(answers: Sequence[Answer], *, attempt: int, minimum: int) -> 
     """
     final = sum(a.state == "FAILED" and a.error_code in FINAL_CODES for a in answers)
     return len(answers) - final >= minimum and attempt + 1 < MOST_ATTEMPTS
-
-
-def since(resumed_at: float | None, attempts: Sequence[_Started]) -> Sequence[_Started]:
-    """The attempts that count for ``may_help_again``: all, or those since a failed run was let go on."""
-    return [a for a in attempts if resumed_at is None or a.started_at >= resumed_at]
 
 
 def why_given_up(answers: Sequence[Answer], *, round_index: int, minimum: int) -> str:

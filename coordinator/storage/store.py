@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sqlalchemy import func, select, update
 
 from coordinator.crashpoints import AFTER_COMMIT, BEFORE_COMMIT, crashpoint
-from coordinator.errors import RunNotFoundError, StorageError, WrongStateError
+from coordinator.errors import RunNotFoundError, StorageError
 from coordinator.rounds import table
 from coordinator.rounds.table import ABSENT, Transition, moves
 from coordinator.storage.budgets import charge_budget, charged_events
@@ -31,6 +31,7 @@ from coordinator.storage.models import (
     RoundRow,
     RunRow,
 )
+from coordinator.storage.resuming import let_go_on
 from motet.clock import Clock, SystemClock
 from motet.recipe import Recipe, canonical_json, recipe_sha256
 from privacy.ledger.entries import (
@@ -200,17 +201,7 @@ class Store:
           WrongStateError: it has finished or was cancelled.
         """
         with self._making(table.RESUME) as session:
-            run = session.get(RunRow, run_id)
-            if run is None:
-                raise RunNotFoundError(f"there is no run {run_id!r}", hint="see: motet run list")
-            if run.state in {"FINISHED", "CANCELLED"}:
-                raise WrongStateError(
-                    f"run {run_id} is {run.state}; only a failed run can go on",
-                    hint="submit its recipe again",
-                )
-            if moves(table.RESUME, run.state, what=f"run {run_id}"):
-                run.state, run.reason, run.finished_at = table.RESUME.after, "", None
-                run.resumed_at, run.cancel_requested = self._clock.now(), False
+            let_go_on(session, run_id, self._clock.now())
 
     def _move_run(self, run_id: str, transition: Transition, **values: Any) -> None:  # noqa: ANN401 - column values
         with self._making(transition) as session:
