@@ -8,7 +8,7 @@ attempt and name: the second is answered from the first one's reply.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from motet.recipe import Recipe
 
 log = logging.getLogger(__name__)
+DEADLINE, OVERTAKEN = "deadline", "overtaken"  # codes of those who were left behind
 LEAST_WAIT_S = 30.0  # after a long stop clients get a fair wait, or the whole deadline where that is shorter
 
 REFUSED = frozenset(
@@ -87,18 +88,22 @@ class Delivery:
         self._overdue = {  # messages that missed their deadline; an answer is counted, never used
             c.message_id: c
             for c in store.contributions(run_id)
-            if c.error_code == "deadline" and c.state == "FAILED" and grid.is_known(c.message_id)
+            if c.error_code in (DEADLINE, OVERTAKEN) and c.state == "FAILED" and grid.is_known(c.message_id)
         }
 
     def deliver(self, row: RoundRow) -> None:
-        """Send what was not sent (or is lost), then take replies until all have answered or the deadline has passed."""
+        """Send what was not sent (or is lost), then take replies until all have answered or the deadline has passed.
+
+        With ``cohort.over_select``, until the minimum is there.
+        """
         if self._event is not None:
             self._store.ledger.publish()  # signed and on disk, before any order leaves
             crashpoint(f"{PLAN.name}.{AFTER_EFFECT}")
         left_s = max(row.deadline_at - self._clock.now(), min(self._recipe.cohort.deadline_s, LEAST_WAIT_S))
         until = self._clock.monotonic() + left_s
-        waiting = self._send(row, left_s)
-        while waiting:
+        has_enough = self._has_enough(row)
+        waiting = {} if has_enough else self._send(row, left_s)
+        while waiting and not has_enough:
             arrived = self._grid.collect([*waiting, *self._overdue])
             for message_id, reply in arrived:
                 if message_id in waiting:
@@ -107,11 +112,23 @@ class Delivery:
                 else:
                     self._count_useless(row, message_id, reply)
             self._obey()
+            has_enough = bool(arrived) and self._has_enough(row)
             if waiting and not arrived:
                 if self._clock.monotonic() >= until:  # after the look: what lay ready at the deadline counts
                     break
                 self._clock.sleep(self._poll_s)
-        self._leave_behind(row, waiting)
+        self._leave_behind(row, OVERTAKEN if has_enough else DEADLINE)
+
+    def busy(self) -> frozenset[str]:
+        """Clients that were left behind and have not answered since: they may still be at work."""
+        return frozenset(c.client_id for c in self._overdue.values())
+
+    def _has_enough(self, row: RoundRow) -> bool:
+        """Whether the round closes before all have answered; what is stored decides, so also after a restart."""
+        if self._recipe.cohort.over_select is None:
+            return False
+        told = self._store.contributions(self._run_id, row.round_index, row.attempt)
+        return sum(c.state == "RECEIVED" for c in told) >= self._recipe.cohort.minimum
 
     def _send(self, row: RoundRow, left_s: float) -> dict[str, TrainOrder]:
         """Message id -> order, of everybody whose answer is awaited."""
@@ -171,19 +188,21 @@ class Delivery:
             else 0,
         )
 
-    def _leave_behind(self, row: RoundRow, waiting: Mapping[str, TrainOrder]) -> None:
-        for order in waiting.values():
+    def _leave_behind(self, row: RoundRow, code: str) -> None:
+        """Whoever has not answered; an answer that comes is counted, never used."""
+        message = (
+            f"no answer within {self._recipe.cohort.deadline_s:g} s"
+            if code == DEADLINE
+            else "the round closed with its minimum before this answer"
+        )
+        for c in self._store.contributions(self._run_id, row.round_index, row.attempt):
+            if c.state != "ORDERED":
+                continue
             self._store.reply_failed(
-                self._run_id,
-                row.round_index,
-                row.attempt,
-                order.client_id,
-                code="deadline",
-                message=f"no answer within {self._recipe.cohort.deadline_s:g} s",
+                self._run_id, row.round_index, row.attempt, c.client_id, code=code, message=message
             )
-        for contribution in self._store.contributions(self._run_id, row.round_index, row.attempt):
-            if contribution.message_id in waiting:
-                self._overdue[contribution.message_id] = contribution
+            if c.message_id:
+                self._overdue[c.message_id] = c
 
     def _count_useless(self, row: RoundRow, message_id: str, reply: TrainReply | GridFailure) -> None:
         """A late or second reply: it changes nothing but a counter."""

@@ -29,6 +29,7 @@ from coordinator.engine.reduction import RoundReduction
 from coordinator.engine.results import RunResult, run_result
 from coordinator.errors import BudgetRefusedError, RunFailedError
 from coordinator.rounds.attempts import BEFORE_RESUME, may_help_again, why_given_up
+from coordinator.rounds.cohort import asked
 from coordinator.rounds.table import FINISH
 from motet.logs import about
 from motet.recipe import Recipe, from_canonical_json, round_event
@@ -204,10 +205,12 @@ class _OneRun:
         attempt = attempts[-1].attempt + 1 if attempts else 0
         self._obey()
         cohort = self._cohort(round_index)
-        draw = Draw(asked=cohort, others={})
         if is_client_unit(self._recipe):
             expected_cohort(self._recipe)  # before anybody is charged
             cohort, draw = self._drawn(cohort, round_index)
+        else:
+            cohort = self._chosen(cohort, round_index, attempt)
+            draw = Draw(asked=cohort, others={})
         for client_id in cohort:  # before anything is written; the store asks again within its transaction
             self._check_budget(round_index, client_id, self._store.spent_events(client_id))
         if not state_sha256:
@@ -236,6 +239,20 @@ class _OneRun:
         roster = {c: GridClient(client_id=c) for c in self._recipe.cohort.clients or ()}
         ranks = {**ranks_of(self._recipe, roster, round_index), **reachable}
         return ranks, draw_cohort(self._recipe, ranks, reachable, SystemNoise())
+
+    def _chosen(self, able: Mapping[str, int], round_index: int, attempt: int) -> dict[str, int]:
+        """Of those who can take part, the ones that the recipe's draw asks."""
+        chosen = asked(
+            able,
+            seed=self._recipe.seed,
+            round_index=round_index,
+            attempt=attempt,
+            draw_rate=self._recipe.cohort.draw_rate,
+            minimum=self._recipe.cohort.minimum,
+            over_select=self._recipe.cohort.over_select,
+            busy=self._delivery.busy(),
+        )
+        return {c: able[c] for c in chosen}
 
     def _initial_state(self, cohort: dict[str, int]) -> AdapterState:
         lora_rank = max(cohort.values())

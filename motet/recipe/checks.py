@@ -309,6 +309,13 @@ def _client_unit(recipe: Recipe) -> Iterator[Finding]:
             "of privacy.unit: client does not cover",
             remedy="remove it; a round closes with whoever arrived, also with nobody",
         )
+    for name, unset in (("draw_rate", 1.0), ("over_select", None)):
+        if getattr(recipe.cohort, name) != unset:
+            yield Finding(
+                path=("cohort", name),
+                problem="privacy.unit: client has a draw of its own, and its guarantee rests on that",
+                remedy="remove it; set privacy.sampling_rate",
+            )
 
 
 def _robust(recipe: Recipe) -> Iterator[Finding]:

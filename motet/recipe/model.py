@@ -241,11 +241,18 @@ class TrainingSection(Section):
 
 
 class CohortSection(Section):
-    """Who takes part. ``minimum`` replies close a round at the deadline; fewer abort it."""
+    """Who takes part. ``minimum`` replies close a round at the deadline; fewer abort it.
+
+    ``draw_rate``: each client is asked with this probability in each round, by a Poisson draw from the seed; at
+    least ``minimum`` are. ``over_select``: ask so many times the minimum, rounded up, and close as soon as the minimum
+    is there; who comes later is late. Whoever is asked is charged. No guarantee rests on either.
+    """
 
     clients: list[Name] | None = None
     minimum: PositiveInt = 1
     deadline_s: PositiveFloat = 600.0
+    draw_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    over_select: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     weights: Literal["uniform", "num_examples"] = "uniform"
 
 

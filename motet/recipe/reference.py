@@ -98,6 +98,9 @@ MEANINGS: Mapping[str, str] = {
     "cohort.minimum": "replies that are enough to close a round at its deadline; fewer abort it (not with "
     "privacy.unit client, where every round closes)",
     "cohort.deadline_s": "seconds that a round waits for replies",
+    "cohort.draw_rate": "each client takes part in a round with this probability; at least `minimum` do",
+    "cohort.over_select": "ask so many times `minimum` clients and close at `minimum`, the others are late; "
+    "absent: ask all and wait for all",
     "cohort.weights": "weight of each client in the mean; num_examples is refused in a private run",
     "robust": "what bounds wrong clients, by their changes as products; see docs/methods.md",
     "robust.clip_factor": "always on: nobody counts for more than a change so many times as long as the "

@@ -124,7 +124,7 @@ def serve_until_done(job):
         os.write(witness, json.dumps(line).encode() + b"\n")
         os.fsync(witness)
 
-    def lead(config, store, lead, stopping, on_ready, *, until_idle):
+    def lead(config, store, lead, stopping, on_ready, *_others, until_idle):
         store.ledger.reconcile()
         for run_id, text in RUNS.items():
             store.submit_run(parse_recipe(text), run_id=run_id)
