@@ -150,16 +150,30 @@ FAULTS: Sequence[Fault] = (
 )
 _BY_KIND = {fault.kind: fault for fault in FAULTS}
 _BY_STATUS = {
-    fault.status: fault
-    for fault in reversed(FAULTS)
-    if fault.error not in {DatabaseAwayError, StorageError, RecipeError, IdentityError, RunNotFoundError}
+    _BY_KIND[error.__name__].status: _BY_KIND[error.__name__]
+    for error in (
+        BadRequestError,
+        NotFoundError,
+        WrongStateError,
+        NotAuthenticatedError,
+        NotAllowedError,
+        BusyError,
+        DeadlineError,
+        UnreachableError,
+        NotServedError,
+    )
 }
+"""For a refusal without a detail, which gRPC itself has made."""
+_STORAGE_CODES = frozenset({8, 11})  # exit codes of ledgers, keys and folders that have no row of their own
 
 
 def fault_of(error: BaseException) -> Fault:
     """The row of an error: that of its nearest class. What is in no row is a fault of the server."""
     rows = (_BY_KIND.get(kind.__name__) for kind in type(error).__mro__)
-    return next((row for row in rows if row is not None), _BY_KIND[ServerFaultError.__name__])
+    found = next((row for row in rows if row is not None), None)
+    if found is None and isinstance(error, MotetError) and error.exit_code in _STORAGE_CODES:
+        return _BY_KIND[StorageError.__name__]
+    return found or _BY_KIND[ServerFaultError.__name__]
 
 
 def told(error: BaseException, *, tells_all: bool = False) -> tuple[Fault, str, str]:
