@@ -43,7 +43,7 @@ class ClientServicer(control_pb2_grpc.ClientServiceServicer):
             raise NotAllowedError("a client sees itself only")
         row = next((r for r in self._store.clients() if r.client_id == request.client_id), None)
         if row is None:
-            raise NotFoundError("there is no client of that name", hint="see: motet client list")
+            raise NotFoundError("there is no client of that name", hint="see: motet coordinator clients")
         message: control_pb2.Client = encode(client_record(row))
         return message
 

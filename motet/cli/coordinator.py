@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from motet.cli import reach
 from motet.cli.storage import ArtifactKey, gc_command, rotate_keys_command
 from motet.cli.words import LogFormat  # noqa: TC001 - typer looks at it
 
@@ -154,7 +156,9 @@ def start_command(
 def register_command(
     client_id: Annotated[str, typer.Argument(help="The client's name in recipes.", metavar="CLIENT")],
     public_key: Annotated[Path, typer.Option("--public-key", help="client.pub, which the client made.")],
-    home: Home = DEFAULT_HOME,
+    home: reach.Home = None,
+    coordinator: reach.Coordinator = None,
+    identity: reach.WhoAmI = None,
     capacity_class: Annotated[str, typer.Option("--class", help="Capacity class, for ranks by class.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     database: Database = None,
@@ -163,13 +167,59 @@ def register_command(
 
     Example: motet coordinator register ward-a --public-key ward-a/client.pub
     """
-    from coordinator.registration import register
+    from coordinator.registration import read_public_key
 
-    _remember(home, database)
-    register(home, client_id, public_key, capacity_class)
-    print(
-        json.dumps({"client_id": client_id, "registered": True}) if as_json else f"{client_id} is registered"
-    )
+    pem = read_public_key(public_key).decode("ascii", "replace")
+    _remember(home or DEFAULT_HOME, database)
+    with reach.reached(home, coordinator, identity, create=True) as connection:
+        client = connection.clients.register(client_id, pem, capacity_class=capacity_class)
+    told = {"client_id": client.client_id, "registered": True}
+    print(json.dumps(told) if as_json else f"{client_id} is registered")
+
+
+@app.command("clients")
+def clients_command(
+    home: reach.Home = None,
+    coordinator: reach.Coordinator = None,
+    identity: reach.WhoAmI = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """The clients that are registered.
+
+    Example: motet coordinator clients --home coordinator-home
+    """
+    with reach.reached(home, coordinator, identity) as connection:
+        clients = connection.clients.list()
+    if as_json:
+        print(json.dumps([asdict(client) for client in clients]))
+        return
+    for client in clients:
+        print(f"{client.client_id} {client.capacity_class}".rstrip())
+    if not clients:
+        print("no clients yet; give one a token: motet ca token --client NAME")
+
+
+@app.command("status")
+def status_command(
+    home: reach.Home = None,
+    coordinator: reach.Coordinator = None,
+    identity: reach.WhoAmI = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Who answers, who it takes you for, and which calls it has refused since it started.
+
+    Example: motet coordinator status --coordinator fed.example.org:8444 --identity me
+    """
+    with reach.reached(home, coordinator, identity) as connection:
+        info, refused = connection.system.info(), connection.system.refused_calls()
+    if as_json:
+        print(json.dumps({**asdict(info), "refused_calls": refused}))
+        return
+    is_served = info.federation != "local"
+    print(f"federation {info.federation}" if is_served else "no coordinator serves this home now")
+    print(f"you are {info.role}/{info.name}")
+    for kind, count in sorted(refused.items()):
+        print(f"refused {count}: {kind}")
 
 
 app.command("rotate-keys")(rotate_keys_command)
