@@ -177,7 +177,9 @@ def _lead(
             enrolment=config.enrolment,
             names=config.names,
         )
-        on_ready(control.enter_context(serving))
+        api = control.enter_context(serving)
+        status.refused_calls = api.counts.refusals
+        on_ready(api)
         _work(config, grid, store, stopping, children, until_idle=until_idle, lead=lead)
     finally:
         status.ended()

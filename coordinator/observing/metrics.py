@@ -47,6 +47,10 @@ CODES = frozenset(
 )  # fmt: skip
 """Reasons of clients and of admission that are told apart; a client may send any word, so the rest is ``other``."""
 RUN_STATES = ("QUEUED", "RUNNING", "FINISHED", "FAILED", "CANCELLED")
+REFUSALS = (
+    "handshake", "NotAuthenticatedError", "NotAllowedError", "BusyError", "BadRequestError", "ServerFaultError",
+)  # fmt: skip
+"""Reasons of refused calls that are told apart; those of what was asked for, such as an unknown run, are ``other``."""
 _OUTCOMES = {"RECEIVED": "received", "FAILED": "failed", "LATE": "late"}
 
 
@@ -103,6 +107,12 @@ METRICS = (
     ),
     Described(name="motet_artifact_files", kind="gauge", labels=(), what="number of them"),
     Described(
+        name="motet_refused_calls_total",
+        kind="counter",
+        labels=("reason",),
+        what="calls of the control API that were refused, since the coordinator started",
+    ),
+    Described(
         name="process_resident_memory_bytes",
         kind="gauge",
         labels=(),
@@ -147,6 +157,14 @@ class CoordinatorCollector(Collector):
         for name, is_up in self._status.children_up().items():
             children.add_metric([name], float(is_up))
         yield children
+        refused = CounterMetricFamily(
+            "motet_refused_calls", _WHAT["motet_refused_calls_total"], labels=["reason"]
+        )
+        by_reason = self._status.refused_calls()
+        for reason in REFUSALS:
+            refused.add_metric([reason], by_reason.get(reason, 0))
+        refused.add_metric([OTHER], sum(n for reason, n in by_reason.items() if reason not in REFUSALS))
+        yield refused
         num_bytes, files = self._count_files()
         yield _gauge("motet_artifact_bytes", num_bytes)
         yield _gauge("motet_artifact_files", files)

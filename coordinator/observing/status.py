@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from coordinator.engine.flower_grid import FlowerGrid
     from coordinator.engine.superlink import Child
@@ -20,11 +20,13 @@ class Status:
       is_leading: whether this coordinator leads its database.
       children: SuperLink and gateway, while it leads.
       grid: while clients can connect.
+      refused_calls: refused calls of the control API by reason, since it started.
     """
 
     is_leading: bool = False
     children: Sequence[Child] = field(default_factory=tuple)
     grid: FlowerGrid | None = None
+    refused_calls: Callable[[], Mapping[str, int]] = dict
 
     def children_up(self) -> dict[str, bool]:
         """Name of each child -> whether it runs; both are down while there are none."""

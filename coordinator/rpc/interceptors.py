@@ -184,7 +184,10 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc, unused-ignore]
         """Count and log a call that was served."""
         self._counts.served(method, "OK")
         seconds = time.monotonic() - started
-        log.info("%s %s by %s: OK in %.3f s", request_id_of(context), method, peer, seconds)
+        request_id = request_id_of(context)
+        log.info(
+            "%s %s by %s: OK in %.3f s", request_id, method, peer, seconds, extra={"request_id": request_id}
+        )
 
     def refuse(
         self, method: str, context: grpc.ServicerContext, peer: str, error: Exception, started: float
@@ -202,11 +205,14 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc, unused-ignore]
         level = (
             logging.INFO if self._tells_all else logging.WARNING
         )  # a caller in this process says it itself
-        log.log(level, "%s %s by %s: %s in %.3f s", request_id, method, peer, fault.kind, seconds)
+        known = {"request_id": request_id}
+        log.log(
+            level, "%s %s by %s: %s in %.3f s", request_id, method, peer, fault.kind, seconds, extra=known
+        )
         if fault.error is ServerFaultError:
-            log.error("%s %s", request_id, method, exc_info=error)
+            log.error("%s %s", request_id, method, exc_info=error, extra=known)
         elif not fault.is_told and not self._tells_all:
-            log.error("%s %s: %s", request_id, method, error)
+            log.error("%s %s: %s", request_id, method, error, extra=known)
         detail = control_pb2.ErrorDetail(
             kind=fault.kind,
             message=message,
