@@ -1,4 +1,4 @@
-"""The coordinator as a service: keeps SuperLink and gateway up, takes runs from the store one after the other.
+"""The coordinator as a service: keeps SuperLink and gateway up, takes runs from the store's queue.
 
 Its home folder holds all state: ``motet.db``, ``artifacts/``, ``tls/``, ``superlink/``, logs, and
 ``join.json``, which is what clients need.
@@ -23,7 +23,8 @@ from coordinator.authority.addresses import as_others_see
 from coordinator.control import serving_control
 from coordinator.engine.flower_grid import FlowerGrid
 from coordinator.engine.flower_link import FlowerLink, LinkError, marker_sha256
-from coordinator.engine.round_engine import EngineStoppedError, RoundEngine
+from coordinator.engine.queue import RunQueue
+from coordinator.engine.round_engine import RoundEngine
 from coordinator.engine.shape import ModelShape
 from coordinator.engine.superlink import Child, check_port_is_free, free_port, start_gateway, start_superlink
 from coordinator.errors import DatabaseAwayError, LeadLostError
@@ -44,12 +45,12 @@ if TYPE_CHECKING:
 
     from coordinator.control import ControlAddress
     from coordinator.storage.leases import Leader
-    from coordinator.storage.models import RunRow
     from coordinator.storage.store import Store
     from motet.recipe import Recipe
 
 log = logging.getLogger(__name__)
 IDLE_S = 0.5
+LOOK_S = 0.5  # at the queue, while runs are at work; sooner when one of them ends
 POLL_S = 0.15
 DATABASE_PAUSE_S = 2.0
 
@@ -67,7 +68,8 @@ class ServiceConfig:
     ``listen`` is ``host:port`` of the gateway; ``names`` go into its certificate. ``lease_s``: after so many seconds a
     standby takes the place of this coordinator, should it vanish. ``control`` is ``host:port`` of the control API;
     port 0 takes a free one, ``enrolment`` of where clients without a certificate enrol. ``reflection``: whether the API
-    tells operators its contract. ``metrics``: ``host:port`` for Prometheus; None for no one.
+    tells operators its contract. ``metrics``: ``host:port`` for Prometheus; None for no one. ``max_runs``: how many
+    runs are worked on at once; a client works for one of them at a time, unless its owner allows more.
     """
 
     home: Path
@@ -80,6 +82,7 @@ class ServiceConfig:
     enrolment: str = "127.0.0.1:0"
     reflection: bool = False
     metrics: str | None = None
+    max_runs: int = 1
 
 
 def model_shape(recipe: Recipe) -> ModelShape:
@@ -200,6 +203,7 @@ def _work(
     until_idle: bool,
     lead: Leadership | None = None,
 ) -> None:
+    leaving = threading.Event()
     engine = RoundEngine(
         grid,
         store,
@@ -207,37 +211,38 @@ def _work(
         SystemClock(),
         shape=model_shape,
         poll_s=POLL_S,
-        is_stopping=lambda: bool(stopping.is_set() or _ended(children) or (lead and lead.lost)),
+        is_stopping=lambda: bool(
+            leaving.is_set() or stopping.is_set() or _ended(children) or (lead and lead.lost)
+        ),
+        asks_leave=True,
     )
-    while not stopping.is_set():
-        _check_all_is_well(children, lead)
-        run: RunRow | None = None
-        try:
-            run = store.next_run()
-            if run is not None:
-                engine.run(run.run_id)
-                log.info("run %s finished", run.run_id)
-            elif until_idle:
-                return
-            else:
-                grid.online()
-                stopping.wait(IDLE_S)
-        except EngineStoppedError:
-            continue
-        except LeadLostError:
-            raise
-        except DatabaseAwayError as e:  # the run stays as it is; it goes on when the database is back
-            log.warning("%s; trying again", e.message)
-            stopping.wait(DATABASE_PAUSE_S)
-        except LinkError:
-            if stopping.is_set() or _ended(children) is not None:
-                continue  # a consequence; the loop says of what
-            raise
-        except MotetError as e:
-            if run is None:
+    queue = RunQueue(
+        store,
+        engine.run,
+        max_runs=config.max_runs,
+        ends_service=(DatabaseAwayError, LeadLostError, LinkError),
+    )
+    try:
+        while not stopping.is_set():
+            _check_all_is_well(children, lead)
+            try:
+                if queue.step():
+                    queue.wait(LOOK_S)
+                elif until_idle:
+                    return
+                else:
+                    grid.online()
+                    stopping.wait(IDLE_S)
+            except DatabaseAwayError as e:  # the run stays as it is; it goes on when the database is back
+                log.warning("%s; trying again", e.message)
+                stopping.wait(DATABASE_PAUSE_S)
+            except LinkError:
+                if stopping.is_set() or _ended(children) is not None:
+                    continue  # a consequence; the loop says of what
                 raise
-            log.warning("run %s ended: %s", run.run_id, e.message)
-            store.end_run(run.run_id, "FAILED", e.message)
+    finally:
+        leaving.set()
+        queue.join()
 
 
 def _check_all_is_well(children: Sequence[Child], lead: Leadership | None) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from aggregation.serialize import to_bytes
 from coordinator.crashpoints import AFTER_EFFECT, crashpoint
+from coordinator.engine.approvals import Approvals
+from coordinator.engine.cancelling import take_back_orders
 from coordinator.engine.client_unit import (
     Draw,
     check_somebody_may_take_part,
@@ -22,8 +24,10 @@ from coordinator.engine.client_unit import (
     is_client_unit,
 )
 from coordinator.engine.delivery import Delivery, OnReply
+from coordinator.engine.gathering import Gathering
 from coordinator.engine.grid import Grid, GridClient
 from coordinator.engine.offers import RankOffers
+from coordinator.engine.places import ClientPlaces
 from coordinator.engine.ranks import ranks_of, resized_for_round, within_pruned
 from coordinator.engine.reduction import RoundReduction
 from coordinator.engine.results import RunResult, run_result
@@ -50,7 +54,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CANCEL_CHECK_S = 0.5
-COHORT_GRACE_S = 10.0  # how long named clients that are not online are waited for, when enough others are
 OnRound = Callable[[int, "AdapterState"], None]
 
 
@@ -63,7 +66,7 @@ class EngineStoppedError(Exception):
 
 
 class RoundEngine:
-    """Drives one run at a time over a grid.
+    """Drives runs over a grid; each ``run`` may be in a thread of its own.
 
     Args:
       grid: how clients are reached.
@@ -75,6 +78,8 @@ class RoundEngine:
       on_reply: called with round_index, client_id and whether the update was admitted.
       poll_s: seconds between looks for replies.
       is_stopping: asked between looks; True ends ``run`` by ``EngineStoppedError``.
+      places: which clients are busy, shared by all engines over one grid.
+      asks_leave: ask each client whether a run may take part before it is counted for a cohort.
     """
 
     def __init__(
@@ -89,7 +94,10 @@ class RoundEngine:
         on_reply: OnReply | None = None,
         poll_s: float = 0.02,
         is_stopping: Callable[[], bool] = lambda: False,
+        places: ClientPlaces | None = None,
+        asks_leave: bool = False,
     ) -> None:
+        self._places, self._asks_leave = places or ClientPlaces(), asks_leave
         self._grid, self._store, self._artifacts, self._clock = grid, store, artifacts, clock
         self._shape_or_factory = shape
         self._on_round = on_round or (lambda _round_index, _state: None)
@@ -117,6 +125,7 @@ class RoundEngine:
             with about(run_id=run_id):
                 adapter_sha256 = _OneRun(self, run_id, recipe).go()
         except RunCancelledError:
+            take_back_orders(self._grid, self._store, run_id)
             self._store.end_run(run_id, "CANCELLED", "cancelled on request")
             raise RunFailedError(f"run {run_id} was cancelled") from None
         except (RunFailedError, BudgetRefusedError) as e:
@@ -155,8 +164,27 @@ class _OneRun:
             shape=self._shape,
             offers=self._offers,
             obey=self._obey,
-            on_reply=engine._on_reply,  # noqa: SLF001
+            on_reply=self._answered,
             poll_s=self._poll_s,
+        )
+        self._on_reply, self._places = engine._on_reply, engine._places  # noqa: SLF001
+        self._approvals = Approvals(
+            self._grid,
+            self._store,
+            self._clock,
+            recipe,
+            run_id,
+            is_asked=engine._asks_leave,  # noqa: SLF001
+        )
+        self._gathering = Gathering(
+            self._grid,
+            self._store,
+            self._clock,
+            recipe,
+            run_id,
+            approvals=self._approvals,
+            places=self._places,
+            pause=self._pause,
         )
 
     def go(self) -> str:
@@ -176,8 +204,11 @@ class _OneRun:
     def _round(self, round_index: int, state_sha256: str) -> str:
         """Step 1 plan and reserve, 2 order, 3 admit, 4 reduce, 5 commit; with too few answers, again."""
         while True:
-            row = self._planned(round_index, state_sha256)
-            self._delivery.deliver(row)
+            try:
+                row = self._planned(round_index, state_sha256)
+                self._delivery.deliver(row)
+            finally:
+                self._places.leave(self._run_id)
             contributions = self._store.contributions(self._run_id, round_index, row.attempt)
             received = [c for c in contributions if c.state == "RECEIVED"]
             if is_client_unit(self._recipe):
@@ -191,6 +222,8 @@ class _OneRun:
     def _planned(self, round_index: int, state_sha256: str) -> RoundRow:
         attempts = [r for r in self._store.rounds(self._run_id) if r.round_index == round_index]
         if attempts and attempts[-1].state == "PLANNED":
+            open_orders = self._store.contributions(self._run_id, round_index, attempts[-1].attempt)
+            self._places.resume(self._run_id, [c.client_id for c in open_orders if c.state == "ORDERED"])
             return attempts[-1]
         forgiven = int(self._store.figures(self._run_id, BEFORE_RESUME).get(round_index, 0))
         counted = attempts[forgiven:]
@@ -211,6 +244,7 @@ class _OneRun:
         else:
             cohort = self._chosen(cohort, round_index, attempt)
             draw = Draw(asked=cohort, others={})
+        self._places.keep_only(self._run_id, draw.asked)
         for client_id in cohort:  # before anything is written; the store asks again within its transaction
             self._check_budget(round_index, client_id, self._store.spent_events(client_id))
         if not state_sha256:
@@ -233,6 +267,15 @@ class _OneRun:
             for r in self._store.rounds(self._run_id)
             if (r.round_index, r.attempt) == (round_index, attempt)
         )
+
+    def _answered(self, round_index: int, client_id: str, is_admitted: bool) -> None:
+        """The client is free for another run; a yes that its answer takes back is forgotten."""
+        self._places.release(self._run_id, client_id)
+        if not is_admitted:
+            told = self._store.contributions(self._run_id, round_index)
+            for code in {c.error_code for c in told if c.client_id == client_id}:
+                self._approvals.forget(client_id, code)
+        self._on_reply(round_index, client_id, is_admitted)
 
     def _drawn(self, reachable: Mapping[str, int], round_index: int) -> tuple[dict[str, int], Draw]:
         """Ranks of the whole roster, and who of it is drawn; a name that is not reachable adds nothing."""
@@ -285,32 +328,9 @@ class _OneRun:
 
     def _cohort(self, round_index: int) -> dict[str, int]:
         """Who is asked, with ranks. Waits, saying why, until the minimum can be reached."""
-        named, minimum = self._recipe.cohort.clients, self._recipe.cohort.minimum
-        said = ""
-        patience_ends = self._clock.monotonic() + min(COHORT_GRACE_S, self._recipe.cohort.deadline_s)
-        while True:
-            online = self._grid.online()
-            able = [c for c in (named or sorted(online)) if c in online]
-            is_whole = named is None or len(able) == len(named) or self._clock.monotonic() >= patience_ends
-            if len(able) >= minimum and is_whole:
-                ranks = ranks_of(self._recipe, {c: online[c] for c in able}, round_index)
-                ranks = within_pruned(self._recipe, ranks, self._counted())
-                ranks = self._offers.within(ranks, round_index, minimum)
-                if said:
-                    self._store.wait_reason(self._run_id, "")
-                return ranks
-            missing = sorted(set(named or ()) - set(online))
-            reason = (
-                f"waits for {minimum - len(able)} more client(s)"
-                if len(able) < minimum
-                else "waits for clients"
-            )
-            reason += f": {', '.join(missing)} not online" if missing else ""
-            if reason != said:
-                self._store.wait_reason(self._run_id, reason)
-                log.info("run %s %s", self._run_id, reason)
-                said = reason
-            self._pause(0.5)
+        ranks = ranks_of(self._recipe, self._gathering.cohort(round_index), round_index)
+        ranks = within_pruned(self._recipe, ranks, self._counted())
+        return self._offers.within(ranks, round_index, self._recipe.cohort.minimum)
 
     def _counted(self) -> list[ContributionRow]:
         """Updates that went into a closed round."""

@@ -8,18 +8,25 @@ from typing import TYPE_CHECKING
 from motet.wire.control import Client, Contribution, Round, Run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from coordinator.storage.models import ClientRow, ContributionRow, RoundRow, RunRow
     from coordinator.storage.store import Store
 
 
+def approved_by(store: Store, recipe_sha256: str) -> tuple[str, ...]:
+    """The clients whose owners' newest decision on a recipe is a yes."""
+    standing = store.decisions.standing(recipe_sha256)
+    return tuple(sorted(client for client, made in standing.items() if made.decision == "approved"))
+
+
 def run_record(store: Store, row: RunRow) -> Run:
     """One run."""
-    return run_of(row, rounds_closed=len(store.closed_rounds(row.run_id)))
+    approved = approved_by(store, row.recipe_sha256)
+    return run_of(row, rounds_closed=len(store.closed_rounds(row.run_id)), approved=approved)
 
 
-def run_of(row: RunRow, *, rounds_closed: int) -> Run:
+def run_of(row: RunRow, *, rounds_closed: int, approved: Sequence[str] = ()) -> Run:
     """One run whose closed rounds were counted."""
     return Run(
         run_id=row.run_id,
@@ -34,6 +41,9 @@ def run_of(row: RunRow, *, rounds_closed: int) -> Run:
         finished_at=row.finished_at,
         cancel_requested=row.cancel_requested,
         submitted_by=row.submitted_by,
+        priority=row.priority,
+        approved_by=tuple(approved),
+        waiting_for=(row.reason,) if row.reason and row.state in {"QUEUED", "RUNNING"} else (),
     )
 
 

@@ -48,7 +48,10 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
                 f"run {request.run_id} exists with another recipe", hint="choose another id"
             )
         run_id = self._store.submit_run(
-            recipe, run_id=request.run_id or None, submitted_by=calling().peer.label
+            recipe,
+            run_id=request.run_id or None,
+            submitted_by=calling().peer.label,
+            priority=request.priority,
         )
         return self._run(run_id)
 

@@ -9,6 +9,7 @@ was put back from an older copy, and nothing goes on.
 from __future__ import annotations
 
 import hashlib
+import threading
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, insert, select
@@ -49,6 +50,7 @@ class StoredLedger:
         self._clock = clock
         self._file = CoordinatorLedger(folder)
         self._is_reconciled = False
+        self._publishing = threading.RLock()  # runs are threads
 
     @property
     def file(self) -> CoordinatorLedger:
@@ -95,9 +97,8 @@ class StoredLedger:
           JournalError: the file is damaged, cut, or can not be written.
           LedgerKeyError: the key is missing, or the ledger began with another one.
         """
-        if not self._is_reconciled:
-            return self.reconcile()
-        return self._file.follow(self.leaves)
+        with self._publishing:
+            return self._file.follow(self.leaves) if self._is_reconciled else self.reconcile()
 
     def reconcile(self) -> Checkpoint:
         """Hold signed file, entries and tables of run state against each other, and complete what may be completed.

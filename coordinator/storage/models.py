@@ -32,6 +32,7 @@ class RunRow(Base):
     """One training of one adapter under one recipe.
 
     ``submitted_by``: ``role/name``; empty where nobody said it. ``resumed_at``: when a failed run was last let go on.
+    ``priority``: of the queue, higher goes first.
     """
 
     __tablename__ = "runs"
@@ -47,6 +48,7 @@ class RunRow(Base):
     finished_at: Mapped[float | None] = mapped_column(Float)
     submitted_by: Mapped[str] = mapped_column(String(80), default="")
     resumed_at: Mapped[float | None] = mapped_column(Float)
+    priority: Mapped[int] = mapped_column(Integer, default=0)
 
 
 class RoundRow(Base):

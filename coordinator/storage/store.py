@@ -19,6 +19,7 @@ from coordinator.rounds.table import ABSENT, Transition, moves
 from coordinator.storage.budgets import charge_budget, charged_events
 from coordinator.storage.charges import NOT_DRAWN, bodies_of
 from coordinator.storage.database import Database
+from coordinator.storage.decisions import RecordedDecisions
 from coordinator.storage.identities import Identities
 from coordinator.storage.leases import Leases
 from coordinator.storage.ledger import StoredLedger
@@ -62,6 +63,7 @@ class Store:
         self._transaction, self._reading = database.transaction, database.reading
         self.identities = Identities(database, ledger, clock)
         self.leases = Leases(database)
+        self.decisions = RecordedDecisions(database, ledger)
 
     @classmethod
     def open(
@@ -112,8 +114,10 @@ class Store:
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
-    def submit_run(self, recipe: Recipe, *, run_id: str | None = None, submitted_by: str = "") -> str:
-        """Queue a run; the same ``run_id`` with the same recipe twice is one run, of who submitted it first.
+    def submit_run(
+        self, recipe: Recipe, *, run_id: str | None = None, submitted_by: str = "", priority: int = 0
+    ) -> str:
+        """Queue a run; the same ``run_id`` with the same recipe twice is one run, as it was submitted first.
 
         Raises:
           StorageError: the id exists with another recipe.
@@ -136,6 +140,7 @@ class Store:
                     state="QUEUED",
                     created_at=self._clock.now(),
                     submitted_by=submitted_by,
+                    priority=priority,
                 )
             )
             self._ledger.record(session, [_declared(run_id, recipe)])
@@ -165,14 +170,15 @@ class Store:
             return session.scalars(select(RunRow).order_by(RunRow.created_at, RunRow.run_id)).all()
 
     def next_run(self) -> RunRow | None:
-        """The run to work on: one that is RUNNING, else the oldest QUEUED."""
+        """The run to work on, if there is one: the first of ``open_runs``."""
+        return next(iter(self.open_runs()), None)
+
+    def open_runs(self) -> Sequence[RunRow]:
+        """Runs to work on: first those that are RUNNING, then QUEUED ones by priority, higher first, then by age."""
+        order = (RunRow.state.desc(), RunRow.priority.desc(), RunRow.created_at, RunRow.run_id)
         with self._reading() as session:
-            order = (
-                select(RunRow)
-                .where(RunRow.state.in_(("RUNNING", "QUEUED")))
-                .order_by(RunRow.state.desc(), RunRow.created_at)
-            )
-            return session.scalars(order.limit(1)).first()
+            query = select(RunRow).where(RunRow.state.in_(("RUNNING", "QUEUED")))
+            return session.scalars(query.order_by(*order)).all()
 
     def start_run(self, run_id: str) -> None:
         """QUEUED -> RUNNING; every other stays."""

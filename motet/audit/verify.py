@@ -1,9 +1,9 @@
 """Check a bundle, offline and without trust in who made it. Needs no torch and no database.
 
-What is checked: every row and its hash; the seal; the chain; the Merkle tree and every signed checkpoint; that each
-training order stands after its charge; that each charge is what its event costs and what the run's recipe says;
-epsilon, from the raw events, by two accountants; the countersignatures of data owners; that an earlier bundle, or an
-earlier checkpoint, is a prefix of this one.
+What is checked: every row and its hash; the seal; the chain; the Merkle tree and every signed checkpoint; that
+each training order stands after its charge; that each decision on a recipe is signed by its data owner; that each
+charge is what its event costs and what the run's recipe says; epsilon, from the raw events, by two accountants;
+the countersignatures of data owners; that an earlier bundle, or an earlier checkpoint, is a prefix of this one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from motet.audit.bundle import Claim, delta_of
 from motet.audit.data_sets import DataSetSpending, spending_by_data_set
+from motet.audit.decisions import is_signed_by_one_of
 from motet.audit.receipts import open_receipts
 from motet.audit.rows import Bundle, Finding, read_bundle
 from privacy.accounting import epsilon_pld, epsilon_rdp
@@ -96,6 +97,7 @@ def verify_bundle(
     if key is not None and (bundle.verifier is None or bundle.verifier.to_text() != key):
         bundle.report(1, "key", "the bundle is signed by another key than the one given")
     _claims(result)
+    _decisions(result)
     documents: list[tuple[int | None, str, Value]] = [
         (row, f"row {row}", body) for row, body in bundle.countersignatures
     ]
@@ -185,12 +187,36 @@ def _number(value: Value) -> float | None:
     return None if number is None or math.isnan(number) else number
 
 
-def _countersignatures(result: AuditResult, documents: Sequence[tuple[int | None, str, Value]]) -> None:
-    bundle = result.bundle
+def _keys(result: AuditResult) -> dict[str, set[str]]:
+    """Client -> the public keys that the ledger knows it by."""
     keys: dict[str, set[str]] = {}
-    for entry in bundle.entries:
+    for entry in result.bundle.entries:
         if isinstance(entry.body, ClientKey):
             keys.setdefault(entry.body.client_id, set()).add(entry.body.public_key.strip())
+    return keys
+
+
+def _decisions(result: AuditResult) -> None:
+    """Hold each data owner's decision to the keys of that client; an order after a refusal is told."""
+    keys, bundle = _keys(result), result.bundle
+    for index, decision in result.state.decisions:
+        if not is_signed_by_one_of(decision, sorted(keys.get(decision.client_id, set()))):
+            bundle.report(
+                bundle.entry_rows[index],
+                "decision_signature",
+                f"client {decision.client_id} did not sign that recipe {decision.recipe_sha256[:12]} is "
+                f"{decision.decision}",
+            )
+    for order in result.state.after_refusal:
+        result.notes.append(
+            f"run {order.run_id}, round {order.round_index}: an order went to client {order.client_id} after its owner "
+            "had refused the recipe; a client answers such an order without training"
+        )
+
+
+def _countersignatures(result: AuditResult, documents: Sequence[tuple[int | None, str, Value]]) -> None:
+    bundle = result.bundle
+    keys = _keys(result)
     heard: dict[str, list[dict[str, Value]]] = {}
     for row, label, document in documents:
         try:
@@ -372,5 +398,6 @@ def _summary(result: AuditResult) -> None:
         "reservations": len(state.reserves),
         "settled": len(state.settled),
         "orders": state.orders,
+        "decisions": len(state.decisions),
         "countersignatures": len(bundle.countersignatures),
     }

@@ -186,6 +186,7 @@ def print_result(result: AuditResult, console: Console) -> None:
     console.print(
         f"{summary['entries']} entries, {summary['checkpoints']} signed checkpoints, "
         f"{summary['reservations']} charges, {summary['orders']} training orders, "
+        f"{summary['decisions']} signed decisions on recipes, "
         f"{summary['countersignatures']} countersignatures",
         highlight=False,
     )

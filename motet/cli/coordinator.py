@@ -78,6 +78,15 @@ def start_command(
             help="Stand by for the coordinator of this home: same database, artifacts, ledger and certificates.",
         ),
     ] = None,
+    max_runs: Annotated[
+        int,
+        typer.Option(
+            "--max-runs",
+            min=1,
+            max=64,
+            help="Runs worked on at once; a client works for one of them at a time, unless its owner allows more.",
+        ),
+    ] = 1,
     control: Annotated[
         str,
         typer.Option(
@@ -130,6 +139,7 @@ def start_command(
         enrolment=enrolment,
         reflection=reflection,
         metrics=metrics,
+        max_runs=max_runs,
     )
 
     def ready(api: ControlAddress) -> None:

@@ -34,6 +34,8 @@ def summary(run: Run) -> dict[str, Any]:
         "name": run.name,
         "state": run.state,
         "reason": run.reason,
+        "priority": run.priority,
+        "approved_by": list(run.approved_by),
         "rounds_total": run.rounds_total,
         "rounds_closed": run.rounds_closed,
         "adapter_sha256": run.adapter_sha256,
@@ -74,6 +76,9 @@ def submit_command(
     home: Home = None,
     coordinator: Coordinator = None,
     identity: WhoAmI = None,
+    priority: Annotated[
+        int, typer.Option("--priority", min=-1000, max=1000, help="Of the queue: higher goes first.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Queue a run.
@@ -84,7 +89,7 @@ def submit_command(
 
     parsed = load_recipe(recipe)
     with reached(home, coordinator, identity, create=True) as connection:
-        run = connection.runs.submit(parsed)
+        run = connection.runs.submit(parsed, priority=priority)
     if as_json:
         print(json.dumps({"run_id": run.run_id}))
         return

@@ -262,12 +262,13 @@ class RunSubmission(_Calls):
 
     service = "RunService"
 
-    def submit(self, recipe: Recipe | Path | str, *, run_id: str = "") -> Run:
+    def submit(self, recipe: Recipe | Path | str, *, run_id: str = "", priority: int = 0) -> Run:
         """Queue a run.
 
         Args:
           recipe: parsed, or the path of its file.
           run_id: one of the caller's own; the same twice is one run.
+          priority: of the queue; higher goes first.
 
         Raises:
           RecipeError: the recipe is refused, here or by the coordinator.
@@ -275,7 +276,9 @@ class RunSubmission(_Calls):
         """
         parsed = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
         request = control_pb2.SubmitRunRequest(
-            recipe_text=canonical_json(parsed), run_id=run_id or f"r-{secrets.token_hex(6)}"
+            recipe_text=canonical_json(parsed),
+            run_id=run_id or f"r-{secrets.token_hex(6)}",
+            priority=priority,
         )
         return self._one(Run, "SubmitRun", request)
 

@@ -11,6 +11,7 @@ from privacy.errors import MalformedEventError
 from privacy.events import Event, PoissonGaussianEvent, Unit, UnknownEvent, event_from_json, of_unit, units_of
 from privacy.ledger.entries import (
     CancelRefused,
+    Decision,
     Genesis,
     Order,
     Reserve,
@@ -57,6 +58,8 @@ class LedgerState:
       events: client id -> events charged, in order, over all runs.
       orders: number of training orders.
       settled: reservation ids whose update came back.
+      decisions: data owners' decisions on recipes, each with the index of its entry.
+      after_refusal: orders to clients whose newest decision on the recipe, at that place, was a no.
       findings: what does not hold.
     """
 
@@ -68,6 +71,10 @@ class LedgerState:
     settled: set[str] = field(default_factory=set)
     ordered: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
+    decisions: list[tuple[int, Decision]] = field(default_factory=list)
+    after_refusal: list[Order] = field(default_factory=list)
+    recipes: dict[str, str] = field(default_factory=dict)
+    standing: dict[tuple[str, str], Decision] = field(default_factory=dict)
     findings: list[RuleFinding] = field(default_factory=list)
 
     def accounts(self) -> dict[tuple[str, Unit], list[Event]]:
@@ -124,6 +131,8 @@ def _replay(state: LedgerState, body: Body, index: int, report: Callable[[str, s
         _order(state, body, report)
     elif isinstance(body, Settle | CancelRefused):
         _outcome(state, body, report)
+    elif isinstance(body, Decision):
+        _decision(state, body, index, report)
 
 
 def _run(state: LedgerState, body: RunDeclared, report: Callable[[str, str], None]) -> None:
@@ -137,6 +146,19 @@ def _run(state: LedgerState, body: RunDeclared, report: Callable[[str, str], Non
         report("recipe", f"the recipe of run {body.run_id} can not be read")
         recipe = {}
     state.runs[body.run_id] = recipe
+    state.recipes[body.run_id] = body.recipe_sha256
+
+
+def _decision(state: LedgerState, body: Decision, index: int, report: Callable[[str, str], None]) -> None:
+    state.decisions.append((index, body))
+    if body.decision not in ("approved", "refused"):
+        report("decision", f"client {body.client_id} decided {body.decision[:40]!r}, which is no decision")
+    if body.made_by not in ("owner", "rule"):
+        report("decision", f"a decision of client {body.client_id} was made by {body.made_by[:40]!r}")
+    place = body.client_id, body.recipe_sha256
+    known = state.standing.get(place)
+    if known is None or known.decided_at_ms <= body.decided_at_ms:
+        state.standing[place] = body
 
 
 def _reserve(state: LedgerState, body: Reserve, index: int, report: Callable[[str, str], None]) -> None:
@@ -204,6 +226,9 @@ def _order(state: LedgerState, body: Order, report: Callable[[str, str], None]) 
         report("unknown_run", f"run {body.run_id} was not declared before this order")
         return
     where = f"run {body.run_id}, round {body.round_index}, attempt {body.attempt}, client {body.client_id}"
+    decided = state.standing.get((body.client_id, state.recipes.get(body.run_id, "")))
+    if decided is not None and decided.decision == "refused":
+        state.after_refusal.append(body)
     if not body.reservation_id:
         if recipe.get("privacy") is not None:
             report("order_without_reservation", f"{where}: trained with privacy, but charged to nobody")

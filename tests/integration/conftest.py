@@ -74,6 +74,7 @@ class Deployment:
             folder.mkdir(parents=True)
         self.running = {}
         self.options = []  # further ones of `motet coordinator start`
+        self.policies = {}  # client -> policy file
         self.store = Store.open(self.place / "motet.db")
         for name in self.data:
             self.register(name)
@@ -114,6 +115,8 @@ class Deployment:
     def spawn_client(self, name, *, join=None, data=None):
         data = data or self.data[name]
         where = ("--data", data, "--join", join or self.join, "--home", self.client_home(name))
+        if name in self.policies:
+            where = (*where, "--policy", self.policies[name])
         return self.spawn(name, "client", "start", "--name", name, *where, "--verbose")
 
     def start(self):

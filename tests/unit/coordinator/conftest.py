@@ -38,6 +38,7 @@ class FakeGrid:
         self.handlers = {}
         self.pending = {}
         self.sent = []
+        self.cancelled = []
         self.on_send = lambda order: None
 
     def online(self):
@@ -65,6 +66,9 @@ class FakeGrid:
 
     def is_known(self, message_id):
         return message_id in self.pending
+
+    def cancel(self, client_id, key):
+        self.cancelled.append((client_id, key))
 
     def close(self):
         pass

@@ -13,8 +13,8 @@ class FakeStore:
     def __init__(self, runs):
         self.runs, self.ended = list(runs), []
 
-    def next_run(self):
-        return SimpleNamespace(run_id=self.runs[0]) if self.runs else None
+    def open_runs(self):
+        return [SimpleNamespace(run_id=r, cancel_requested=False) for r in self.runs]
 
     def end_run(self, run_id, state, reason):
         self.ended.append((run_id, state, reason))
