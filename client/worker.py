@@ -39,6 +39,7 @@ from client.policy import Policy, check_hours, check_policy
 from client.policy_file import PolicyFile
 from client.protect import DATA_UNUSABLE, offer, refuse, release
 from client.pruning import pruned
+from client.seen_ledger import SeenLedger
 from client.training import train_round
 from motet.abandoned import Abandoned, order_key
 from motet.data import DataError, NoExamplesError, read_data
@@ -104,6 +105,7 @@ class ClientWorker:
         self._noise = noise or SystemNoise()
         self._desk = LeaveDesk(client_id, state_dir, self._policy_file, now)
         self._approvals = Approvals(state_dir, client_id)
+        self._seen_ledger = SeenLedger(state_dir)
         self._abandoned = Abandoned(state_dir)
         self._capacity_path = state_dir / "capacity.json"
         self._allows_test_noise = allows_test_noise
@@ -152,6 +154,8 @@ class ClientWorker:
             self._approvals.check(self._policy, order.recipe_sha256)
             check_policy(self._policy, recipe, lora_rank=1, noise_multiplier=noise_multiplier)
             return offer(order, self._capacity().offer(recipe, order.lora_rank, noise_multiplier))
+        if recipe.privacy is not None:
+            self._seen_ledger.check(order.ledger_json)
         check_policy(self._policy, recipe, lora_rank=order.lora_rank, noise_multiplier=noise_multiplier)
         if self._approvals.check(self._policy, order.recipe_sha256) is None:
             self._approvals.decide_by_rule(

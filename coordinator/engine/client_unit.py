@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from privacy.noise import NoiseSource
 
 # What a client says of the recipe and of itself, never of its data: everybody will say it again.
-HOPELESS_CODES = frozenset({"policy_refused", "bundle_refused", "ledger_failed"})
+HOPELESS_CODES = frozenset({"policy_refused", "bundle_refused", "ledger_failed", "ledger_rolled_back"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

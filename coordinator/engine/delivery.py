@@ -21,6 +21,7 @@ from coordinator.engine.controls import counted_round
 from coordinator.engine.grid import GridFailure
 from coordinator.rounds.attempts import clean_complaint
 from coordinator.rounds.table import ORDER, PLAN
+from motet.audit.assurance import Assurances
 from motet.logs import about
 from motet.recipe import canonical_json, recipe_sha256, round_event
 from motet.recipe.method import method_of
@@ -133,11 +134,13 @@ class Delivery:
     def _send(self, row: RoundRow, left_s: float) -> dict[str, TrainOrder]:
         """Message id -> order, of everybody whose answer is awaited."""
         starts = self._starts(row)
+        assurances = Assurances(self._store.ledger.file) if self._event is not None else None
         waiting: dict[str, TrainOrder] = {}
         for contribution in self._store.contributions(self._run_id, row.round_index, row.attempt):
             if contribution.state != "ORDERED":
                 continue
-            order = self._order(row, contribution, starts(contribution.lora_rank))
+            told = assurances.for_client(contribution.client_id) if assurances is not None else ""
+            order = self._order(row, contribution, starts(contribution.lora_rank), told)
             message_id = contribution.message_id
             if not message_id or not self._grid.is_known(message_id):
                 message_id = self._grid.send(order, deadline_s=left_s)
@@ -165,7 +168,9 @@ class Delivery:
 
         return start
 
-    def _order(self, row: RoundRow, contribution: ContributionRow, payload: bytes) -> TrainOrder:
+    def _order(
+        self, row: RoundRow, contribution: ContributionRow, payload: bytes, ledger_json: str
+    ) -> TrainOrder:
         recipe = self._recipe
         reserved = (
             reservation_id(self._run_id, row.round_index, row.attempt, contribution.client_id)
@@ -183,6 +188,7 @@ class Delivery:
             reservation_id=reserved,
             payload=payload,
             payload_sha256=sha256_hex(payload),
+            ledger_json=ledger_json,
             counted_round=counted_round(self._store, self._run_id, row.round_index, contribution.client_id)
             if recipe.training.algorithm == "scaffold"
             else 0,

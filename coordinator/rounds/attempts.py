@@ -20,6 +20,7 @@ FINAL_CODES = frozenset(
         "did_not_move",
         "not_finite",
         "ledger_failed",
+        "ledger_rolled_back",
         "bad_order",
         "control_lost",
     }

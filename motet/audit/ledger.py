@@ -176,6 +176,15 @@ class CoordinatorLedger:
         index = self._index[identity(body)]
         return index, self._tree.inclusion_proof(index)
 
+    def consistency_proof(self, old_size: int, size: int) -> list[bytes]:
+        """Hashes that show that the ledger of ``old_size`` entries is a prefix of that of ``size``.
+
+        Raises:
+          ValueError: not 1 <= old_size <= size <= the number of entries.
+        """
+        self._catch_up()
+        return self._tree.consistency_proof(old_size, size)
+
     def _raise_conflict(self, others: Sequence[bytes]) -> NoReturn:
         here = [entry_from_bytes(leaf) for leaf in self._leaves]
         lost = [e.body for e in here[len(others) :] if isinstance(e.body, Reserve)]

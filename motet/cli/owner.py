@@ -44,6 +44,7 @@ def register_on(app: typer.Typer) -> None:
     app.command("recipes")(recipes_command)
     app.command("approve")(approve_command)
     app.command("refuse")(refuse_command)
+    app.command("accept-rollback")(accept_rollback_command)
 
 
 def status_facts(home: Path, target_delta: float = 1e-5) -> dict[str, Any]:
@@ -343,3 +344,35 @@ def _asked(home: Path, which: str | None, run_id: str | None) -> Asked:
         how = "nobody has asked for" if not fits else "several recipes fit"
         raise NotAskedError(f"{how} {what}", hint=f"motet client recipes --home {home}")
     return fits[0]
+
+
+def accept_rollback_command(
+    home: Home = DEFAULT_HOME,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train on for a coordinator whose ledger lost entries. What was spent here still counts in full.
+
+    Only after the operator has said that no newer backup exists. The newest checkpoint that was seen is kept as
+    evidence, for the auditor.
+
+    Example: motet client accept-rollback --home ward-a
+    """
+    from client.seen_ledger import SeenLedger
+
+    ledger = SeenLedger(home)
+    before = ledger.seen()
+    if before is not None and not yes:
+        size = before.checkpoint.size
+        if not typer.confirm(f"The ledger had {size} entries. Accept that it lost some?", err=True):
+            raise typer.Exit(2)
+    done = ledger.accept()
+    if as_json:
+        told = None if done is None else {"size": done.size, "evidence": str(done.evidence)}
+        print(json.dumps({"accepted": told}))
+    elif done is None:
+        print("nothing to accept: no private order was ever seen here")
+    else:
+        print(
+            f"accepted; keep {done.evidence} for the auditor. The next private order shows where the ledger goes on."
+        )

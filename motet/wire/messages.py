@@ -32,6 +32,8 @@ class TrainOrder:
       counted_round: one more than the last round whose result used this client's update, so that its own state
         (SCAFFOLD) is of that round; 0: none did, or the run keeps none.
       asks_rank: a question, for the largest rank up to ``lora_rank`` that the client carries; nothing is trained.
+      ledger_json: of a private run: the ledger's newest signed checkpoint, and proofs that it only grew
+        (``motet.audit.assurance``); else empty.
       asks_leave: a question, whether this client takes part in the run; nothing is charged, nothing is trained.
     """
 
@@ -48,6 +50,7 @@ class TrainOrder:
     counted_round: int = 0
     asks_rank: bool = False
     asks_leave: bool = False
+    ledger_json: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TrainOrder(_message.Message):
-    __slots__ = ("run_id", "round_index", "attempt", "client_id", "recipe_json", "recipe_sha256", "lora_rank", "reservation_id", "payload", "payload_sha256", "counted_round", "asks_rank", "asks_leave")
+    __slots__ = ("run_id", "round_index", "attempt", "client_id", "recipe_json", "recipe_sha256", "lora_rank", "reservation_id", "payload", "payload_sha256", "counted_round", "asks_rank", "asks_leave", "ledger_json")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_INDEX_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class TrainOrder(_message.Message):
     COUNTED_ROUND_FIELD_NUMBER: _ClassVar[int]
     ASKS_RANK_FIELD_NUMBER: _ClassVar[int]
     ASKS_LEAVE_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_JSON_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round_index: int
     attempt: int
@@ -32,7 +33,8 @@ class TrainOrder(_message.Message):
     counted_round: int
     asks_rank: bool
     asks_leave: bool
-    def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., recipe_json: _Optional[str] = ..., recipe_sha256: _Optional[str] = ..., lora_rank: _Optional[int] = ..., reservation_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., counted_round: _Optional[int] = ..., asks_rank: bool = ..., asks_leave: bool = ...) -> None: ...
+    ledger_json: str
+    def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., recipe_json: _Optional[str] = ..., recipe_sha256: _Optional[str] = ..., lora_rank: _Optional[int] = ..., reservation_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., counted_round: _Optional[int] = ..., asks_rank: bool = ..., asks_leave: bool = ..., ledger_json: _Optional[str] = ...) -> None: ...
 
 class TrainReply(_message.Message):
     __slots__ = ("run_id", "round_index", "attempt", "client_id", "payload", "payload_sha256", "aggregation_weight", "num_steps", "num_examples", "is_private", "error_code", "error_message", "offered_lora_rank", "compression_error", "leave_json")

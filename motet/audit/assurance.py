@@ -1,0 +1,140 @@
+"""The ledger's newest signed checkpoint as an order carries it, with proofs that it only grew since earlier ones.
+
+A client keeps the checkpoint that it saw last. A coordinator whose ledger was put back from an older copy, or written
+anew, can not show that it grew from there, and the client trains no more for it: who forgets charges would spend them
+twice. Checkpoints and proofs are those of ``privacy.ledger``; the whole is one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from privacy.ledger.entries import Order, Settle
+from privacy.ledger.errors import LedgerFormatError
+from privacy.ledger.merkle import HASH_BYTES
+from privacy.ledger.notes import Checkpoint, Verifier, open_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from motet.audit.ledger import CoordinatorLedger
+
+_FIRST, _LAST = 8, 16  # of the orders that a client may have seen without an answer that settled
+_NEAR = 2  # checkpoints that may have been the newest when an order was made
+_MOST_BYTES = 200_000
+_MOST_PROOFS = 200
+_MOST_HASHES = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assurance:
+    """What an order says of the ledger.
+
+    Attributes:
+      key: the ledger's public key, ``name+hash+key``.
+      checkpoint: signed by it, verified.
+      note: the checkpoint as it was signed.
+      proofs: size of an earlier checkpoint -> hashes that lead from it to this one.
+    """
+
+    key: str
+    checkpoint: Checkpoint
+    note: str
+    proofs: dict[int, tuple[bytes, ...]]
+
+    def to_text(self) -> str:
+        """One line of JSON."""
+        proofs = {str(size): [h.hex() for h in proof] for size, proof in self.proofs.items()}
+        document = {"checkpoint": self.note, "key": self.key, "proofs": proofs}
+        return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read a stranger's text; the signature is verified with the key beside it.
+
+        Raises:
+          LedgerFormatError: it is none, or is too large.
+          SignatureError: the key did not sign the checkpoint.
+        """
+        if len(text) > _MOST_BYTES:
+            raise LedgerFormatError(f"{len(text)} bytes say too much of a ledger")
+        try:
+            document = json.loads(text)
+            key, note = str(document["key"]), str(document["checkpoint"])
+            proofs = {int(size): _hashes(proof) for size, proof in document["proofs"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+            raise LedgerFormatError("what the order says of the ledger can not be read") from e
+        if len(proofs) > _MOST_PROOFS:
+            raise LedgerFormatError("the order has too many proofs")
+        checkpoint = open_checkpoint(note, Verifier.from_text(key))
+        return cls(key=key, checkpoint=checkpoint, note=note, proofs=proofs)
+
+
+class Assurances:
+    """What the orders of one moment say of the ledger.
+
+    Args:
+      ledger: signed up to the charges that the orders rest on.
+    """
+
+    def __init__(self, ledger: CoordinatorLedger) -> None:
+        self._ledger = ledger
+        notes = ledger.checkpoints()
+        self._note = notes[-1] if notes else ""
+        self._sizes = sorted({_size(note) for note in notes})
+        self._seen = _orders_that_may_be_last(ledger) if notes else {}
+
+    def for_client(self, client_id: str) -> str:
+        """For one order; empty while nothing was signed.
+
+        The proofs start at the checkpoints of the orders that this client may have seen last: the last one that it
+        answered with an update, and those after it.
+        """
+        if not self._note:
+            return ""
+        verifier = self._ledger.verifier()
+        checkpoint = open_checkpoint(self._note, verifier)
+        starts: set[int] = set()
+        for sequence in self._seen.get(client_id, ()):
+            end = bisect_right(self._sizes, sequence)
+            starts.update(self._sizes[max(end - _NEAR, 0) : end])
+        proofs = {
+            size: tuple(self._ledger.consistency_proof(size, checkpoint.size))
+            for size in sorted(starts)
+            if 0 < size < checkpoint.size
+        }
+        made = Assurance(key=verifier.to_text(), checkpoint=checkpoint, note=self._note, proofs=proofs)
+        return made.to_text()
+
+
+def _orders_that_may_be_last(ledger: CoordinatorLedger) -> dict[str, Sequence[int]]:
+    """Client -> sequences of its last settled order and of those after it; of many, the first and the last."""
+    found: dict[str, list[int]] = defaultdict(list)
+    by_charge: dict[str, tuple[str, int]] = {}
+    for sequence, body in enumerate(ledger.bodies().values()):
+        if isinstance(body, Order):
+            found[body.client_id].append(sequence)
+            by_charge[body.reservation_id] = body.client_id, sequence
+        elif isinstance(body, Settle) and body.reservation_id in by_charge:
+            client_id, ordered = by_charge[body.reservation_id]
+            found[client_id] = [s for s in found[client_id] if s >= ordered]
+    return {
+        client: s if len(s) <= _FIRST + _LAST else [*s[:_FIRST], *s[-_LAST:]] for client, s in found.items()
+    }
+
+
+def _size(note: str) -> int:
+    return int(note.split("\n", 2)[1])
+
+
+def _hashes(proof: object) -> tuple[bytes, ...]:
+    if not isinstance(proof, list) or len(proof) > _MOST_HASHES:
+        raise ValueError("no proof")
+    hashes = tuple(bytes.fromhex(h) for h in proof)
+    if any(len(h) != HASH_BYTES for h in hashes):
+        raise ValueError("no hashes")
+    return hashes
