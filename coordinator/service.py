@@ -15,7 +15,7 @@ import signal
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from coordinator.authority import ensure_authority
@@ -24,6 +24,7 @@ from coordinator.control import serving_control
 from coordinator.engine.flower_grid import FlowerGrid
 from coordinator.engine.flower_link import FlowerLink, LinkError, marker_sha256
 from coordinator.engine.queue import RunQueue
+from coordinator.engine.reply_size import ReplySizes
 from coordinator.engine.round_engine import RoundEngine
 from coordinator.engine.shape import ModelShape
 from coordinator.engine.superlink import Child, check_port_is_free, free_port, start_gateway, start_superlink
@@ -37,6 +38,7 @@ from coordinator.storage.where import open_store
 from coordinator.tls import write_private
 from motet.clock import SystemClock
 from motet.errors import MotetError
+from motet.recipe import canonical_json, from_canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -87,8 +89,14 @@ class ServiceConfig:
 
 def model_shape(recipe: Recipe) -> ModelShape:
     """Shapes from the model's configuration; torch and transformers load when the first run starts."""
+    return _shape_of(canonical_json(recipe))
+
+
+@lru_cache(maxsize=2)  # asked for by the engine and for the sizes of replies
+def _shape_of(recipe_json: str) -> ModelShape:
     from motet.modeling import initial_dense, layer_shapes
 
+    recipe = from_canonical_json(recipe_json)
     return ModelShape(
         layer_shapes=layer_shapes(recipe) if recipe.method.train_adapter else {}, dense=initial_dense(recipe)
     )
@@ -169,7 +177,8 @@ def _lead(
             is_over=lambda: stopping.is_set() or _ended(children) is not None,
         )
         link.open()
-        grid = FlowerGrid(link, store, federation=authority.federation)
+        sizes = ReplySizes(model_shape)
+        grid = FlowerGrid(link, store, federation=authority.federation, most_reply_bytes=sizes)
         grid.online()
         write_join_file(config)
         status.grid = grid

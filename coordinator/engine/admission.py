@@ -57,6 +57,17 @@ def expected_manifest(
     return manifest(method.trained_part(held, round_index))
 
 
+def largest_payload(
+    recipe: Recipe, method: Method, shape: ModelShape, *, lora_rank: int, round_index: int
+) -> int:
+    """The most bytes that an admitted payload has; a header may be longer by ``HEADER_ALLOWANCE``, to be refused."""
+    expected = expected_manifest(method, shape, lora_rank, round_index)
+    scheme = scheme_of(recipe)
+    if scheme is not None:
+        return payload_bytes(sent_shapes(expected), scheme)
+    return message_bytes(expected) + HEADER_ALLOWANCE
+
+
 def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, shape: ModelShape) -> int:
     """Raise unless ``reply`` is a sound answer to ``order`` under ``recipe``, whole or compressed.
 
@@ -75,9 +86,9 @@ def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, 
     if scheme is not None:
         _admit_compressed(reply, sent_shapes(expected), scheme)
         return order.lora_rank
-    most = message_bytes(expected)
-    if len(reply.payload) > most + HEADER_ALLOWANCE:
-        raise MalformedUpdateError("too_large", f"{len(reply.payload)} bytes, {most} are expected")
+    most = largest_payload(recipe, method, shape, lora_rank=order.lora_rank, round_index=order.round_index)
+    if len(reply.payload) > most:
+        raise MalformedUpdateError("too_large", f"{len(reply.payload)} bytes, at most {most} are expected")
     if sha256_hex(reply.payload) != reply.payload_sha256:
         raise MalformedUpdateError("hash_differs", "the payload is not what its hash says")
     found, _ = read_manifest(reply.payload)

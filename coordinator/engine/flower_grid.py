@@ -15,7 +15,7 @@ from coordinator.engine.flower_link import NotTakenError
 from coordinator.engine.grid import GridClient, GridFailure
 from motet.abandoned import order_key
 from motet.errors import MotetError
-from motet.wire.codec import decode_reply, encode_order
+from motet.wire.codec import MAX_MESSAGE_BYTES, decode_reply, encode_order
 from motet.wire.envelopes import EnvelopeError, open_reply
 from motet.wire.messages import CANCEL, LEAVE
 
@@ -89,6 +89,7 @@ class FlowerGrid:
       link: to the SuperLink.
       store: of the registered clients.
       federation: id that envelopes have to name.
+      most_reply_bytes: how large the reply to an order may be; what is larger is not fetched to its end.
       monotonic: seconds, for offers and questions.
     """
 
@@ -98,10 +99,11 @@ class FlowerGrid:
         store: Store,
         *,
         federation: str,
+        most_reply_bytes: Callable[[TrainOrder], int] = lambda _order: MAX_MESSAGE_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link, self._store, self._monotonic = link, store, monotonic
-        self._federation = federation
+        self._federation, self._most_reply_bytes = federation, most_reply_bytes
         self._revoked: frozenset[str] = frozenset()
         self._look_at = 0.0
         self._answered: OrderedDict[str, tuple[_Sent, str]] = (
@@ -301,6 +303,7 @@ class FlowerGrid:
                 sent.carrier = self._link.ask(sent.node_id, LEAVE + data, ttl_s=left_s)
             else:
                 sent.carrier = self._link.push(sent.node_id, data, group=group, ttl_s=left_s)
+            self._link.expect(sent.carrier, self._most_reply_bytes(order))
             sent.wait_s = ASK_AFTER_S
         except NotTakenError:
             if sent.node_id in self._link.online_nodes():

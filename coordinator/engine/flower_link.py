@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 HEARTBEAT_S = 10.0  # a lease lasts 60 s after a heartbeat
 CLAIM_POLL_S = 0.15
+MOST_EXPECTED = 10_000  # messages without a reply whose size is remembered
 
 
 class LinkError(MotetError):
@@ -111,6 +112,7 @@ class FlowerLink:
         self._grid: HttpGrid | None = None
         self._run_id = 0
         self._lock = threading.Lock()
+        self._most_bytes: dict[str, int] = {}
         self._incoming: dict[str, IncomingReply] = {}  # by the id of the message that is answered
 
     def known_nodes(self) -> dict[bytes, int]:
@@ -217,6 +219,12 @@ class FlowerLink:
             )
         return str(pushed[0])
 
+    def expect(self, message_id: str, most_bytes: int) -> None:
+        """Let the reply to a message have so many bytes; without a word it is the most that a message may have."""
+        self._most_bytes[message_id] = most_bytes
+        while len(self._most_bytes) > MOST_EXPECTED:
+            self._most_bytes.pop(next(iter(self._most_bytes)))
+
     def pull(self, message_ids: Sequence[str]) -> list[Arrived]:
         """Replies that are there in full; each is handed out once. Never waits for an upload.
 
@@ -236,7 +244,9 @@ class FlowerLink:
         if asked:
             offered = runtime.PullMessages(PullAppMessagesRequest(message_ids=asked))
             for head, tree in zip(offered.messages_list, offered.message_object_trees, strict=True):
-                self._incoming[head.metadata.reply_to_message_id] = IncomingReply(head, tree, self._run_id)
+                asked_by = head.metadata.reply_to_message_id
+                most = self._most_bytes.pop(asked_by, None)
+                self._incoming[asked_by] = IncomingReply(head, tree, self._run_id, most_bytes=most)
         found = []
         for message_id in message_ids:
             reply = self._incoming.get(message_id)

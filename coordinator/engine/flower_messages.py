@@ -72,9 +72,13 @@ class IncomingReply:
       head: the announcement.
       tree: ids of the objects that the reply consists of.
       run_id: the carrier run.
+      most_bytes: of all its objects; with more it is given up, at the first object too many.
     """
 
-    def __init__(self, head: MessageHead, tree: ObjectTree, run_id: int) -> None:
+    def __init__(
+        self, head: MessageHead, tree: ObjectTree, run_id: int, *, most_bytes: int | None = None
+    ) -> None:
+        self._most_bytes = MAX_MESSAGE_BYTES if most_bytes is None else most_bytes
         self._reply_id, self._message_id = head.metadata.message_id, head.metadata.reply_to_message_id
         self._run_id = run_id
         self._missing = list(dict.fromkeys(node.object_id for node in iterate_object_tree(tree)))
@@ -95,8 +99,8 @@ class IncomingReply:
                 return None
             self._contents[object_id] = answer.object_content
             self._num_bytes += len(answer.object_content)
-            if self._num_bytes > MAX_MESSAGE_BYTES:
-                return self._failed("malformed_reply", f"the reply is larger than {MAX_MESSAGE_BYTES} bytes")
+            if self._num_bytes > self._most_bytes:
+                return self._failed("malformed_reply", f"the reply is larger than {self._most_bytes} bytes")
             del self._missing[0]
         runtime.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(node=node, run_id=self._run_id, message_object_id=self._reply_id)

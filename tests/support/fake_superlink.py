@@ -18,7 +18,7 @@ class FakeLink:
     """A SuperLink in this process: what was pushed, what is to be pulled, which nodes are on."""
 
     def __init__(self):
-        self.nodes, self.off, self.pushed, self.arrived = {}, [], {}, {}
+        self.nodes, self.off, self.pushed, self.arrived, self.expected = {}, [], {}, {}, {}
         self._numbers = itertools.count(1)
 
     def known_nodes(self):
@@ -41,6 +41,9 @@ class FakeLink:
     def ask_after(self, node_id, message_id, *, ttl_s):
         self.pushed[f"q{len(self.pushed)}"] = (node_id, message_id)
         return f"q{len(self.pushed) - 1}"
+
+    def expect(self, message_id, most_bytes):
+        self.expected[message_id] = most_bytes
 
     def pull(self, message_ids):
         return [self.arrived.pop(m) for m in list(message_ids) if m in self.arrived]

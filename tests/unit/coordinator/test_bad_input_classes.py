@@ -30,16 +30,18 @@ from fake_superlink import Site
 from small_federation import RECIPE, SHAPE, honest_reply
 
 from aggregation.errors import MalformedUpdateError
-from aggregation.serialize import from_bytes, sha256_hex, to_bytes
+from aggregation.serialize import from_bytes, message_bytes, sha256_hex, to_bytes
 from coordinator.engine import gateway
-from coordinator.engine.admission import admit
+from coordinator.engine.admission import admit, expected_manifest
 from coordinator.engine.grid import GridFailure
+from coordinator.engine.reply_size import BESIDE, ReplySizes
 from coordinator.errors import StorageError
 from coordinator.tls import key_usage, leaf_builder, load_authority
 from motet.errors import MotetError
 from motet.identity import identity_uri
 from motet.recipe import canonical_json, parse_recipe, recipe_sha256
 from motet.recipe.method import method_of
+from motet.wire.codec import encode_reply
 from motet.wire.v1 import control_pb2, control_pb2_grpc
 from privacy.errors import PrivacyError
 from privacy.events import PoissonGaussianEvent, event_from_json
@@ -74,7 +76,7 @@ CLASSES = {
     24: "ledger misuse",
 }
 ELSEWHERE = {
-    18: "tests/unit/coordinator/test_gateway.py, tests/integration/test_gateway_over_tls.py",
+    18: "tests/unit/coordinator/test_gateway.py, test_flower_messages.py, tests/integration/test_gateway_over_tls.py",
     21: "tests/unit/coordinator/test_signed_replies.py",
     22: "tests/unit/motet/test_envelopes.py, tests/contract/test_identities.py",
     24: "tests/unit/privacy/ledger, tests/contract/test_store.py",
@@ -359,6 +361,19 @@ def test_18_a_body_over_the_limit_is_refused_before_a_byte_of_it_is_read():
     started = time.perf_counter()
     assert asked(gateway.FleetOnly(None), gateway.MAX_BODY_BYTES + 1, never) == 413
     assert time.perf_counter() - started < PATIENCE * LIMIT_S
+
+
+def test_18_a_reply_may_have_the_size_that_its_order_makes_and_what_is_larger_is_not_fetched():
+    order, _ = an_order()
+    sizes = ReplySizes(lambda _recipe: SHAPE)
+    most = sizes(order)
+    assert BESIDE < most < BESIDE + (1 << 17)
+    assert len(encode_reply(honest_reply(order))) < most
+    assert sizes(dataclasses.replace(order, asks_rank=True)) == BESIDE
+    larger = dataclasses.replace(order, lora_rank=300)
+    assert sizes(larger) - most == message_bytes(
+        expected_manifest(method_of(parse_recipe(FEDIT)), SHAPE, 300, 0)
+    ) - message_bytes(expected_manifest(method_of(parse_recipe(FEDIT)), SHAPE, 3, 0))
 
 
 def test_18_a_body_that_does_not_come_is_given_up(monkeypatch):

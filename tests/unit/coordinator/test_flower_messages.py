@@ -43,14 +43,14 @@ def replied(monkeypatch):
     for name, value in (("_run_id", RUN), ("_node_id", 7), ("_task_id", 0)):
         monkeypatch.setattr(TaskIdentity, name, value)
 
-    def make(content):
+    def make(content, most_bytes=None):
         order = Message(RecordDict({"part-00000": ConfigRecord({"data": b"order"})}), 7, "train")
         order.metadata.__dict__["_message_id"] = "the-order"
         reply = Message(content, reply_to=order)
         reply.metadata.__dict__["_message_id"] = reply.object_id
         store = Uploads({k: o.deflate() for k, o in get_all_nested_objects(reply).items()})
         head = message_to_proto(remove_content_from_message(reply))
-        return IncomingReply(head, get_object_tree(reply), RUN), store
+        return IncomingReply(head, get_object_tree(reply), RUN, most_bytes=most_bytes), store
 
     return make
 
@@ -120,6 +120,16 @@ def test_bytes_that_flower_can_not_parse_are_a_failure_of_that_client(replied):
     store.there |= set(store.objects)
     store.objects = dict.fromkeys(store.objects, b"\xff no object")
     assert reply.look(store).code == "malformed_reply"
+
+
+def test_a_reply_larger_than_its_order_makes_it_is_dropped_at_the_first_part_too_many(replied):
+    reply, store = replied(split(b"x" * 4 * PART_BYTES), most_bytes=PART_BYTES)
+    store.there |= set(store.objects)
+    assert reply.look(store).code == "malformed_reply"
+    assert store.asked < len(store.objects)
+    reply, store = replied(split(b"x" * 4 * PART_BYTES), most_bytes=5 * PART_BYTES)
+    store.there |= set(store.objects)
+    assert reply.look(store).data == b"x" * 4 * PART_BYTES
 
 
 def test_a_reply_larger_than_a_message_may_be_is_dropped_while_it_arrives(replied, monkeypatch):
