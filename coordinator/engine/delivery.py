@@ -20,6 +20,7 @@ from coordinator.engine.admission import admit
 from coordinator.engine.controls import counted_round
 from coordinator.engine.grid import GridFailure
 from coordinator.rounds.attempts import clean_complaint
+from coordinator.rounds.effects import orders_to_send
 from coordinator.rounds.table import ORDER, PLAN
 from motet.audit.assurance import Assurances
 from motet.logs import about
@@ -136,9 +137,8 @@ class Delivery:
         starts = self._starts(row)
         assurances = Assurances(self._store.ledger.file) if self._event is not None else None
         waiting: dict[str, TrainOrder] = {}
-        for contribution in self._store.contributions(self._run_id, row.round_index, row.attempt):
-            if contribution.state != "ORDERED":
-                continue
+        contributions = self._store.contributions(self._run_id, row.round_index, row.attempt)
+        for contribution in orders_to_send(contributions):
             told = assurances.for_client(contribution.client_id) if assurances is not None else ""
             order = self._order(row, contribution, starts(contribution.lora_rank), told)
             message_id = contribution.message_id
@@ -201,9 +201,7 @@ class Delivery:
             if code == DEADLINE
             else "the round closed with its minimum before this answer"
         )
-        for c in self._store.contributions(self._run_id, row.round_index, row.attempt):
-            if c.state != "ORDERED":
-                continue
+        for c in orders_to_send(self._store.contributions(self._run_id, row.round_index, row.attempt)):
             self._store.reply_failed(
                 self._run_id, row.round_index, row.attempt, c.client_id, code=code, message=message
             )

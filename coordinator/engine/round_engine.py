@@ -34,7 +34,7 @@ from coordinator.engine.results import RunResult, run_result
 from coordinator.errors import BudgetRefusedError, RunFailedError
 from coordinator.rounds.attempts import BEFORE_RESUME, may_help_again, why_given_up
 from coordinator.rounds.cohort import asked
-from coordinator.rounds.table import FINISH
+from coordinator.rounds.table import ASK_CANCEL, FINISH
 from motet.logs import about
 from motet.recipe import Recipe, from_canonical_json, round_event
 from motet.recipe.method import method_of
@@ -126,6 +126,7 @@ class RoundEngine:
                 adapter_sha256 = _OneRun(self, run_id, recipe).go()
         except RunCancelledError:
             take_back_orders(self._grid, self._store, run_id)
+            crashpoint(f"{ASK_CANCEL.name}.{AFTER_EFFECT}")
             self._store.end_run(run_id, "CANCELLED", "cancelled on request")
             raise RunFailedError(f"run {run_id} was cancelled") from None
         except (RunFailedError, BudgetRefusedError) as e:

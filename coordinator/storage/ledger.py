@@ -100,6 +100,12 @@ class StoredLedger:
         with self._publishing:
             return self._file.follow(self.leaves) if self._is_reconciled else self.reconcile()
 
+    def unpublished(self) -> int:
+        """Committed entries that the signed file lacks."""
+        with self._database.reading() as session:
+            committed = session.scalar(select(func.count()).select_from(LedgerEntryRow)) or 0
+        return committed - len(self._file.leaves())
+
     def reconcile(self) -> Checkpoint:
         """Hold signed file, entries and tables of run state against each other, and complete what may be completed.
 
