@@ -11,11 +11,13 @@ from pathlib import Path
 import forked_motet
 import psutil
 import pytest
+from crash_matrix import Site, new_home, whole_run
+from databases import Place
 
 from client.keys import init_key
 from coordinator.registration import register
 from coordinator.rounds.table import ENDED
-from coordinator.storage.store import Store
+from coordinator.storage.where import open_store, remember
 from motet.recipe import load_recipe
 from motet.simulate import Shards, run_engine
 
@@ -62,9 +64,10 @@ class Deployment:
     Args:
       home: of everything.
       data: client id -> file of examples; each gets a key, and is registered.
+      database: URL of PostgreSQL; by default a file in the home.
     """
 
-    def __init__(self, home, data):
+    def __init__(self, home, data, database=None):
         self.home, self.data = home, dict(data)
         self.place = home / "coordinator"
         self.join = self.place / "join.json"
@@ -75,7 +78,9 @@ class Deployment:
         self.running = {}
         self.options = []  # further ones of `motet coordinator start`
         self.policies = {}  # client -> policy file
-        self.store = Store.open(self.place / "motet.db")
+        if database is not None:
+            remember(self.place, database)
+        self.store = open_store(self.place)
         for name in self.data:
             self.register(name)
 
@@ -343,11 +348,18 @@ def deploy(shards, tmp_path):
     """Makes a deployment of the test's own with these clients; nothing of it is started."""
     made = []
 
-    def make(*names):
+    def make(*names, database=None):
         files = {name: shards / f"{name}.jsonl" for name in names}
-        made.append(Deployment(tmp_path / f"own-{len(made)}", files))
+        made.append(Deployment(tmp_path / f"own-{len(made)}", files, database))
         return made[-1]
 
     yield make
     for deployment in made:
         deployment.close()
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """What the script of ``crashing_coordinator`` comes to without a death; on SQLite, for both databases."""
+    home = new_home(tmp_path_factory.mktemp("whole"))
+    return whole_run(Site(Place(dialect="sqlite", where=home / "motet.db", ledger=home / "ledger"), home))

@@ -6,7 +6,7 @@ The whole table, with figures: ``benchmarks/crash_matrix.py``.
 import contextlib
 
 import pytest
-from crash_matrix import Site, die_and_return, new_home, places_to_die, whole_run
+from crash_matrix import Site, die_and_return, new_home, places_to_die
 from databases import Place, postgresql_url, schema_in
 
 from coordinator.crashpoints import crash_points
@@ -26,13 +26,6 @@ def new_site(dialect, request, folder):
         return
     with schema_in(request.getfixturevalue("postgresql_url")) as url:
         yield Site(Place(dialect=dialect, where=url, ledger=home / "ledger"), home)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """What a run without a death comes to; on SQLite, for both."""
-    home = new_home(tmp_path_factory.mktemp("whole"))
-    return whole_run(Site(Place(dialect="sqlite", where=home / "motet.db", ledger=home / "ledger"), home))
 
 
 def test_a_run_reaches_every_crash_point(whole):

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from crash_matrix import Site, new_home, whole_run
+from crash_matrix import Site, new_home
 from crashing_coordinator import ENDS
 from databases import Place, postgresql_url, schema_in
 
@@ -23,12 +23,6 @@ def site(postgresql_url, tmp_path):
     home = new_home(tmp_path)
     with schema_in(postgresql_url) as url:
         yield Site(Place(dialect="postgresql", where=url, ledger=home / "ledger"), home)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    home = new_home(tmp_path_factory.mktemp("whole"))
-    return whole_run(Site(Place(dialect="sqlite", where=home / "motet.db", ledger=home / "ledger"), home))
 
 
 def until(is_so, what, site):

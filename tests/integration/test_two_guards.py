@@ -85,7 +85,9 @@ def test_a_client_refuses_whatever_the_coordinator_asks_or_forgets_and_names_the
     assert [c.error_code for c in guarded.store.contributions(row.run_id)] == ["ledger_rolled_back"]
     home = ("--home", guarded.client_home("a"))
     assert guarded.motet("client", "accept-rollback", *home, "--yes").returncode == 0
-    row = guarded.wait_for_end(guarded.submit(asked("after")))  # accepted, and the owner's own ledger still counts
+    row = guarded.wait_for_end(
+        guarded.submit(asked("after"))
+    )  # accepted, and the owner's own ledger still counts
     assert (row.state, "clause max_epsilon: this data set would reach" in row.reason) == ("FAILED", True), (
         row.reason
     )

@@ -23,6 +23,8 @@ from coordinator.engine.grid import GridClient, GridFailure
 from coordinator.storage.ledger import StoredLedger
 from motet.clock import SystemClock
 from motet.recipe import parse_recipe
+from motet.wire.leave import Leave, leave_to_json
+from motet.wire.messages import TrainReply
 
 MAIN = """
 name: main
@@ -65,6 +67,10 @@ class ScriptedGrid:
         return {c: GridClient(client_id=c) for c in "abc"}
 
     def send(self, order, *, deadline_s):
+        if order.asks_leave:
+            self._sent += 1
+            self._pending[f"leave-{self._sent}"] = order
+            return f"leave-{self._sent}"
         poor = self._store.get_run("r-poor")
         if poor.state == "FAILED" and poor.resumed_at is None:
             self._store.resume_run("r-poor")  # to be refused once more
@@ -80,6 +86,9 @@ class ScriptedGrid:
         found = []
         for message_id in message_ids:
             order = self._pending.get(message_id)
+            if order is not None and order.asks_leave:
+                found.append((message_id, _leave(self._pending.pop(message_id))))
+                continue
             if order is None or (self._is_slow(order) and self._newest[order.run_id] == 1):
                 continue
             del self._pending[message_id]
@@ -99,8 +108,23 @@ class ScriptedGrid:
     def is_known(self, message_id):
         return message_id in self._pending
 
+    def cancel(self, client_id, key):
+        self._tell("told to stop", client=client_id, key=str(key))
+
     def close(self):
         pass
+
+
+def _leave(order):
+    return TrainReply(
+        run_id=order.run_id,
+        round_index=order.round_index,
+        attempt=order.attempt,
+        client_id=order.client_id,
+        payload=b"",
+        payload_sha256=order.payload_sha256,
+        leave_json=leave_to_json(Leave(answer="approved")),
+    )
 
 
 def serve_until_done(job):

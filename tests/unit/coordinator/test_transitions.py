@@ -1,11 +1,17 @@
 """The table of transitions: complete, free of contradictions, and obeyed by the store."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from coordinator.crashpoints import crash_at, crash_points, crashpoint, watch
 from coordinator.errors import IllegalTransitionError
 from coordinator.rounds import table
 from coordinator.rounds.table import ABSENT, STATES, TRANSITIONS, moves
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -126,3 +132,8 @@ def test_a_crash_point_that_nobody_named_does_nothing(reached):
     watch(None)
     crashpoint("round.plan.before_commit")
     assert reached == ["round.plan.before_commit"]
+
+
+def test_the_page_of_rounds_is_current():
+    done = subprocess.run([sys.executable, ROOT / "scripts/gen_rounds.py", "--check"], capture_output=True)
+    assert done.returncode == 0, done.stderr
