@@ -54,7 +54,7 @@ EFFECTS = (
         after=(ASK_CANCEL.name,),
         pending="the run has `cancel_requested` and has not ended",
         done="the run is CANCELLED",
-        repeated="a run ends once",
+        repeated="a client drops an order by its key, and one that it does not know it passes over; a run ends once",
     ),
 )
 """All of them. Files are no effects: they are written before the row that names them, under their content's name."""

@@ -79,7 +79,7 @@ CANCEL = Transition(
 RESUME = Transition(
     subject="run", verb="resume", before=("FAILED",), after="QUEUED", unmoved=("QUEUED", "RUNNING")
 )
-ASK_CANCEL = Transition(subject="run", verb="ask_cancel", effect="the run is taken back")
+ASK_CANCEL = Transition(subject="run", verb="ask_cancel", effect="its clients are told to stop")
 SAY_REASON = Transition(subject="run", verb="say_reason")
 
 PLAN = Transition(

@@ -75,7 +75,13 @@ def assert_everything_was_done_once(site, whole):
     assert left <= {row[0] for row in site.place.sql("SELECT reservation_id FROM privacy_events")}
 
 
-@pytest.mark.parametrize("at", ["round.close.before_commit:2", "contribution.order.after_effect:5"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        "round.close.before_commit:2",
+        pytest.param("contribution.order.after_effect:5", marks=pytest.mark.slow),
+    ],
+)
 def test_a_leader_that_was_paused_past_its_lease_commits_nothing_and_stands_by(site, whole, at):
     """The first place is within a transaction, with the write lock held; the second between two commits."""
     assert pause_the_leader(site, at, lease_s=1.0) == 0  # it stood by until no run was left
