@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from coordinator.authority import ensure_authority, issue_identity
-from coordinator.authority.addresses import Addresses, as_others_see, known_addresses, remember_addresses
 from coordinator.authority.enrolment import Enrolment
 from coordinator.rpc.context import Resources
 from coordinator.rpc.enrolment import EnrolmentServicer
 from coordinator.rpc.interceptors import CallCounts
 from coordinator.rpc.server import Certificates, ControlServer, ControlServerError
 from coordinator.storage.where import open_store
+from motet.addresses import Addresses, as_others_see, known_addresses, remember_addresses
 from motet.identity import IdentityError, load_identity
 
 if TYPE_CHECKING:

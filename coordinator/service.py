@@ -19,7 +19,6 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from coordinator.authority import ensure_authority
-from coordinator.authority.addresses import as_others_see
 from coordinator.control import serving_control
 from coordinator.engine.flower_grid import FlowerGrid
 from coordinator.engine.flower_link import FlowerLink, LinkError, marker_sha256
@@ -36,6 +35,7 @@ from coordinator.storage.artifacts import ArtifactStore, open_artifacts
 from coordinator.storage.sharing import check_may_lead
 from coordinator.storage.where import open_store
 from coordinator.tls import write_private
+from motet.addresses import as_others_see
 from motet.clock import SystemClock
 from motet.errors import MotetError
 from motet.recipe import canonical_json, from_canonical_json

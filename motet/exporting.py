@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aggregation.errors import MalformedUpdateError
 from aggregation.ranks import truncated
-from aggregation.serialize import sha256_hex, to_bytes
+from aggregation.serialize import from_bytes, sha256_hex, to_bytes
 from aggregation.table import refusal
 from client.base import loaded_base
 from client.personal import PersonalParts
@@ -21,12 +24,12 @@ from privacy.accounting import epsilon_pld
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     import torch
 
     from aggregation.adapter import AdapterState, FactorPair
     from coordinator.storage.store import Store
+    from motet.connection.connection import Connection
 
 
 class NothingToExportError(MotetError):
@@ -180,29 +183,121 @@ def export_run(
     try:
         run = store.get_run(run_id)
         closed = store.closed_rounds(run_id)
-        asked = sorted({c.client_id for c in store.contributions(run_id)})
-        clients = {c.client_id for c in store.contributions(run_id) if c.state == "RECEIVED"}
+        contributions = store.contributions(run_id)
         recipe = from_canonical_json(run.recipe_json)
-        epsilons = epsilons_of(store, run_id, recipe, asked)
+        learned = _Learned(
+            run_id=run_id,
+            recipe=recipe,
+            rounds=len(closed),
+            asked={c.client_id for c in contributions},
+            counted={c.client_id for c in contributions if c.state == "RECEIVED"},
+            epsilons=epsilons_of(store, run_id, recipe, sorted({c.client_id for c in contributions})),
+        )
     finally:
         store.close()
     if not closed:
-        raise NothingToExportError(
-            f"run {run_id} has no closed round yet (state {run.state})",
-            hint=f"motet run watch {run_id} --home {home}",
-        )
-    state: AdapterState = ArtifactStore(home / "artifacts").load_state(closed[-1].adapter_sha256)
-    facts = CardFacts(
+        raise _nothing_yet(run_id, run.state, f"--home {home}")
+    state = ArtifactStore(home / "artifacts").load_state(closed[-1].adapter_sha256)
+    return _written(learned, state, closed[-1].adapter_sha256, out_dir, merged=merged, lora_rank=lora_rank)
+
+
+def export_from(
+    connection: Connection,
+    run_id: str,
+    out_dir: Path,
+    *,
+    merged: bool = False,
+    lora_rank: int | None = None,
+) -> dict[str, Any]:
+    """As ``export_run``, of a coordinator that is reached over its control API.
+
+    Epsilons are those that the coordinator counts; a client of several runs with different deltas is left out.
+
+    Raises:
+      NothingToExportError: no round of the run has closed.
+      MotetError: no such run, the caller may not have it, or ``out_dir`` can not be written.
+    """
+    run = connection.runs.get(run_id)
+    rounds = connection.rounds.list(run_id)
+    closed = [r for r in rounds if r.state == "CLOSED"]
+    if not closed:
+        raise _nothing_yet(run_id, run.state, "")
+    recipe = from_canonical_json(connection.recipes.get(run.recipe_sha256).recipe_json)
+    contributions = [c for r in rounds for c in r.contributions]
+    asked = {c.client_id for c in contributions}
+    learned = _Learned(
         run_id=run_id,
+        recipe=recipe,
         rounds=len(closed),
-        clients=len(asked if is_client_unit(recipe) else clients),  # who was drawn stays here
-        adapter_sha256=closed[-1].adapter_sha256,
-        epsilons=epsilons,
+        asked=asked,
+        counted={c.client_id for c in contributions if c.state == "RECEIVED"},
+        epsilons=_told_epsilons(connection, run_id, recipe, asked),
+    )
+    with tempfile.TemporaryDirectory(prefix="motet-") as folder:
+        path = connection.artifacts.download(closed[-1].adapter_sha256, Path(folder) / "state")
+        try:
+            state = from_bytes(path.read_bytes())
+        except MalformedUpdateError as e:
+            raise ExportError(f"what came is no adapter state: {e.reason}", hint="ask the operator") from e
+    return _written(learned, state, closed[-1].adapter_sha256, out_dir, merged=merged, lora_rank=lora_rank)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Learned:
+    """What an export tells of a run."""
+
+    run_id: str
+    recipe: Recipe
+    rounds: int
+    asked: set[str]
+    counted: set[str]
+    epsilons: dict[str, float]
+
+
+def _told_epsilons(
+    connection: Connection, run_id: str, recipe: Recipe, clients: set[str]
+) -> dict[str, float]:
+    """Client id -> epsilon of this run, as the coordinator tells it."""
+    if recipe.privacy is None:
+        return {}
+    return {
+        budget.client_id: run.epsilon
+        for budget in connection.budgets.list()
+        for run in budget.runs
+        if run.run_id == run_id
+        and budget.client_id in clients
+        and budget.target_delta == recipe.privacy.target_delta
+    }
+
+
+def _nothing_yet(run_id: str, state: str, where: str) -> NothingToExportError:
+    return NothingToExportError(
+        f"run {run_id} has no closed round yet (state {state})",
+        hint=f"motet run watch {run_id} {where}".rstrip(),
+    )
+
+
+def _written(
+    learned: _Learned,
+    state: AdapterState,
+    adapter_sha256: str,
+    out_dir: Path,
+    *,
+    merged: bool,
+    lora_rank: int | None,
+) -> dict[str, Any]:
+    recipe = learned.recipe
+    facts = CardFacts(
+        run_id=learned.run_id,
+        rounds=learned.rounds,
+        clients=len(learned.asked if is_client_unit(recipe) else learned.counted),  # who was drawn stays here
+        adapter_sha256=adapter_sha256,
+        epsilons=learned.epsilons,
     )
     product = learned_product(recipe, state)
     facts = write_export(recipe, product, state.dense, out_dir, facts, merged=merged, lora_rank=lora_rank)
     return {
-        "run_id": run_id,
+        "run_id": learned.run_id,
         "out_dir": str(out_dir),
         "adapter_sha256": facts.adapter_sha256,
         "rounds": facts.rounds,

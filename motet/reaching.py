@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from motet.addresses import known_addresses
 from motet.connection.channel import Channel
 from motet.connection.connection import Connection
 from motet.connection.errors import BadRequestError
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from motet.identity import Identity
 
-CONTROL_FILE = "control.json"
 OPERATOR_FOLDER = Path("identities") / "operator"
 _KNOCK_S = 2.0
 
@@ -88,16 +87,13 @@ def _operator(home: Path) -> Identity:
 
 def served_at(home: Path) -> str | None:
     """Address of the coordinator that serves a home now; None where none does."""
+    told = known_addresses(home)
+    if not (told.pid and told.address):
+        return None  # it has stopped, or never was
+    host, _, port = told.address.rpartition(":")
     try:
-        told = json.loads((home / CONTROL_FILE).read_text(encoding="utf-8"))
-        address, pid = str(told["address"]), int(told["pid"])
-        if not pid:
-            return None  # it has stopped
-        os.kill(pid, 0)
-        host, _, port = address.rpartition(":")
+        os.kill(told.pid, 0)
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
-    except PermissionError:
-        return None  # another user's process
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return address
+    except (OSError, ValueError):
+        return None  # nobody is there, or another user's process
+    return told.address

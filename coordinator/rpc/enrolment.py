@@ -15,9 +15,9 @@ from motet.wire.v1 import control_pb2, control_pb2_grpc
 if TYPE_CHECKING:
     import grpc
 
-    from coordinator.authority.addresses import Addresses
     from coordinator.authority.enrolment import Enrolment
     from coordinator.storage.identities import Identities
+    from motet.addresses import Addresses
 
 TOKEN_LIFETIME_S = 86400.0
 

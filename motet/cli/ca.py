@@ -45,8 +45,8 @@ def show_command(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
 
     Example: motet ca show --home coordinator-home
     """
-    from coordinator.authority.addresses import known_addresses
     from coordinator.authority.authority import open_authority
+    from motet.addresses import known_addresses
 
     authority, addresses = open_authority(home), known_addresses(home)
     told = {
@@ -90,10 +90,10 @@ def token_command(
     Example: motet ca token --client ward-a --lifetime 24h --out ward-a.token
     """
     from coordinator.authority import ensure_authority
-    from coordinator.authority.addresses import known_addresses
     from coordinator.authority.enrolment import Enrolment
     from coordinator.storage.where import open_store
     from coordinator.tls import write_private
+    from motet.addresses import known_addresses
     from motet.cli.words import UsageError, check_address, parse_duration
     from motet.clock import SystemClock
 
@@ -140,7 +140,7 @@ def issue_command(
     Example: motet ca issue --role researcher --name ann --out ann
     """
     from coordinator.authority import issue_identity
-    from coordinator.authority.addresses import known_addresses
+    from motet.addresses import known_addresses
     from motet.cli.words import check_choice, parse_duration
 
     if role != "client":

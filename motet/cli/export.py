@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import Annotated, Any
 
 import typer
+
+from motet.cli.reach import Coordinator, Home, WhoAmI, reached
 
 
 def cut_words(facts: dict[str, Any]) -> str:
@@ -19,9 +21,9 @@ def export_command(
     out: Annotated[
         Path, typer.Option("--out", help="Folder to write; made, or an earlier export that is replaced.")
     ],
-    home: Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")] = Path(
-        "coordinator-home"
-    ),
+    home: Home = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
     merged: Annotated[
         bool, typer.Option("--merged", help="Write a whole merged model instead of an adapter.")
     ] = False,
@@ -35,9 +37,10 @@ def export_command(
 
     Example: motet export r-3f9a1c --home coordinator-home --out exported
     """
-    from motet.exporting import export_run
+    from motet.exporting import export_from
 
-    facts = export_run(home, run_id, out, merged=merged, lora_rank=lora_rank)
+    with reached(home, coordinator, identity) as connection:
+        facts = export_from(connection, run_id, out, merged=merged, lora_rank=lora_rank)
     if as_json:
         print(json.dumps(facts))
         return

@@ -6,7 +6,7 @@ import json
 import pytest
 from enrolling import Coordinator
 
-from coordinator.authority.addresses import Addresses, remember_addresses
+from motet.addresses import Addresses, remember_addresses
 from motet.cli.main import main
 from motet.enrolment import parse_token
 from motet.identity import load_identity

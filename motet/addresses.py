@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-FILE = "addresses.json"
+FILE = "control.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
