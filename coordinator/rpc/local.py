@@ -7,13 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coordinator.authority.addresses import known_addresses
+from coordinator.authority.authority import open_authority
+from coordinator.authority.enrolment import Enrolment
 from coordinator.rpc.context import Resources
+from coordinator.rpc.enrolment import EnrolmentServicer
 from coordinator.rpc.interceptors import CallCounts
 from coordinator.rpc.server import ControlServer
 from coordinator.storage.where import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from coordinator.storage.store import Store
 
 LOCAL_FEDERATION = "local"
 
@@ -34,7 +40,7 @@ def serving_home(home: Path, *, create: bool = False) -> Iterator[str]:
         resources = Resources(home=home, store=store, counts=CallCounts(), federation=LOCAL_FEDERATION)
         with tempfile.TemporaryDirectory(prefix="motet-") as folder:  # mode 0700
             path = Path(folder) / "control"
-            server = ControlServer(resources)
+            server = ControlServer(resources, enrolment=_enrolment(home, store, resources))
             server.listen_locally(path)
             server.start()
             try:
@@ -43,3 +49,13 @@ def serving_home(home: Path, *, create: bool = False) -> Iterator[str]:
                 server.stop(0.0)
     finally:
         store.close()
+
+
+def _enrolment(home: Path, store: Store, resources: Resources) -> EnrolmentServicer | None:
+    """Who belongs to the federation, where the home has an authority; nobody listens for clients here."""
+    if not (home / "tls" / "ca.key").exists():
+        return None
+    enrolment = Enrolment(open_authority(home), store, home, resources.clock)
+    servicer = EnrolmentServicer(enrolment, store.identities)
+    servicer.serve_at(known_addresses(home))
+    return servicer

@@ -41,7 +41,7 @@ class DamagedDownloadError(MotetError):
     exit_code = 7
 
 
-class _Calls:
+class Calls:
     """Calls of one service over a channel."""
 
     service = ""
@@ -63,7 +63,7 @@ class _Calls:
             request.page_token = answer.next_page_token
 
 
-class ClientCalls(_Calls):
+class ClientCalls(Calls):
     """Registered data owners."""
 
     service = "ClientService"
@@ -92,7 +92,7 @@ class ClientCalls(_Calls):
         return self._one(Client, "RegisterClient", request)
 
 
-class RecipeCalls(_Calls):
+class RecipeCalls(Calls):
     """Recipes."""
 
     service = "RecipeService"
@@ -118,7 +118,7 @@ class RecipeCalls(_Calls):
         return tuple(self._pages(RecipeRecord, "ListRecipes", "recipes", control_pb2.ListRecipesRequest()))
 
 
-class RoundCalls(_Calls):
+class RoundCalls(Calls):
     """Rounds of runs."""
 
     service = "RoundService"
@@ -141,7 +141,7 @@ class RoundCalls(_Calls):
         return self._one(Round, "GetRound", request)
 
 
-class MetricCalls(_Calls):
+class MetricCalls(Calls):
     """Figures of rounds."""
 
     service = "MetricService"
@@ -156,7 +156,7 @@ class MetricCalls(_Calls):
         return tuple(self._pages(Metric, "ListMetrics", "metrics", request))
 
 
-class ArtifactCalls(_Calls):
+class ArtifactCalls(Calls):
     """Global states of rounds."""
 
     service = "ArtifactService"
@@ -195,7 +195,7 @@ class ArtifactCalls(_Calls):
         return path
 
 
-class BudgetCalls(_Calls):
+class BudgetCalls(Calls):
     """What clients have spent."""
 
     service = "BudgetService"
@@ -206,7 +206,7 @@ class BudgetCalls(_Calls):
         return tuple(self._pages(Budget, "ListBudgets", "budgets", request))
 
 
-class LedgerCalls(_Calls):
+class LedgerCalls(Calls):
     """What the ledger can be checked by."""
 
     service = "LedgerService"
@@ -242,7 +242,7 @@ class LedgerCalls(_Calls):
         return self._pages(LedgerEntry, "ListEntries", "entries", control_pb2.ListEntriesRequest())
 
 
-class SystemCalls(_Calls):
+class SystemCalls(Calls):
     """The coordinator itself."""
 
     service = "SystemService"
@@ -257,7 +257,7 @@ class SystemCalls(_Calls):
         return dict(answer.refused_calls)
 
 
-class RunSubmission(_Calls):
+class RunSubmission(Calls):
     """What changes runs."""
 
     service = "RunService"

@@ -14,6 +14,7 @@ from motet.connection.calls import (
     RoundCalls,
     SystemCalls,
 )
+from motet.connection.identities import IdentityCalls
 from motet.connection.runs import RunCalls
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Connection:
       rounds: attempts at rounds, with what each client did.
       metrics: figures of rounds.
       clients: registered data owners.
+      identities: certificates, enrolment tokens, revocation.
       recipes: recipes by hash.
       artifacts: adapter states.
       budgets: what clients have spent.
@@ -43,6 +45,7 @@ class Connection:
         self.rounds = RoundCalls(channel)
         self.metrics = MetricCalls(channel)
         self.clients = ClientCalls(channel)
+        self.identities = IdentityCalls(channel)
         self.recipes = RecipeCalls(channel)
         self.artifacts = ArtifactCalls(channel)
         self.budgets = BudgetCalls(channel)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 
+from client.enrolment import FOLDER as IDENTITY
+from client.enrolment import certificate_end, needs_renewal
 from client.ledger import ClientLedger
 from client.policy import load_policy
 from client.service import load_join_file
@@ -15,6 +17,7 @@ from motet.doctor import machine
 from motet.doctor.checks import check_certificate, check_modes, check_skew
 from motet.doctor.findings import Finding, failure, ok, warning
 from motet.errors import MotetError
+from motet.identity import CERTIFICATE, load_identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +39,30 @@ def look(home: Path, *, join: Path | None = None, policy: Path | None = None) ->
     yield from check_modes(machine.modes(home / name for name in secrets))
     if not (home / "client.key").exists():
         yield failure("key", home / "client.key", "missing", f"motet client init --home {home}")
+    yield from _identity(home)
     yield _ledger(home)
     yield _policy(home, policy)
     yield from _coordinator(home, join)
     yield from machine.models(machine.fetched_models())
+
+
+def _identity(home: Path) -> Iterator[Finding]:
+    """Of an enrolled client; one that was registered by its public key has none and needs none."""
+    folder = home / IDENTITY
+    if not (folder / CERTIFICATE).exists():
+        return
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        identity = load_identity(folder, now=now)
+    except MotetError as e:
+        yield failure("identity", folder, e.message, e.hint)
+        return
+    left = (certificate_end(identity) - now) / datetime.timedelta(days=1)
+    if needs_renewal(identity, now):
+        told = f"the certificate of {identity.name} ends in {left:.1f} days and was not renewed by itself"
+        yield warning("identity", folder, told, f"motet client renew --home {home}")
+        return
+    yield ok("identity", folder, f"{identity.name} of {identity.federation}, {left:.0f} days left")
 
 
 def _ledger(home: Path) -> Finding:

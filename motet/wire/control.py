@@ -6,7 +6,7 @@ Times are seconds since 1970, UTC; None where there is none yet.
 from __future__ import annotations
 
 from collections.abc import Sequence  # noqa: TC003 - the codec reads the annotations
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,3 +202,25 @@ class Info:
     role: str
     name: str
     at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityRecord:
+    """One certificate. ``serial``: hexadecimal; ``revoked_at``: None while it is believed."""
+
+    role: str
+    name: str
+    serial: str
+    issued_at: float = 0.0
+    not_after: float = 0.0
+    revoked_at: float | None = None
+    revocation_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssueTokenResponse:
+    """A token for one client; it is told once. Keep it out of logs."""
+
+    token: str = field(repr=False)
+    not_after: float
+    enrol_address: str

@@ -51,6 +51,11 @@ def test_a_data_owner_joins_with_a_token_alone_and_is_out_when_it_is_revoked(dep
         assert own.clients.get("ward-a").client_id == "ward-a"
         with pytest.raises(NotAllowedError):
             own.clients.list()
+        with motet.connect(home=deployment.place) as operator:
+            assert [r.name for r in operator.identities.list() if r.role == "client"] == ["ward-a"]
+            assert "mt1." not in repr(made := operator.identities.token("ward-b", lifetime_s=60))
+            assert made.token.startswith("mt1.")
+            operator.identities.revoke("ward-b")
         typed(deployment, "ca", "revoke", "ward-a", "--reason", "stolen", *place)
         with pytest.raises(
             NotAuthenticatedError

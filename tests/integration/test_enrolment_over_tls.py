@@ -210,3 +210,21 @@ def test_a_home_that_was_joined_by_hand_is_not_renewed(tmp_path):
     keep_renewed(tmp_path / "home", threading.Event())  # ends at once: nothing to renew
     with pytest.raises(IdentityError, match="no such file"):
         renew(tmp_path / "home")
+
+
+def test_the_doctor_sees_who_the_client_is_a_renewal_that_is_due_and_a_part_that_is_missing(
+    coordinator, home, monkeypatch
+):
+    from motet.doctor import client_side
+
+    def found():
+        return [(f.level, f.what, f.mend) for f in client_side._identity(home)]
+
+    assert found() == []  # not enrolled: nothing to say
+    identity = enrol(home, coordinator.token())
+    assert [level for level, *_ in found()] == ["ok"]
+    assert f"ward-a of {identity.federation}" in found()[0][1]
+    monkeypatch.setattr(client_side, "needs_renewal", lambda _identity, _now: True)
+    assert found()[0][::2] == ("warning", f"motet client renew --home {home}")
+    (home / "identity/ca.pem").unlink()
+    assert found()[0][0] == "failure"

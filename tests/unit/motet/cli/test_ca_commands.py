@@ -9,7 +9,9 @@ from enrolling import Coordinator
 from motet.addresses import Addresses, remember_addresses
 from motet.cli.main import main
 from motet.enrolment import parse_token
-from motet.identity import load_identity
+from motet.errors import NotFoundError
+from motet.identity import IdentityError, load_identity
+from motet.reaching import connect
 
 
 @pytest.fixture
@@ -123,3 +125,19 @@ def test_what_is_wrong_is_said_with_what_to_do(motet, coordinator, tmp_path):
     ):
         found = motet(*arguments)
         assert (found[0], words in " ".join(found[2].split())) == (code, True), (arguments, found)
+
+
+def test_without_a_running_coordinator_the_home_answers_who_belongs_to_it(coordinator, motet):
+    home = coordinator.home
+    remember_addresses(home, Addresses(control=coordinator.control, enrolment=coordinator.address))
+    motet("ca", "issue", "--role", "auditor", "--name", "bea", "--out", home / "bea", "--home", home)
+    with connect(home=home) as operator:
+        assert [r.name for r in operator.identities.list()] == ["bea"]
+        told = operator.identities.token("ward-a")
+        assert (parse_token(told.token).name, told.enrol_address) == ("ward-a", coordinator.address)
+        assert told.token not in repr(told)
+        assert len(operator.identities.revoke("bea", reason="left")) == 1
+        with pytest.raises(NotFoundError):
+            operator.identities.revoke("nobody")
+        with pytest.raises(IdentityError):
+            operator.identities.token("../ward")
