@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordinator.authority.addresses import known_addresses
 from coordinator.authority.authority import open_authority
 from coordinator.authority.enrolment import Enrolment
 from coordinator.rpc.context import Resources
@@ -15,6 +14,7 @@ from coordinator.rpc.enrolment import EnrolmentServicer
 from coordinator.rpc.interceptors import CallCounts
 from coordinator.rpc.server import ControlServer
 from coordinator.storage.where import open_store
+from motet.addresses import known_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
