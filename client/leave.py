@@ -158,6 +158,14 @@ class LeaveDesk:
         signed = "" if decision is None else to_text(decision)
         return Leave(answer="approved", parallel_runs=runs, decision=signed), True
 
+    def refusal(self, recipe_sha256: str) -> Leave | None:
+        """The owner's signed no to a recipe, to go with the refusal of an order; None where the owner said none."""
+        try:
+            signed = self._refusal(recipe_sha256)
+        except MotetError:  # a damaged ledger: the order was refused for that
+            return None
+        return Leave(answer="refused", clause="approval", decision=signed) if signed else None
+
     def _recipe(self, order: TrainOrder) -> Recipe:
         if order.client_id != self._client_id:
             raise BadOrderError(f"the question is for {order.client_id!r}, this is {self._client_id!r}")

@@ -114,10 +114,18 @@ def grant(order: TrainOrder, leave: Leave) -> TrainReply:
     )
 
 
-def refuse(order: TrainOrder, code: str, message: str, *, offered_lora_rank: int = 0) -> TrainReply:
+def refuse(
+    order: TrainOrder,
+    code: str,
+    message: str,
+    *,
+    offered_lora_rank: int = 0,
+    leave: Leave | None = None,
+) -> TrainReply:
     """A reply without tensors: the code and a text that names a clause or a file, never data.
 
-    With ``offered_lora_rank`` the client carries that rank, and less than was ordered.
+    With ``offered_lora_rank`` the client carries that rank, and less than was ordered. ``leave`` carries the owner's
+    signed refusal, where that is the reason.
     """
     return TrainReply(
         run_id=order.run_id,
@@ -127,4 +135,5 @@ def refuse(order: TrainOrder, code: str, message: str, *, offered_lora_rank: int
         error_code=code,
         error_message=message,
         offered_lora_rank=offered_lora_rank,
+        leave_json="" if leave is None else leave_to_json(leave),
     )

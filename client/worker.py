@@ -128,7 +128,10 @@ class ClientWorker:
             return self._less(order, e)
         except ClientError as e:
             log.warning("round %s of %s refused: %s", order.round_index, order.run_id, e.code)
-            return refuse(order, e.code, e.message)
+            said_no = e.message.startswith("clause approval:")
+            return refuse(
+                order, e.code, e.message, leave=self._desk.refusal(order.recipe_sha256) if said_no else None
+            )
         except MalformedUpdateError as e:
             return refuse(order, "bad_order", str(e))
         except DataError as e:

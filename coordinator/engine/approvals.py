@@ -76,10 +76,14 @@ class Approvals:
             self._ask(client_id, client)
         return {c: self._known[c].leave for c in clients}
 
-    def forget(self, client_id: str, error_code: str) -> None:
-        """An order was answered with this code; where it takes a yes back the client is asked again."""
-        if error_code in WITHDRAWN:
-            self._known.pop(client_id, None)
+    def hear(self, client_id: str, reply: TrainReply | GridFailure) -> None:
+        """An order was answered: a yes that this takes back is forgotten, a signed no is recorded."""
+        if isinstance(reply, GridFailure) or reply.error_code not in WITHDRAWN:
+            return
+        self._known.pop(client_id, None)
+        leave = leave_from_json(reply.leave_json) if reply.leave_json else None
+        if leave is not None:
+            self._recorded(client_id, leave)
 
     def _ask(self, client_id: str, client: GridClient) -> None:
         known, now = self._known.setdefault(client_id, _Known()), self._clock.monotonic()

@@ -8,10 +8,10 @@ attempt and name: the second is answered from the first one's reply.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from aggregation.errors import MalformedUpdateError
 from aggregation.serialize import sha256_hex, to_bytes
@@ -31,7 +31,6 @@ from privacy.ledger.entries import reservation_id
 
 if TYPE_CHECKING:
     from coordinator.engine.grid import Grid
-    from coordinator.engine.offers import RankOffers
     from coordinator.engine.shape import ModelShape
     from coordinator.storage.artifacts import ArtifactStore
     from coordinator.storage.models import ContributionRow, RoundRow
@@ -50,6 +49,13 @@ REFUSED = frozenset(
 OnReply = Callable[[int, str, bool], None]
 
 
+class Hears(Protocol):
+    """Is told of every answer, of whatever kind."""
+
+    def hear(self, client_id: str, reply: TrainReply | GridFailure) -> None:
+        """Take what of it matters here."""
+
+
 class Delivery:
     """The orders and answers of one run; all that must outlive this process is in the store.
 
@@ -61,7 +67,7 @@ class Delivery:
       run_id: the run.
       recipe: its recipe.
       shape: of its model.
-      offers: told of every answer.
+      ears: told of every answer.
       obey: called between looks; may end the run.
       on_reply: called with round_index, client_id and whether the update was admitted.
       poll_s: seconds between looks for replies.
@@ -77,13 +83,13 @@ class Delivery:
         run_id: str,
         recipe: Recipe,
         shape: ModelShape,
-        offers: RankOffers,
+        ears: Sequence[Hears],
         obey: Callable[[], None],
         on_reply: OnReply,
         poll_s: float,
     ) -> None:
         self._grid, self._store, self._artifacts, self._clock = grid, store, artifacts, clock
-        self._run_id, self._recipe, self._shape, self._offers = run_id, recipe, shape, offers
+        self._run_id, self._recipe, self._shape, self._ears = run_id, recipe, shape, ears
         self._obey, self._on_reply, self._poll_s = obey, on_reply, poll_s
         self._method, self._event = method_of(recipe), round_event(recipe)
         self._answered: set[str] = set()  # messages whose reply was taken; a second one is a duplicate
@@ -220,7 +226,8 @@ class Delivery:
 
     def _take(self, row: RoundRow, order: TrainOrder, reply: TrainReply | GridFailure) -> None:
         keys = (self._run_id, row.round_index, row.attempt, order.client_id)
-        self._offers.hear(order.client_id, reply)
+        for ear in self._ears:
+            ear.hear(order.client_id, reply)
         code, message = _complaint(reply)
         lora_rank = order.lora_rank
         if not code and isinstance(reply, TrainReply):

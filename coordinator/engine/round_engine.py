@@ -155,20 +155,6 @@ class _OneRun:
         self._event = round_event(recipe)
         self._next_cancel_check = -math.inf
         self._offers = RankOffers(self._grid, self._clock, recipe, run_id, lambda: self._pause(self._poll_s))
-        self._delivery = Delivery(
-            self._grid,
-            self._store,
-            self._artifacts,
-            self._clock,
-            run_id=run_id,
-            recipe=recipe,
-            shape=self._shape,
-            offers=self._offers,
-            obey=self._obey,
-            on_reply=self._answered,
-            poll_s=self._poll_s,
-        )
-        self._on_reply, self._places = engine._on_reply, engine._places  # noqa: SLF001
         self._approvals = Approvals(
             self._grid,
             self._store,
@@ -177,6 +163,20 @@ class _OneRun:
             run_id,
             is_asked=engine._asks_leave,  # noqa: SLF001
         )
+        self._delivery = Delivery(
+            self._grid,
+            self._store,
+            self._artifacts,
+            self._clock,
+            run_id=run_id,
+            recipe=recipe,
+            shape=self._shape,
+            ears=(self._offers, self._approvals),
+            obey=self._obey,
+            on_reply=self._answered,
+            poll_s=self._poll_s,
+        )
+        self._on_reply, self._places = engine._on_reply, engine._places  # noqa: SLF001
         self._gathering = Gathering(
             self._grid,
             self._store,
@@ -270,12 +270,8 @@ class _OneRun:
         )
 
     def _answered(self, round_index: int, client_id: str, is_admitted: bool) -> None:
-        """The client is free for another run; a yes that its answer takes back is forgotten."""
+        """The client is free for another run."""
         self._places.release(self._run_id, client_id)
-        if not is_admitted:
-            told = self._store.contributions(self._run_id, round_index)
-            for code in {c.error_code for c in told if c.client_id == client_id}:
-                self._approvals.forget(client_id, code)
         self._on_reply(round_index, client_id, is_admitted)
 
     def _drawn(self, reachable: Mapping[str, int], round_index: int) -> tuple[dict[str, int], Draw]:

@@ -114,9 +114,8 @@ def list_command(
 
     table = Table("run", "name", "state", "rounds", "reason")
     for run in runs:
-        table.add_row(
-            run.run_id, run.name, run.state, f"{run.rounds_closed}/{run.rounds_total}", run.reason[:60]
-        )
+        reason = run.reason[:60] if run.has_ended else run.reason  # what is waited for is told whole
+        table.add_row(run.run_id, run.name, run.state, f"{run.rounds_closed}/{run.rounds_total}", reason)
     Console().print(table if runs else "no runs yet; submit one: motet run submit RECIPE")
 
 

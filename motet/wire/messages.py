@@ -75,7 +75,8 @@ class TrainReply:
       offered_lora_rank: the largest rank that the client carries; 0 where the recipe assigns ranks.
       compression_error: of a compressed payload, what it misses of what was to be sent, relative; 0 where it is whole,
         or where telling it would not be private.
-      leave_json: the answer to ``asks_leave`` (``motet.wire.leave``); else empty.
+      leave_json: the answer to ``asks_leave`` (``motet.wire.leave``), or the owner's signed no with which an order is
+        refused; else empty.
     """
 
     run_id: str

@@ -97,7 +97,18 @@ def test_a_refusal_holds_under_every_policy_and_travels_signed(worker_of, order_
         leave = ask(worker, order)
         assert (leave.answer, leave.clause, from_text(leave.decision)) == ("refused", "approval", made)
         assert "not our study" in leave.message
-        assert worker.handle(order).error_code == "policy_refused"
+        reply = worker.handle(order)
+        assert (reply.error_code, reply.payload) == ("policy_refused", b"")
+        assert (
+            from_text(leave_from_json(reply.leave_json).decision) == made
+        )  # so that the ledger has it at once
+
+
+def test_only_the_owners_own_no_travels_with_a_refused_order(worker_of, order_of, recipe_of):
+    order = order_of(recipe_of())
+    for policy in (Policy(max_lora_rank=1), Policy(approval="manual")):
+        reply = worker_of(policy).handle(order)
+        assert (reply.error_code != "", reply.leave_json) == (True, "")
 
 
 def test_the_newest_decision_counts(worker_of, order_of, recipe_of, home):
@@ -239,7 +250,7 @@ def test_without_a_key_nothing_is_signed(tmp_path, order_of, recipe_of, data_fil
 def test_an_order_that_was_taken_back_stops_between_steps_and_its_charge_stays(
     worker_of, order_of, recipe_of, home, monkeypatch
 ):
-    order, steps = order_of(recipe_of(extra=PRIVATE, local_steps=50)), []
+    order, steps = order_of(recipe_of(extra=PRIVATE, local_steps=5)), []
     from client import training
 
     after_step = training.MovementGuard.after_step

@@ -202,6 +202,25 @@ def test_a_decision_that_is_not_this_clients_is_no_yes(federation, owners, tmp_p
     assert federation.store.decisions.all() == []
 
 
+def test_an_owners_no_in_the_middle_of_a_run_is_on_the_ledger_when_the_order_is_refused(
+    federation, owners, tmp_path
+):
+    sha256 = recipe_sha256(parse_recipe(RECIPE))
+    text = signed(tmp_path / "c", "c", sha256, REFUSED)
+    federation.store.register_client("c", (tmp_path / "c" / "client.pub").read_bytes())
+    no = Leave(answer="refused", clause="approval", decision=text)
+
+    def says_no(order):
+        owners.leaves["c"] = no
+        return refuse(order, "policy_refused", "clause approval: the owner has refused", leave=no)
+
+    federation.grid.handlers["c"] = lambda order: owners(order) if order.asks_leave else says_no(order)
+    result = run(federation, federation.submit())
+    states = [r["clients"].get("c", {}).get("state") for r in result.rounds]
+    assert states == ["FAILED", None, None]  # it said no to the first order, and was not asked for another
+    assert federation.store.decisions.standing(sha256)["c"].decision == REFUSED
+
+
 # -- exclusivity and cancel --------------------------------------------------------------------------------------------
 
 
