@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coordinator.engine.approvals import Approvals, still_possible
-from coordinator.engine.waiting import Situation, why_it_waits
+from coordinator.engine.waiting import Situation, why_it_waits, without_whom
 from coordinator.errors import RunFailedError
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class Gathering:
     ) -> None:
         self._grid, self._store, self._clock, self._recipe = grid, store, clock, recipe
         self._run_id, self._approvals, self._places, self._pause = run_id, approvals, places, pause
-        self._priority = store.get_run(run_id).priority
+        row = store.get_run(run_id)
+        self._priority, self._said = row.priority, row.reason
 
     def cohort(self, round_index: int) -> dict[str, GridClient]:
         """The clients of a round; they are this run's until they are let go.
@@ -62,7 +63,7 @@ class Gathering:
         Raises:
           RunFailedError: so many owners refuse that the minimum can not be reached; nobody was charged.
         """
-        began, said = self._clock.monotonic(), ""
+        began = self._clock.monotonic()
         while True:
             online = self._grid.online()
             roster = self._recipe.cohort.clients or sorted(online)
@@ -73,16 +74,20 @@ class Gathering:
             if self._is_whole(now, waited) and len(now.ready) >= self._recipe.cohort.minimum:
                 now, taken = self._take(now, leaves, waited)
                 if taken:
-                    if said:
-                        self._store.wait_reason(self._run_id, "")
+                    self._say(without_whom(_refusals(leaves)))
                     return {c: online[c] for c in taken}
-            reason = why_it_waits(now)
             is_first_answer = bool(now.silent) and waited < LOOK_S
-            if reason != said and not is_first_answer:
-                self._store.wait_reason(self._run_id, reason)
-                log.info("run %s %s", self._run_id, reason)
-                said = reason
+            if not is_first_answer:
+                self._say(why_it_waits(now))
             self._pause(FIRST_LOOK_S if is_first_answer else LOOK_S)
+
+    def _say(self, reason: str) -> None:
+        """What ``motet run show`` prints of a run that goes on; written where it changes."""
+        if reason != self._said:
+            self._store.wait_reason(self._run_id, reason)
+            if reason:
+                log.info("run %s %s", self._run_id, reason)
+            self._said = reason
 
     def _situation(self, online: Mapping[str, GridClient], leaves: Mapping[str, Leave | None]) -> Situation:
         named = self._recipe.cohort.clients or ()
@@ -128,7 +133,7 @@ class Gathering:
     def _check_enough_may(
         self, round_index: int, online: Mapping[str, GridClient], leaves: Mapping[str, Leave | None]
     ) -> None:
-        refused = {c: leave for c, leave in leaves.items() if leave is not None and leave.answer == "refused"}
+        refused = _refusals(leaves)
         if not refused:
             return
         known = self._recipe.cohort.clients
@@ -136,9 +141,15 @@ class Gathering:
         left, minimum = still_possible(roster, leaves), self._recipe.cohort.minimum
         if len(left) >= minimum:
             return
-        told = "; ".join(f"{c}: {leave.message}" for c, leave in sorted(refused.items()))
+        told = "; ".join(f"{c}: {message}" for c, message in sorted(refused.items()))
         raise RunFailedError(
             f"run {self._run_id}, round {round_index}: {len(left)} of {len(roster)} clients may take part, {minimum} "
             f"are needed; nobody was asked to train ({told})",
             hint="mend what the clients report, then submit the run again",
         )
+
+
+def _refusals(leaves: Mapping[str, Leave | None]) -> dict[str, str]:
+    return {
+        c: leave.message for c, leave in leaves.items() if leave is not None and leave.answer == "refused"
+    }

@@ -55,6 +55,16 @@ def why_it_waits(now: Situation) -> str:
     return f"waits for clients: {told}" if told else ""
 
 
+def without_whom(refusals: Mapping[str, str]) -> str:
+    """Who is left out of a round that goes on, and why; empty where nobody is.
+
+    Args:
+      refusals: client -> what stands in the way.
+    """
+    told = "; ".join(f"{client}: {why}" for client, why in sorted(refusals.items()))
+    return f"goes on without {told}" if told else ""
+
+
 def _kinds(now: Situation) -> list[str]:
     kinds = ("pending", "busy", "closed", "offline", "silent", "blocked")
     return [kind for kind in kinds if getattr(now, kind)]

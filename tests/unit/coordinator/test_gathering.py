@@ -117,7 +117,10 @@ def test_so_many_refusals_that_the_minimum_is_out_of_reach_end_the_run_before_an
     assert orders(federation) == []
     assert federation.store.spent_events("a") == []
     owners.leaves = {"c": REFUSES}  # positive control: one refusal leaves enough
-    assert run(federation, federation.submit(PRIVATE, run_id="r-2")).state == "FINISHED"
+    heard = heard_while(federation, federation.submit(PRIVATE, run_id="r-2"), lambda: None)
+    federation.grid.on_send = lambda order: federation.clock.on_sleep()
+    assert run(federation, "r-2").state == "FINISHED"
+    assert heard == ["goes on without c: clause max_lora_rank: 4 is asked"]
 
 
 @pytest.mark.parametrize(

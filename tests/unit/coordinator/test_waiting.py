@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.engine.waiting import Situation, why_it_waits
+from coordinator.engine.waiting import Situation, why_it_waits, without_whom
 
 B = "r-5d21c0"
 WORDS = [
@@ -70,3 +70,9 @@ def test_every_client_that_is_missing_is_named():
     for some in (missing, *({kind: value} for kind, value in missing.items())):
         words = why_it_waits(Situation(minimum=20, **some))
         assert all(client in words for clients in some.values() for client in clients)
+
+
+def test_a_run_that_goes_on_says_without_whom():
+    assert without_whom({}) == ""
+    told = without_whom({"b": "clause hours", "a": "clause max_lora_rank: 4 is asked"})
+    assert told == "goes on without a: clause max_lora_rank: 4 is asked; b: clause hours"
