@@ -99,9 +99,16 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
     def ApproveRun(  # noqa: N802
         self, request: control_pb2.ApproveRunRequest, _context: grpc.ServicerContext
     ) -> control_pb2.Run:
-        """Say yes to a run that waits for it."""
+        """Refused: no run waits for an operator. Those who decide are data owners, each at its own client."""
         run = self._own(request.run_id)
-        raise WrongStateError(f"run {run.run_id} waits for nobody's approval")
+        if request.recipe_sha256 not in {"", run.recipe_sha256}:
+            raise WrongStateError(
+                f"run {run.run_id} has another recipe", hint=f"see: motet run show {run.run_id}"
+            )
+        raise WrongStateError(
+            f"run {run.run_id} waits for no operator's approval",
+            hint="data owners decide, and sign it: motet client approve, on the owner's machine",
+        )
 
     def WatchRun(  # noqa: N802
         self, request: control_pb2.WatchRunRequest, context: grpc.ServicerContext

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING
 
-from coordinator.rpc.records import rounds_of, run_of
+from coordinator.errors import DatabaseAwayError
+from coordinator.rpc.records import approved_by, round_of, run_of
 from motet.wire.control import Heartbeat, RunEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import grpc
 
     from coordinator.rpc.context import Resources
     from coordinator.storage.store import Store
     from motet.wire.control import Round, Run
+
+log = logging.getLogger(__name__)
 
 
 def run_events(
@@ -32,22 +36,45 @@ def run_events(
     run: Run | None = None
     rounds: dict[tuple[int, int], Round] = {}
     while not left.is_set() and not resources.stopping.is_set():
-        row = store.get_run(run_id)  # before its rounds: an ended run has no more of them
-        now = {(r.round_index, r.attempt): r for r in rounds_of(store, run_id)}
-        changed = [r for key, r in now.items() if rounds.get(key) != r]
-        latest = run_of(row, rounds_closed=sum(r.state == "CLOSED" for r in now.values()))
-        news: list[Run | Round | Heartbeat] = [*changed]
-        if latest != run:
-            news = [latest, *changed] if run is None else [*changed, latest]
+        news: list[Run | Round | Heartbeat] = []
+        try:
+            row = store.get_run(run_id)  # before its rounds: an ended run has no more of them
+            now = _rounds(store, run_id, rounds)
+            closed = sum(r.state == "CLOSED" for r in now.values())
+            latest = run_of(row, rounds_closed=closed, approved=approved_by(store, row.recipe_sha256))
+        except DatabaseAwayError as e:
+            if run is None:
+                raise
+            log.info("%s; the watch goes on when it is back", e.message)
+        else:
+            news += [r for key, r in now.items() if rounds.get(key) != r]
+            if latest != run:
+                news = [latest, *news] if run is None else [*news, latest]
+            run, rounds = latest, now
         if not news and resources.clock.monotonic() - said_at >= resources.heartbeat_s:
-            news = [Heartbeat()]
-        run, rounds = latest, now
+            news.append(Heartbeat())
         for item in news:
             number, said_at = number + 1, resources.clock.monotonic()
             yield _event(number, resources.clock.now(), item)
-        if latest.has_ended:
+        if run is not None and run.has_ended:
             return
         left.wait(resources.poll_s)
+
+
+def _rounds(
+    store: Store, run_id: str, known: Mapping[tuple[int, int], Round]
+) -> dict[tuple[int, int], Round]:
+    """Every attempt; what was closed or aborted at the last look is not read again."""
+    found: dict[tuple[int, int], Round] = {}
+    cuts: Mapping[int, float] | None = None
+    for row in store.rounds(run_id):
+        key = (row.round_index, row.attempt)
+        if key in known and row.state != "PLANNED" and known[key].state == row.state:
+            found[key] = known[key]
+            continue
+        cuts = store.figures(run_id, "truncation_error") if cuts is None else cuts
+        found[key] = round_of(row, store.contributions(run_id, *key), cuts)
+    return found
 
 
 def _event(number: int, at: float, item: Run | Round | Heartbeat) -> RunEvent:

@@ -293,7 +293,7 @@ def approve_command(
     identity: WhoAmI = None,
     as_json: Json = False,
 ) -> None:
-    """Say yes to a run that waits for an approval.
+    """Say yes to a run that waits for an operator; no run does so far, since data owners decide (motet client approve).
 
     Example: motet run approve r-3f9a1c
     """

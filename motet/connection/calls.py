@@ -313,20 +313,20 @@ class RunSubmission(Calls):
         return self._one(Run, "ResumeRun", control_pb2.ResumeRunRequest(run_id=run_id))
 
     def start(self, run_id: str) -> Run:
-        """Let a run start that was submitted on hold.
+        """Where a run stands: it starts by itself, and ``waiting_for`` says what is missing.
 
         Raises:
           RunNotFoundError: there is none of that id.
-          WrongStateError: it is not on hold.
+          WrongStateError: it has ended.
         """
         return self._one(Run, "StartRun", control_pb2.StartRunRequest(run_id=run_id))
 
     def approve(self, run_id: str, *, recipe_sha256: str = "") -> Run:
-        """Say yes to a run that waits for it.
+        """Say yes to a run that waits for an operator; none does so far, since data owners decide at their clients.
 
         Raises:
           RunNotFoundError: there is none of that id.
-          WrongStateError: it has another recipe, or does not wait for an approval.
+          WrongStateError: it has another recipe, or waits for no operator.
         """
         request = control_pb2.ApproveRunRequest(run_id=run_id, recipe_sha256=recipe_sha256)
         return self._one(Run, "ApproveRun", request)

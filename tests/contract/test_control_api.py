@@ -28,7 +28,7 @@ from motet.connection.errors import (
     UnreachableError,
 )
 from motet.connection.metadata import ERROR, REQUEST_ID
-from motet.errors import NotFoundError, RunNotFoundError, StorageError
+from motet.errors import DatabaseAwayError, NotFoundError, RunNotFoundError, StorageError
 from motet.identity import Identity, load_identity
 from motet.recipe import parse_recipe
 from motet.wire.v1 import control_pb2
@@ -526,3 +526,21 @@ def test_connections_that_say_nothing_do_not_stop_others(served, people):
     finally:
         for one in silent:
             one.close()
+
+
+def test_a_watch_outlives_a_database_that_is_away(served, people, monkeypatch):
+    submit(served, "r-away")
+    watch = people["operator"].runs.watch("r-away", timeout_s=60)
+    assert next(watch).run.state == "QUEUED"
+    looked = threading.Event()
+    whole = served.store.get_run
+
+    def away(run_id):
+        looked.set()
+        raise DatabaseAwayError("the server does not answer")
+
+    monkeypatch.setattr(served.store, "get_run", away)
+    assert looked.wait(40)
+    monkeypatch.setattr(served.store, "get_run", whole)
+    served.store.end_run("r-away", "CANCELLED", "asked")
+    assert list(watch)[-1].run.state == "CANCELLED"

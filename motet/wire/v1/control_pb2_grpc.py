@@ -685,14 +685,15 @@ class RunServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ApproveRun(self, request, context):
-        """Say yes to a run that waits for it.
+        """For an operator's word. No run waits for one so far: data owners decide at their clients, and Run.approved_by
+        names those who said yes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartRun(self, request, context):
-        """Let a run start that was submitted on hold.
+        """A run starts by itself when its place and its clients are there; the answer says what it waits for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
