@@ -56,7 +56,7 @@ def run_events(
         for item in news:
             number, said_at = number + 1, resources.clock.monotonic()
             yield _event(number, resources.clock.now(), item)
-        if run is not None and run.has_ended:
+        if run and run.has_ended:
             return
         left.wait(resources.poll_s)
 
@@ -69,8 +69,9 @@ def _rounds(
     cuts: Mapping[int, float] | None = None
     for row in store.rounds(run_id):
         key = (row.round_index, row.attempt)
-        if key in known and row.state != "PLANNED" and known[key].state == row.state:
-            found[key] = known[key]
+        before = known.get(key)
+        if before is not None and before.state == row.state and row.state != "PLANNED":
+            found[key] = before
             continue
         cuts = store.figures(run_id, "truncation_error") if cuts is None else cuts
         found[key] = round_of(row, store.contributions(run_id, *key), cuts)
