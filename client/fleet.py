@@ -346,19 +346,22 @@ class FleetWorker:
         self._taken: deque[str] = deque(maxlen=REMEMBERED)
         self._orders: queue.SimpleQueue[tuple[Message, Any]] = queue.SimpleQueue()
         self._look_soon = threading.Event()
+        self._fault: Exception | None = None
         TaskIdentity.node_id, TaskIdentity.task_id = link.node_id, 0
 
     def loop(self) -> None:
         """Work until ``stop``; faults of the network are waited out."""
         for item in self._journal.load():
             self._enqueue(*item)
-        listener = threading.Thread(target=self._listen, daemon=True, name="fleet-listener")
+        listener = threading.Thread(target=self._listen_or_tell, daemon=True, name="fleet-listener")
         listener.start()
         try:
             while not self._stop.is_set():
                 try:
                     item = self._orders.get(timeout=STOP_LOOK_S)
                 except queue.Empty:
+                    if self._fault is not None:
+                        raise self._fault from None
                     continue
                 self._work(*item)
         finally:
@@ -374,6 +377,13 @@ class FleetWorker:
     def _enqueue(self, head: Message, tree: Any) -> None:  # noqa: ANN401 - Flower's protobuf
         self._taken.append(tree.object_id)
         self._orders.put((head, tree))
+
+    def _listen_or_tell(self) -> None:
+        """A fault of this thread ends the client as one of the main thread would; it is not left deaf."""
+        try:
+            self._listen()
+        except Exception as e:  # noqa: BLE001 - raised in the main thread
+            self._fault = e
 
     def _listen(self) -> None:
         """Take messages until ``stop``: often after a message or an answer, more seldom the longer nothing comes."""
