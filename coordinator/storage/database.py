@@ -105,8 +105,8 @@ class Database:
         """How the database is named in messages; never with a password."""
         return self._shown
 
-    def upgrade(self) -> None:
-        """Bring the database to the newest revision; one process at a time does it."""
+    def upgrade(self, revision: str = "head") -> None:
+        """Bring the database to the newest revision, or to this one; one process at a time does it."""
         with _one_migration_at_a_time, self._engine.begin() as connection:
             if self.is_postgresql:  # another process may do the same at this moment
                 connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _MIGRATION_LOCK})
@@ -115,7 +115,7 @@ class Database:
                 "script_location", str(resources.files("coordinator.storage") / "migrations")
             )
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
 
     @property
     def engine(self) -> Engine:

@@ -136,7 +136,7 @@ class Journal:
             raise JournalError(f"{self._head_path} is damaged", hint=_RESTORE) from e
 
     def _write_head(self, count: int, last: bytes) -> None:
-        text = json.dumps({"lines": count, "sha256": hashlib.sha256(last).hexdigest()}, sort_keys=True)
+        text = _head_text(count, last)
         partial = self._head_path.with_suffix(".head-new")
         with partial.open("w", encoding="utf-8") as file:
             file.write(text + "\n")
@@ -148,3 +148,12 @@ class Journal:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def head_of(lines: Sequence[bytes]) -> bytes:
+    """What ``FILE.head`` holds beside a file of these lines; there is at least one."""
+    return (_head_text(len(lines), lines[-1]) + "\n").encode()
+
+
+def _head_text(count: int, last: bytes) -> str:
+    return json.dumps({"lines": count, "sha256": hashlib.sha256(last).hexdigest()}, sort_keys=True)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from motet.audit.errors import JournalError, LedgerConflictError, LedgerKeyError
-from motet.audit.journal import Journal
+from motet.audit.journal import Journal, head_of
 from privacy.ledger.chain import FIRST_PREVIOUS, Entry, check_link, entry_from_bytes, entry_hash
 from privacy.ledger.entries import Genesis, Reserve, identity
 from privacy.ledger.errors import ChainError, LedgerFormatError
@@ -175,6 +175,20 @@ class CoordinatorLedger:
         self._catch_up()
         index = self._index[identity(body)]
         return index, self._tree.inclusion_proof(index)
+
+    def backup_files(self, entries: int, checkpoints: int) -> dict[str, bytes]:
+        """The first entries and checkpoints as files, with what tells a cut one: they read back as this ledger was.
+
+        Raises:
+          JournalError: the ledger is damaged or cut.
+        """
+        found: dict[str, bytes] = {}
+        for journal, count in ((self._entries, entries), (self._checkpoints, checkpoints)):
+            lines = journal.lines()[:count]
+            found[journal.path.name] = b"".join(line + b"\n" for line in lines)
+            if lines:
+                found[journal.path.with_suffix(".head").name] = head_of(lines)
+        return found
 
     def consistency_proof(self, old_size: int, size: int) -> list[bytes]:
         """Hashes that show that the ledger of ``old_size`` entries is a prefix of that of ``size``.

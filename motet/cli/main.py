@@ -36,6 +36,8 @@ COMMANDS = {
     "advise": "motet.cli.advise:advise_command",
     "inspect": "motet.cli.inspect:inspect_command",
     "doctor": "motet.cli.doctor:doctor_command",
+    "backup": "motet.cli.backup:backup_command",
+    "restore": "motet.cli.backup:restore_command",
 }
 GROUPS = {
     "materials": "motet.cli.materials:app",
