@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import uvicorn
 
+from coordinator.engine.patience import ImpatientProtocol
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -151,6 +153,8 @@ def main() -> None:
         ssl_keyfile=a.key,
         log_level="warning",
         server_header=False,
+        http=ImpatientProtocol,
+        ws="none",
         timeout_keep_alive=75,
         timeout_graceful_shutdown=2,  # a client at work does not see that we close, and need not: it comes again
     )

@@ -76,7 +76,7 @@ CLASSES = {
     24: "ledger misuse",
 }
 ELSEWHERE = {
-    18: "tests/unit/coordinator/test_gateway.py, test_flower_messages.py, tests/integration/test_gateway_over_tls.py",
+    18: "tests/unit/coordinator: test_gateway.py, test_flower_messages.py, test_patience.py",
     21: "tests/unit/coordinator/test_signed_replies.py",
     22: "tests/unit/motet/test_envelopes.py, tests/contract/test_identities.py",
     24: "tests/unit/privacy/ledger, tests/contract/test_store.py",
