@@ -14,6 +14,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 if TYPE_CHECKING:
     import asyncio
 
+    from uvicorn.protocols.http.h11_impl import RequestResponseCycle
+
 log = logging.getLogger(__name__)
 HEAD_S = 15.0
 
@@ -31,7 +33,8 @@ class ImpatientProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """A whole head stops the clock; a part of one does not start it anew."""
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
+        cycle: RequestResponseCycle | None = self.cycle  # None until the first head is whole
+        if cycle is None or cycle.response_complete:
             self._wait_for_head()
         elif self._head_timer is not None:
             self._head_timer.cancel()
