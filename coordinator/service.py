@@ -158,7 +158,8 @@ def _lead(
     """Keep SuperLink and gateway up and work on runs, until the end or until another leads."""
     store.ledger.reconcile()
     tls = config.home / "tls"
-    authority = ensure_authority(config.home, names=[*config.names, config.listen.rsplit(":", 1)[0]])
+    hosts = [a.rpartition(":")[0].strip("[]") for a in (config.listen, config.control, config.enrolment)]
+    authority = ensure_authority(config.home, names=[*config.names, *hosts])
     secret = _secret(config.home)
     children: list[Child] = []
     status.is_leading, status.children = True, children

@@ -14,7 +14,7 @@ from privacy.ledger.entries import Reserve, RunDeclared, Settle
 from privacy.ledger.rules import LedgerState, charged_event
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from privacy.events import Event
     from privacy.ledger.entries import Body
@@ -31,8 +31,17 @@ class _Account:
     open_charges: int = 0
 
 
-def budget_of(bodies: Sequence[Body]) -> list[dict[str, Any]]:
+def charged_clients(bodies: Sequence[Body]) -> list[str]:
+    """Who was charged at all, by name."""
+    return sorted({body.client_id for body in bodies if isinstance(body, Reserve)})
+
+
+def budget_of(bodies: Sequence[Body], *, only: Collection[str] | None = None) -> list[dict[str, Any]]:
     """One row a client and unit, from the entries of a ledger or a database.
+
+    Args:
+      bodies: all of them.
+      only: clients that are wanted; an accountant takes its time for each.
 
     Returns:
       ``client_id``, ``unit``, ``target_delta``; ``spent`` (epsilon of what came back), ``reserved`` (how much more all
@@ -68,6 +77,8 @@ def budget_of(bodies: Sequence[Body]) -> list[dict[str, Any]]:
             limits[name] = min(limit, limits.get(name, math.inf))
     rows = []
     for (client_id, unit), account in sorted(accounts.items()):
+        if only is not None and client_id not in only:
+            continue
         delta = delta_of(state, client_id)
         total, spent = epsilon_pld(account.every, delta), epsilon_pld(account.settled, delta)
         limit_or_none = limits.get((client_id, unit))

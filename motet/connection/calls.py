@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from motet.connection.channel import CALL_S
 from motet.errors import MotetError, StorageError
 from motet.recipe import Recipe, canonical_json, load_recipe
 from motet.wire.control import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _Record = TypeVar("_Record")
 DOWNLOAD_S = 3600.0
+BUDGETS_A_CALL, BUDGETS_S = 10, 240.0  # an accountant takes its time for each client
 
 
 class DamagedDownloadError(MotetError):
@@ -52,10 +54,18 @@ class Calls:
     def _one(self, kind: type[_Record], method: str, request: Any) -> _Record:  # noqa: ANN401 - a message
         return decode(self._channel.call(self.service, method, request), kind)
 
-    def _pages(self, kind: type[_Record], method: str, field: str, request: Any) -> Iterator[_Record]:  # noqa: ANN401
+    def _pages(
+        self,
+        kind: type[_Record],
+        method: str,
+        field: str,
+        request: Any,  # noqa: ANN401 - a message
+        *,
+        timeout_s: float = CALL_S,
+    ) -> Iterator[_Record]:
         """Every record of a list, page after page."""
         while True:
-            answer = self._channel.call(self.service, method, request)
+            answer = self._channel.call(self.service, method, request, timeout_s=timeout_s)
             for message in getattr(answer, field):
                 yield decode(message, kind)
             if not answer.next_page_token:
@@ -202,8 +212,8 @@ class BudgetCalls(Calls):
 
     def list(self, client_id: str = "") -> tuple[Budget, ...]:
         """By client and unit; of one client if asked."""
-        request = control_pb2.ListBudgetsRequest(client_id=client_id)
-        return tuple(self._pages(Budget, "ListBudgets", "budgets", request))
+        request = control_pb2.ListBudgetsRequest(client_id=client_id, page_size=BUDGETS_A_CALL)
+        return tuple(self._pages(Budget, "ListBudgets", "budgets", request, timeout_s=BUDGETS_S))
 
 
 class LedgerCalls(Calls):

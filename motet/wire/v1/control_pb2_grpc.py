@@ -1334,7 +1334,7 @@ class BudgetServiceServicer(object):
     """
 
     def ListBudgets(self, request, context):
-        """One row a client and unit, over all runs.
+        """One row a client and unit, over all runs. Pages are of so many clients.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
