@@ -37,7 +37,8 @@ EXIT_CODES: Sequence[ExitCode] = (
     ExitCode(
         code=2,
         name="usage",
-        meaning="The command line is wrong, or names something that does not exist, such as a run.",
+        meaning="The command line is wrong, names something that does not exist, such as a run, or asks for what its "
+        "state does not allow.",
         remedy="Read the message; every command has `--help`.",
     ),
     ExitCode(
@@ -68,7 +69,7 @@ EXIT_CODES: Sequence[ExitCode] = (
     ExitCode(
         code=7,
         name="network",
-        meaning="The coordinator or a client can not be reached, or did not prove who it is.",
+        meaning="The coordinator or a client can not be reached, did not prove who it is, or may not do what it asks.",
         remedy="Check address, port and keys; an interrupted run continues when it is back.",
     ),
     ExitCode(
