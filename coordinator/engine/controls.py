@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 from aggregation.control import ControlTally, trained_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from aggregation.adapter import AdapterState, ClientUpdate
     from aggregation.methods import Method
     from coordinator.storage.store import Store
@@ -62,17 +60,11 @@ class RoundControl:
         return replace(state, control=control)
 
 
-def counted_round(store: Store, run_id: str, round_index: int, client_id: str) -> int:
-    """One more than the last closed round before ``round_index`` that used the client's update; 0 where none did."""
-    return max(_counted(store, run_id, round_index, client_id), default=0)
-
-
-def _counted(store: Store, run_id: str, round_index: int, client_id: str) -> Iterator[int]:
+def counted_rounds(store: Store, run_id: str, round_index: int) -> dict[str, int]:
+    """Client id -> one more than the last closed round before ``round_index`` that used its update, if one did."""
     closed = {(r.round_index, r.attempt) for r in store.closed_rounds(run_id) if r.round_index < round_index}
-    for row in store.contributions(run_id):
-        if (
-            row.client_id == client_id
-            and row.state == "RECEIVED"
-            and (row.round_index, row.attempt) in closed
-        ):
-            yield row.round_index + 1
+    return {
+        row.client_id: row.round_index + 1
+        for row in store.contributions(run_id)  # in the order of rounds: the last one stays
+        if row.state == "RECEIVED" and (row.round_index, row.attempt) in closed
+    }

@@ -17,11 +17,12 @@ from aggregation.errors import MalformedUpdateError
 from aggregation.serialize import sha256_hex, to_bytes
 from coordinator.crashpoints import AFTER_EFFECT, crashpoint
 from coordinator.engine.admission import admit
-from coordinator.engine.controls import counted_round
+from coordinator.engine.controls import counted_rounds
 from coordinator.engine.grid import GridFailure
 from coordinator.rounds.attempts import clean_complaint
 from coordinator.rounds.effects import orders_to_send
 from coordinator.rounds.table import ORDER, PLAN
+from coordinator.storage.telling import Received, Refused, Sent, Told
 from motet.audit.assurance import Assurances
 from motet.logs import about
 from motet.recipe import canonical_json, recipe_sha256, round_event
@@ -30,6 +31,8 @@ from motet.wire.messages import TrainOrder, TrainReply
 from privacy.ledger.entries import reservation_id
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from coordinator.engine.grid import Grid
     from coordinator.engine.shape import ModelShape
     from coordinator.storage.artifacts import ArtifactStore
@@ -41,6 +44,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 DEADLINE, OVERTAKEN = "deadline", "overtaken"  # codes of those who were left behind
 LEAST_WAIT_S = 30.0  # after a long stop clients get a fair wait, or the whole deadline where that is shorter
+
+TOGETHER = (
+    32  # orders or answers a commit: it waits for the disk, and what it lacks after a crash is done once more
+)
 
 REFUSED = frozenset(
     {"malformed_reply", "unsigned", "bad_signature", "revoked"}
@@ -92,6 +99,8 @@ class Delivery:
         self._run_id, self._recipe, self._shape, self._ears = run_id, recipe, shape, ears
         self._obey, self._on_reply, self._poll_s = obey, on_reply, poll_s
         self._method, self._event = method_of(recipe), round_event(recipe)
+        self._recipe_json = canonical_json(recipe)
+        self._recipe_sha256 = recipe_sha256(self._recipe_json)
         self._answered: set[str] = set()  # messages whose reply was taken; a second one is a duplicate
         self._overdue = {  # messages that missed their deadline; an answer is counted, never used
             c.message_id: c
@@ -113,12 +122,15 @@ class Delivery:
         waiting = {} if has_enough else self._send(row, left_s)
         while waiting and not has_enough:
             arrived = self._grid.collect([*waiting, *self._overdue])
+            taken: list[tuple[TrainOrder, TrainReply | GridFailure]] = []
             for message_id, reply in arrived:
                 if message_id in waiting:
                     self._answered.add(message_id)
-                    self._take(row, waiting.pop(message_id), reply)
+                    taken.append((waiting.pop(message_id), reply))
                 else:
                     self._count_useless(row, message_id, reply)
+            for start in range(0, len(taken), TOGETHER):
+                self._take(row, taken[start : start + TOGETHER])
             self._obey()
             has_enough = bool(arrived) and self._has_enough(row)
             if waiting and not arrived:
@@ -140,44 +152,47 @@ class Delivery:
 
     def _send(self, row: RoundRow, left_s: float) -> dict[str, TrainOrder]:
         """Message id -> order, of everybody whose answer is awaited."""
-        starts = self._starts(row)
+        starts, sent = self._starts(row), list[Told]()
         assurances = Assurances(self._store.ledger.file) if self._event is not None else None
+        counted = {}
+        if self._recipe.training.algorithm == "scaffold":
+            counted = counted_rounds(self._store, self._run_id, row.round_index)
         waiting: dict[str, TrainOrder] = {}
         contributions = self._store.contributions(self._run_id, row.round_index, row.attempt)
         for contribution in orders_to_send(contributions):
-            told = assurances.for_client(contribution.client_id) if assurances is not None else ""
-            order = self._order(row, contribution, starts(contribution.lora_rank), told)
+            order = replace(
+                self._order(row, contribution, starts(contribution.lora_rank)),
+                ledger_json=assurances.for_client(contribution.client_id) if assurances is not None else "",
+                counted_round=counted.get(contribution.client_id, 0),
+            )
             message_id = contribution.message_id
             if not message_id or not self._grid.is_known(message_id):
                 message_id = self._grid.send(order, deadline_s=left_s)
                 crashpoint(f"{ORDER.name}.{AFTER_EFFECT}")
-                self._store.order_sent(
-                    self._run_id,
-                    row.round_index,
-                    row.attempt,
-                    order.client_id,
-                    message_id=message_id,
-                    bytes_down=len(order.payload),
+                sent.append(
+                    Sent(client_id=order.client_id, message_id=message_id, bytes_down=len(order.payload))
                 )
+                if len(sent) >= TOGETHER:
+                    self._tell(row, sent)
+                    sent = []
             waiting[message_id] = order
+        self._tell(row, sent)
         return waiting
 
-    def _starts(self, row: RoundRow) -> Callable[[int], bytes]:
-        """lora_rank -> what a client of that rank receives; made once a rank."""
+    def _starts(self, row: RoundRow) -> Callable[[int], tuple[bytes, str]]:
+        """lora_rank -> what a client of that rank receives, and its hash; made once a rank."""
         state = self._artifacts.load_state(row.start_sha256)
 
         @cache
-        def start(lora_rank: int) -> bytes:
+        def start(lora_rank: int) -> tuple[bytes, str]:
             scale = self._recipe.scale_of(lora_rank)
             sent = self._method.starting_point(state, lora_rank=lora_rank, scale=scale)
-            return to_bytes(replace(sent, control=state.control))
+            payload = to_bytes(replace(sent, control=state.control))
+            return payload, sha256_hex(payload)
 
         return start
 
-    def _order(
-        self, row: RoundRow, contribution: ContributionRow, payload: bytes, ledger_json: str
-    ) -> TrainOrder:
-        recipe = self._recipe
+    def _order(self, row: RoundRow, contribution: ContributionRow, start: tuple[bytes, str]) -> TrainOrder:
         reserved = (
             reservation_id(self._run_id, row.round_index, row.attempt, contribution.client_id)
             if self._event
@@ -188,16 +203,12 @@ class Delivery:
             round_index=row.round_index,
             attempt=row.attempt,
             client_id=contribution.client_id,
-            recipe_json=canonical_json(recipe),
-            recipe_sha256=recipe_sha256(recipe),
+            recipe_json=self._recipe_json,
+            recipe_sha256=self._recipe_sha256,
             lora_rank=contribution.lora_rank,
             reservation_id=reserved,
-            payload=payload,
-            payload_sha256=sha256_hex(payload),
-            ledger_json=ledger_json,
-            counted_round=counted_round(self._store, self._run_id, row.round_index, contribution.client_id)
-            if recipe.training.algorithm == "scaffold"
-            else 0,
+            payload=start[0],
+            payload_sha256=start[1],
         )
 
     def _leave_behind(self, row: RoundRow, code: str) -> None:
@@ -207,12 +218,10 @@ class Delivery:
             if code == DEADLINE
             else "the round closed with its minimum before this answer"
         )
-        for c in orders_to_send(self._store.contributions(self._run_id, row.round_index, row.attempt)):
-            self._store.reply_failed(
-                self._run_id, row.round_index, row.attempt, c.client_id, code=code, message=message
-            )
-            if c.message_id:
-                self._overdue[c.message_id] = c
+        rows = self._store.contributions(self._run_id, row.round_index, row.attempt)
+        left = list(orders_to_send(rows))
+        self._tell(row, [Refused(client_id=c.client_id, code=code, message=message) for c in left])
+        self._overdue |= {c.message_id: c for c in left if c.message_id}
 
     def _count_useless(self, row: RoundRow, message_id: str, reply: TrainReply | GridFailure) -> None:
         """A late or second reply: it changes nothing but a counter."""
@@ -224,8 +233,23 @@ class Delivery:
         elif message_id in self._answered:
             self._store.count(self._run_id, row.round_index, "duplicate_replies")
 
-    def _take(self, row: RoundRow, order: TrainOrder, reply: TrainReply | GridFailure) -> None:
-        keys = (self._run_id, row.round_index, row.attempt, order.client_id)
+    def _take(self, row: RoundRow, answers: Sequence[tuple[TrainOrder, TrainReply | GridFailure]]) -> None:
+        """Judge each answer by itself, keep what is admitted, then record all of them in one transaction."""
+        judged = [self._judged(row, order, reply) for order, reply in answers]
+        payloads = [
+            reply.payload
+            for (_, reply), told in zip(answers, judged, strict=True)
+            if isinstance(told, Received) and isinstance(reply, TrainReply)
+        ]
+        self._artifacts.put_all(payloads, "update")
+        self._tell(row, judged)
+        for told in judged:
+            self._on_reply(row.round_index, told.client_id, isinstance(told, Received))
+
+    def _judged(
+        self, row: RoundRow, order: TrainOrder, reply: TrainReply | GridFailure
+    ) -> Received | Refused:
+        """What becomes of an answer. The name of an update that is admitted is the hash of its bytes."""
         for ear in self._ears:
             ear.hear(order.client_id, reply)
         code, message = _complaint(reply)
@@ -243,21 +267,20 @@ class Delivery:
         if isinstance(reply, GridFailure) and code in REFUSED:
             self._store.count(self._run_id, row.round_index, "refused_replies")
         if code or isinstance(reply, GridFailure):
-            self._store.reply_failed(*keys, code=code, message=message)
-            self._on_reply(row.round_index, order.client_id, False)
-            return
-        sha256 = self._artifacts.put(reply.payload, "update")
+            return Refused(client_id=order.client_id, code=code, message=message)
         uniform = self._recipe.cohort.weights == "uniform"
-        self._store.reply_received(
-            *keys,
-            payload_sha256=sha256,
+        return Received(
+            client_id=order.client_id,
+            payload_sha256=reply.payload_sha256,
             bytes_up=len(reply.payload),
             weight=1.0 if uniform else reply.aggregation_weight,
             num_examples=reply.num_examples,
             lora_rank=lora_rank,
             compression_error=None if self._recipe.compression is None else reply.compression_error,
         )
-        self._on_reply(row.round_index, order.client_id, True)
+
+    def _tell(self, row: RoundRow, told: Sequence[Told]) -> None:
+        self._store.tell(self._run_id, row.round_index, row.attempt, told)
 
 
 def _complaint(reply: TrainReply | GridFailure) -> tuple[str, str]:

@@ -246,8 +246,9 @@ class _OneRun:
             cohort = self._chosen(cohort, round_index, attempt)
             draw = Draw(asked=cohort, others={})
         self._places.keep_only(self._run_id, draw.asked)
-        for client_id in cohort:  # before anything is written; the store asks again within its transaction
-            self._check_budget(round_index, client_id, self._store.spent_events(client_id))
+        if self._event is not None:  # before anything is written; the store asks again within its transaction
+            for client_id, spent in self._store.spent_by(sorted(cohort)).items():
+                self._check_budget(round_index, client_id, spent)
         if not state_sha256:
             state_sha256 = self._artifacts.put(to_bytes(self._initial_state(cohort)))
         else:
@@ -330,7 +331,9 @@ class _OneRun:
         return self._offers.within(ranks, round_index, self._recipe.cohort.minimum)
 
     def _counted(self) -> list[ContributionRow]:
-        """Updates that went into a closed round."""
+        """Updates that went into a closed round; only asked for where clients prune themselves."""
+        if self._recipe.method.self_pruning is None:
+            return []
         closed = {(r.round_index, r.attempt) for r in self._store.closed_rounds(self._run_id)}
         rows = self._store.contributions(self._run_id)
         return [c for c in rows if c.state == "RECEIVED" and (c.round_index, c.attempt) in closed]

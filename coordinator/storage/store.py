@@ -16,8 +16,8 @@ from coordinator.crashpoints import AFTER_COMMIT, BEFORE_COMMIT, crashpoint
 from coordinator.errors import RunNotFoundError, StorageError
 from coordinator.rounds import table
 from coordinator.rounds.table import ABSENT, Transition, moves
-from coordinator.storage.budgets import charge_budget, charged_events
-from coordinator.storage.charges import NOT_DRAWN, bodies_of
+from coordinator.storage.budgets import charged_events, spent_together
+from coordinator.storage.charges import bodies_of
 from coordinator.storage.database import Database
 from coordinator.storage.decisions import RecordedDecisions
 from coordinator.storage.identities import Identities
@@ -32,16 +32,14 @@ from coordinator.storage.models import (
     RoundRow,
     RunRow,
 )
+from coordinator.storage.planning import plan_attempt
 from coordinator.storage.resuming import let_go_on
+from coordinator.storage.telling import Received, Refused, Sent, Told, tell, transition_of
 from motet.clock import Clock, SystemClock
 from motet.recipe import Recipe, canonical_json, recipe_sha256
 from privacy.ledger.entries import (
     CancelRefused,
-    Order,
     RunDeclared,
-    Settle,
-    reservation_id,
-    reserve_of,
 )
 
 if TYPE_CHECKING:
@@ -104,13 +102,15 @@ class Store:
         return self._ledger
 
     @contextmanager
-    def _making(self, transition: Transition) -> Iterator[Session]:
-        """The one transaction of a transition; a test may let the process die before or after its commit."""
+    def _making(self, *transitions: Transition) -> Iterator[Session]:
+        """The one transaction of them; a test may let the process die before or after its commit, once for each."""
         with self._transaction() as session:
             yield session
             session.flush()
-            crashpoint(f"{transition.name}.{BEFORE_COMMIT}")
-        crashpoint(f"{transition.name}.{AFTER_COMMIT}")
+            for transition in transitions:
+                crashpoint(f"{transition.name}.{BEFORE_COMMIT}")
+        for transition in transitions:
+            crashpoint(f"{transition.name}.{AFTER_COMMIT}")
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
@@ -279,8 +279,8 @@ class Store:
           deadline_s: seconds from now.
           ranks: client id -> lora_rank; the cohort.
           event: what each client is charged; None when the run is not private.
-          may_spend: called with each client and all that was reserved for it before, within the transaction; what it
-            raises rolls everything back, so that two runs can not both take the last of a budget.
+          may_spend: called with each client and all that was reserved for it before (``spent_by``), within the
+            transaction; what it raises rolls everything back, so that two runs can not both take the last of a budget.
           others: client id -> lora_rank of those who are charged as well and not asked.
         """
         others = others or {}
@@ -303,49 +303,24 @@ class Store:
                 )
             )
             session.flush()
-            for client_id, rank in sorted({**others, **ranks}.items()):
-                session.add(
-                    ContributionRow(
-                        run_id=run_id,
-                        round_index=round_index,
-                        attempt=attempt,
-                        client_id=client_id,
-                        state=(table.ORDER if client_id in ranks else table.SKIP).after,
-                        lora_rank=rank,
-                    )
-                )
-                if event is None:
-                    continue
-                charge_budget(session, client_id, may_spend)
-                session.add(
-                    PrivacyEventRow(
-                        reservation_id=reservation_id(run_id, round_index, attempt, client_id),
-                        run_id=run_id,
-                        round_index=round_index,
-                        attempt=attempt,
-                        client_id=client_id,
-                        event_json=event.to_json(),
-                        state=table.RESERVE.after,
-                        reserved_at=now,
-                    )
-                )
-            if event is not None:
-                everybody = sorted({**others, **ranks})
-                charges = [reserve_of(run_id, round_index, attempt, c, event) for c in everybody]
-                skipped = [
-                    CancelRefused(
-                        reservation_id=reservation_id(run_id, round_index, attempt, c), reason=NOT_DRAWN
-                    )
-                    for c in sorted(others)
-                ]
-                self._ledger.record(session, [*charges, *skipped])
+            place = (run_id, round_index, attempt)
+            plan_attempt(
+                session, self._ledger, place, ranks, others, event=event, may_spend=may_spend, reserved_at=now
+            )
+
+    def tell(self, run_id: str, round_index: int, attempt: int, all_told: Sequence[Told]) -> None:
+        """Orders that left and answers that came, of one attempt, in one transaction; see ``storage.telling``."""
+        if not all_told:
+            return
+        with self._making(*map(transition_of, all_told)) as session:
+            tell(session, self._ledger, (run_id, round_index, attempt), all_told)
 
     def order_sent(
         self, run_id: str, round_index: int, attempt: int, client_id: str, *, message_id: str, bytes_down: int
     ) -> None:
         """Remember the message that carries an order."""
-        place = (run_id, round_index, attempt, client_id)
-        self._contribution(table.SEND, *place, message_id=message_id, bytes_down=bytes_down)
+        sent = Sent(client_id=client_id, message_id=message_id, bytes_down=bytes_down)
+        self.tell(run_id, round_index, attempt, [sent])
 
     def reply_received(
         self,
@@ -362,27 +337,22 @@ class Store:
         compression_error: float | None = None,
     ) -> None:
         """An update is stored and admitted; its charge is settled. ``lora_rank``: where it is not what was ordered."""
-        pruned = {} if lora_rank is None else {"lora_rank": lora_rank}
-        self._contribution(
-            table.RECEIVE,
-            run_id,
-            round_index,
-            attempt,
-            client_id,
+        received = Received(
+            client_id=client_id,
             payload_sha256=payload_sha256,
             bytes_up=bytes_up,
             weight=weight,
             num_examples=num_examples,
+            lora_rank=lora_rank,
             compression_error=compression_error,
-            **pruned,
         )
+        self.tell(run_id, round_index, attempt, [received])
 
     def reply_failed(
         self, run_id: str, round_index: int, attempt: int, client_id: str, *, code: str, message: str
     ) -> None:
         """A client refused, failed, or sent what is not admitted. Its charge stays reserved: it counts in full."""
-        place = (run_id, round_index, attempt, client_id)
-        self._contribution(table.REFUSE, *place, error_code=code, error_message=message[:2000])
+        self.tell(run_id, round_index, attempt, [Refused(client_id=client_id, code=code, message=message)])
 
     def reply_late(
         self, run_id: str, round_index: int, attempt: int, client_id: str, *, bytes_up: int
@@ -423,42 +393,6 @@ class Store:
         )
         with self._reading() as session:
             return session.scalars(query).all()
-
-    def _contribution(
-        self,
-        transition: Transition,
-        run_id: str,
-        round_index: int,
-        attempt: int,
-        client_id: str,
-        **values: Any,  # noqa: ANN401 - column values
-    ) -> None:
-        place = (run_id, round_index, attempt, client_id)
-        name = reservation_id(*place)
-        with self._making(transition) as session:
-            row = session.get(ContributionRow, place)
-            if not moves(transition, row.state if row else ABSENT, what=_answer(*place)) or row is None:
-                return
-            for column, value in {**values, "state": transition.after}.items():
-                setattr(row, column, value)
-            charge = session.get(PrivacyEventRow, name)
-            body: Body | None = None
-            if transition == table.SEND:
-                body = Order(
-                    reservation_id=name if charge is not None else "",
-                    run_id=run_id,
-                    round_index=round_index,
-                    attempt=attempt,
-                    client_id=client_id,
-                    message_id=values["message_id"],
-                )
-            elif charge is not None and transition == table.RECEIVE:
-                if moves(table.SETTLE, charge.state, what=f"charge {name}"):
-                    charge.state = table.SETTLE.after
-                body = Settle(reservation_id=name, payload_sha256=values["payload_sha256"])
-            elif charge is not None:
-                body = CancelRefused(reservation_id=name, reason=values["error_code"] or "failed")
-            self._ledger.record(session, [] if body is None else [body])
 
     def abort_round(self, run_id: str, round_index: int, attempt: int, reason: str) -> None:
         """PLANNED -> ABORTED. Reservations stay: they count in full."""
@@ -544,6 +478,11 @@ class Store:
         """Everything reserved for a client, settled or not, in the order of reservation; over all runs, or of one."""
         with self._reading() as session:
             return charged_events(session, client_id, run_id)
+
+    def spent_by(self, client_ids: Sequence[str]) -> dict[str, list[Event]]:
+        """What each was charged over all runs; equal events as one (``storage.budgets.spent_together``)."""
+        with self._reading() as session:
+            return spent_together(session, client_ids)[0]
 
     def register_client(
         self, client_id: str, public_key: bytes, *, node_id: str = "", capacity_class: str = ""
