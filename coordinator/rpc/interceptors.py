@@ -189,6 +189,10 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc, unused-ignore]
             "%s %s by %s: OK in %.3f s", request_id, method, peer, seconds, extra={"request_id": request_id}
         )
 
+    def left(self, method: str) -> None:
+        """Count a stream that its caller left before its end."""
+        self._counts.served(method, "CANCELLED")
+
     def refuse(
         self, method: str, context: grpc.ServicerContext, peer: str, error: Exception, started: float
     ) -> NoReturn:
@@ -264,9 +268,15 @@ class _Guarded:
                 yield from self._handler.unary_stream(self._parsed(data), context)
         except Exception as e:  # noqa: BLE001 - as above
             self._guard.refuse(self._method, context, who, e, started)
+        except GeneratorExit:
+            self._guard.left(self._method)
+            raise
         finally:
             if is_open:
                 self._guard.close_stream()
+        if not context.is_active():
+            self._guard.left(self._method)
+            return
         _echo(context, call.request_id)
         self._guard.ended(self._method, context, who, started)
 

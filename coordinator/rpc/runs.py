@@ -11,7 +11,7 @@ from coordinator.rpc.records import run_record
 from coordinator.rpc.roles import RESEARCHER
 from coordinator.rpc.watching import run_events
 from motet.connection.errors import BadRequestError, NotAllowedError
-from motet.errors import WrongStateError
+from motet.errors import RunNotFoundError, WrongStateError
 from motet.recipe import parse_recipe, recipe_sha256
 from motet.wire.control_codec import encode
 from motet.wire.v1 import control_pb2, control_pb2_grpc
@@ -42,8 +42,7 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
                 "a run id has letters, digits, dot, dash and underscore, at most 63", hint="send none"
             )
         recipe = parse_recipe(request.recipe_text)
-        known = [r for r in self._store.list_runs() if r.run_id == request.run_id]
-        if known and known[0].recipe_sha256 != recipe_sha256(recipe):
+        if self._recipe_of(request.run_id) not in {"", recipe_sha256(recipe)}:
             raise BadRequestError(
                 f"run {request.run_id} exists with another recipe", hint="choose another id"
             )
@@ -117,6 +116,13 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
         self._store.get_run(request.run_id)
         for event in run_events(self._store, request.run_id, context, self._resources):
             yield encode(event)
+
+    def _recipe_of(self, run_id: str) -> str:
+        """Hash of the recipe of a run; empty where there is no such run."""
+        try:
+            return self._store.get_run(run_id).recipe_sha256 if run_id else ""
+        except RunNotFoundError:
+            return ""
 
     def _run(self, run_id: str) -> control_pb2.Run:
         message: control_pb2.Run = encode(run_record(self._store, self._store.get_run(run_id)))

@@ -47,6 +47,7 @@ privacy: {noise_multiplier: 1.0, sampling_rate: 0.1}
 cohort: {clients: [a, b], minimum: 1}
 """
 EVENT = PoissonGaussianEvent(noise_multiplier=1.0, sampling_rate=0.1, num_steps=10)
+LEFT = ("/motet.v1.RunService/WatchRun", "CANCELLED")
 NOBODY_MAY = {m for m in called_methods() if "EnrolmentService" in m}
 
 
@@ -320,6 +321,8 @@ def test_a_run_is_submitted_listed_shown_and_cancelled(served, people, tmp_path)
     assert runs.submit(parse_recipe(RECIPE), run_id="r-mine").run_id == first.run_id
     assert (first.state, first.rounds_total, first.name) == ("QUEUED", 3, "shown")
     assert runs.get("r-mine") == first
+    with pytest.raises(BadRequestError, match="another recipe"):
+        runs.submit(parse_recipe(RECIPE.replace("shown", "other")), run_id="r-mine")
     assert first in runs.list(state="QUEUED")
     assert people["auditor"].recipes.get(first.recipe_sha256).name == "shown"
     ended = runs.cancel("r-mine")
@@ -443,6 +446,7 @@ def test_a_watch_that_is_left_frees_its_thread(served, people):
             next(people["operator"].runs.watch("r-left"))
         for watch in watches:
             watch.close()
+        assert _until(lambda: served.counts.calls().get(LEFT, 0) >= places)
         assert _until(lambda: _can_watch(people["operator"], "r-left"))
 
 

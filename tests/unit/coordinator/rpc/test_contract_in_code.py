@@ -14,6 +14,7 @@ from coordinator.rpc.roles import ALLOWED, ANYONE, ROLES, may_call
 from coordinator.rpc.server import SERVICERS, called_methods
 from motet.connection.errors import RecipeRefusedError
 from motet.connection.faults import FAULTS, raised, told
+from motet.recipe import canonical_json, load_recipe, parse_recipe, recipe_sha256
 from motet.wire import control
 from motet.wire.control_codec import decode, encode, message_of
 from motet.wire.v1 import control_pb2
@@ -143,3 +144,10 @@ def test_every_error_that_a_servicer_can_raise_has_a_row():
         *("ControlServerError", "CertificateError", "ServerFaultError"),
         *("InputAsOutputError", "BundleError"),
     }
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples/recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_recipe_is_the_same_after_its_way_to_the_server(path):
+    recipe = load_recipe(path, combinations=False)
+    text = canonical_json(recipe)  # what motet.connect sends, and the server reads as any recipe's text
+    assert recipe_sha256(parse_recipe(text, combinations=False)) == recipe_sha256(recipe)
