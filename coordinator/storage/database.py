@@ -18,7 +18,14 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import URL, Engine, create_engine, event, make_url, select, text
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+)
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator.errors import DatabaseAwayError, LeadLostError, StorageError
@@ -30,6 +37,8 @@ if TYPE_CHECKING:
 _one_migration_at_a_time = threading.Lock()  # alembic's environment is global to the process
 _READS = "motet_reads"  # execution option of connections that change nothing
 _LET_GO = text("SELECT set_config('idle_in_transaction_session_timeout', :ms, true)")
+_GIVEN_UP = {"57P01", "57P02", "57P03", "25P03"}  # shut down, crashed, not up yet, idle for too long
+_TURNED_AWAY = ("authentication", "does not exist", "no password supplied", "pg_hba.conf", "certificate")
 _MIGRATION_LOCK = 0x6D6F746574  # any number that nobody else uses: "motet"
 _HINTS = (
     (("readonly", "read-only"), "make the database and its folder writable for this user"),
@@ -184,12 +193,12 @@ class Database:
                 f"database {self._shown}: {e}",
                 hint="it was made by another version of Motet; install that version, or choose another --home",
             ) from e
-        except DatabaseError as e:
+        except (DatabaseError, InterfaceError) as e:
             words = " ".join(str(e.orig).split())
             password = self._engine.url.password
             if password:
                 words = words.replace(str(password), "***")
-            if self.is_postgresql and (e.connection_invalidated or _is_away(words)):
+            if self.is_postgresql and _is_away(e, words):
                 raise DatabaseAwayError(
                     f"database {self._shown}: {words}", hint="start the database server, or check its address"
                 ) from None
@@ -264,16 +273,13 @@ def _begin_immediate(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's co
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-def _is_away(words: str) -> bool:
-    signs = (
-        "connection failed",
-        "could not connect",
-        "the connection is",
-        "server closed",
-        "terminating connection",
-    )
-    return (
-        any(sign in words for sign in signs)
-        and "authentication" not in words
-        and "does not exist" not in words
-    )
+def _is_away(error: DBAPIError, words: str) -> bool:
+    """Whether the server can not be reached now, or gave the connection up; not where it turns this user away."""
+    if error.connection_invalidated:
+        return True
+    if not isinstance(error, (OperationalError, InterfaceError)):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    if state:
+        return state.startswith("08") or state in _GIVEN_UP
+    return not any(sign in words for sign in _TURNED_AWAY)
