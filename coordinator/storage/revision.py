@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +15,13 @@ from sqlalchemy import URL, inspect, select
 from coordinator.errors import StorageError
 from coordinator.rounds.table import ENDED
 from coordinator.storage.database import Database
+from coordinator.storage.leases import Leases
 from coordinator.storage.models import LedgerEntryRow, RunRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from coordinator.storage.leases import Leader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +33,14 @@ class Look:
       revision: None where there are no tables of Motet.
       leaves: canonical bytes of the ledger's entries, in order; empty before revision 0002.
       recipes: canonical JSON of the runs that have not ended.
+      leader: who leads now, by its lease; None while nobody does.
     """
 
     shown: str
     revision: str | None
     leaves: Sequence[bytes]
     recipes: Sequence[str]
+    leader: Leader | None = None
 
 
 def known_revisions() -> list[str]:
@@ -66,11 +71,13 @@ def look_at(where: Path | URL) -> Look:
             is_whole = revision in known_revisions()
             leaves = select(LedgerEntryRow.leaf).order_by(LedgerEntryRow.sequence)
             recipes = select(RunRow.recipe_json).where(RunRow.state.not_in(ENDED))
-            return Look(
+            found = Look(
                 shown=database.shown,
                 revision=revision,
                 leaves=list(session.scalars(leaves)) if is_whole and "ledger_entries" in tables else [],
                 recipes=list(session.scalars(recipes)) if is_whole and "runs" in tables else [],
             )
+        leader = Leases(database).leader() if "leases" in tables else None
+        return replace(found, leader=leader if leader is not None and leader.left_s > 0 else None)
     finally:
         database.close()

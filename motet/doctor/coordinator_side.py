@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -29,7 +30,6 @@ from privacy.ledger.notes import open_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SIGNS = ("motet.db", "database.url", "coordinator.lock", "tls")
 
@@ -37,27 +37,37 @@ SIGNS = ("motet.db", "database.url", "coordinator.lock", "tls")
 def look(home: Path) -> Iterator[Finding]:
     """Everything about a coordinator's home."""
     lock = home / "coordinator.lock"
-    is_running = machine.is_locked(lock)
+    seen, problem = _looked_at(home)
+    is_locked = machine.is_locked(lock)
+    leader = seen.leader if seen is not None else None
+    stands_by = is_locked and leader is not None and Path(leader.home) != home.resolve()
+    is_running = is_locked and not stands_by
     yield machine.disk(home)
     yield from _secrets(home)
     yield from _certificates(home, is_running=is_running)
     yield from _network(home, is_running=is_running)
+    if stands_by and leader is not None:
+        yield ok("lead", home, f"stands by: {leader.in_words()}")
     yield from check_processes(
         str(home),
         is_running=is_running,
         flower=machine.flower_processes(home),
         coordinator=machine.lock_holder(lock) if is_running else None,
     )
-    seen: Look | None = None
-    try:
-        seen = look_at(database_of(home))
-    except MotetError as e:
-        yield failure("database", home, e.message, e.hint)
-    else:
+    if problem is not None:
+        yield problem
+    if seen is not None:
         yield check_revision(seen.shown, seen.revision, known_revisions(), str(home))
     yield from _ledger(home, seen)
     yield from machine.models(_models(seen))
     yield _artifacts(home)
+
+
+def _looked_at(home: Path) -> tuple[Look | None, Finding | None]:
+    try:
+        return look_at(database_of(home)), None
+    except MotetError as e:
+        return None, failure("database", home, e.message, e.hint)
 
 
 def _secrets(home: Path) -> list[Finding]:

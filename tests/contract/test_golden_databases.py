@@ -5,6 +5,7 @@ from importlib import resources
 import pytest
 from alembic import command
 from alembic.config import Config
+from databases import new_place, postgresql_url  # noqa: F401 - a fixture
 from golden_databases import FOLDER, fill, read_golden, revisions, tables, write_key
 from sqlalchemy import MetaData, create_engine, insert, select
 
@@ -65,10 +66,26 @@ def repr_of(row):
     return repr(sorted((k, v if not isinstance(v, bool) else int(v)) for k, v in row.items()))
 
 
-@pytest.fixture(params=revisions())
-def golden(request, place):
+def cases():
+    """Every revision on SQLite; on PostgreSQL the first and the last in the default suite, all of them in the whole."""
+    found = []
+    for revision in revisions():
+        marks = [pytest.mark.xdist_group("postgresql")]
+        marks += [] if revision in {revisions()[0], revisions()[-1]} else [pytest.mark.slow]
+        found += [pytest.param(revision, "sqlite"), pytest.param(revision, "postgresql", marks=marks)]
+    return found
+
+
+@pytest.fixture
+def place(request, tmp_path):
+    """An empty database of the kind that the case names."""
+    with new_place(request, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def golden(revision, place):
     """An open store on what the revision's Motet left, and the tables as it left them."""
-    revision = request.param
     original = place.ledger.parent / "original.db"
     read_golden(revision, original)
     content = tables(original)
@@ -91,6 +108,10 @@ def test_every_revision_has_a_golden_database():
         assert f"INSERT INTO \"alembic_version\" VALUES('{revision}');" in text
 
 
+EVERY = pytest.mark.parametrize(("revision", "place"), cases(), indirect=["place"])
+
+
+@EVERY
 def test_an_upgrade_keeps_every_row_of_every_table(golden):
     store, content, _ = golden
     after = rows_of(store)
@@ -105,6 +126,7 @@ def test_an_upgrade_keeps_every_row_of_every_table(golden):
     assert {b["client_id"]: b["charges"] for b in after["budgets"]} == {"a": 4, "b": 4}
 
 
+@EVERY
 def test_after_an_upgrade_the_ledger_is_a_chain_that_keeps_every_rule_and_has_every_charge(golden):
     store, content, _ = golden
     checkpoint = store.ledger.reconcile()
@@ -118,6 +140,7 @@ def test_after_an_upgrade_the_ledger_is_a_chain_that_keeps_every_rule_and_has_ev
     assert leaves[: len(told)] == told
 
 
+@EVERY
 def test_after_an_upgrade_work_goes_on_and_every_old_charge_still_counts(golden):
     store, _, _ = golden
     store.ledger.reconcile()
@@ -129,6 +152,7 @@ def test_after_an_upgrade_work_goes_on_and_every_old_charge_still_counts(golden)
     assert store.next_run().run_id == "r-open"
 
 
+@pytest.mark.parametrize(("revision", "place"), [(revisions()[-1], "sqlite")], indirect=["place"])
 def test_a_charge_that_an_upgrade_lost_would_be_found(golden, place):
     """Positive control: the checks above can fail."""
     store, content, _ = golden

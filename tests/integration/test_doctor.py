@@ -1,5 +1,6 @@
 """``motet doctor`` at homes that work and at homes that do not, as people type it."""
 
+import fcntl
 import json
 import shutil
 import socket
@@ -88,6 +89,21 @@ def test_the_doctor_names_each_fault_of_a_broken_client(federation, tmp_path):
     code, found = doctor(federation, "--client-home", home, "--join", elsewhere)
     assert code == 12
     assert failures(found) == {"secrets", "ledger", "policy", "coordinator"}
+
+
+def test_a_coordinator_that_stands_by_is_no_fault(federation):
+    """The facts of a standby, put together: its home is locked, and another leads."""
+    home = federation.home / "standby"
+    home.mkdir()
+    shutil.copytree(federation.place / "tls", home / "tls")
+    (home / "motet.db").symlink_to(federation.place / "motet.db")
+    with (home / "coordinator.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _, found = doctor(federation, "--home", home)
+        assert [f["level"] for f in found["processes"]] == ["ok"]
+        assert [f["level"] for f in found["lead"]] == ["ok"]
+        assert str(federation.place.resolve()) in found["lead"][0]["what"]
+    shutil.rmtree(home)
 
 
 def test_the_doctor_imports_no_torch(tmp_path):
