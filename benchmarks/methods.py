@@ -16,7 +16,7 @@ Each finished cell is a line of benchmarks/results/methods.jsonl; cells that sta
 interrupted campaign goes on where it was, and ``--only`` and ``--seeds`` let several processes share it.
 
 Run: python benchmarks/methods.py [--quick] [--only TASK ...] [--seeds 1 2 3] [--methods NAME ...] [--report].
-Writes methods.jsonl as it goes, and methods.json and methods.png at the end (or at once with ``--report``).
+Writes methods.jsonl as it goes, and methods.json, methods.md and methods.png at the end (or at once with ``--report``).
 """
 
 from __future__ import annotations
@@ -314,7 +314,12 @@ def main() -> None:
     }
     (folder / "methods.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     methods_reading.draw(result, folder / "methods.png")
-    print(methods_reading.table(result))
+    whole = methods_reading.table(result)
+    (folder / "methods.md").write_text(
+        f"# Every method, by task and seed\n\nMade by `python benchmarks/methods.py --report`.\n{whole}\n",
+        encoding="utf-8",
+    )
+    print(whole + "\n\n" + methods_reading.short_table(result))
 
 
 if __name__ == "__main__":

@@ -108,6 +108,39 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def short_table(result: Mapping[str, Any]) -> str:
+    """Markdown, one row a method: each task's mean over the seeds, and what goes up and down on the first task.
+
+    Bold: apart from FedIT, for better or for worse, by at least what is printed. A cell without all its seeds is empty.
+    """
+    tasks = result["tasks"]
+    names = sorted({name for found in tasks.values() for name in found["rows"]})
+    heads = [f"{task}, {'%' if found['measure'] == 'accuracy' else 'loss'}" for task, found in tasks.items()]
+    parts = [f"| method (ranks) | {' | '.join(heads)} | kB up | kB down |", "|---" * (len(heads) + 3) + "|"]
+    for name in names:
+        cells = [_short(found, name) for found in tasks.values()]
+        sizes = next(iter(tasks.values()))["rows"].get(name)
+        bytes_both = (
+            ["", ""] if sizes is None else [f"{sizes[k] / 1e3:,.0f}" for k in ("bytes_up", "bytes_down")]
+        )
+        parts.append(f"| {name} | {' | '.join([*cells, *bytes_both])} |")
+    return "\n".join(parts)
+
+
+def _short(found: Mapping[str, Any], name: str) -> str:
+    row = found["rows"].get(name)
+    if row is None or len(row["by_seed"]) < _most_seeds(found):
+        return ""
+    text = _number(row["mean"], found["measure"])
+    beside = row["beside"].get(BESIDE[1])
+    is_apart = beside is not None and beside["separates"]
+    return (
+        f"**{text}**"
+        if is_apart and text != _number(found["rows"][BESIDE[1]]["mean"], found["measure"])
+        else text
+    )
+
+
 def _most_seeds(found: Mapping[str, Any]) -> int:
     """Means over different seeds can not be compared: seeds differ more than methods do."""
     return max(len(row["by_seed"]) for row in found["rows"].values())

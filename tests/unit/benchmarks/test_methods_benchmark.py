@@ -75,6 +75,10 @@ def test_the_report_pairs_seeds_and_writes_a_table_and_a_picture(methods, tmp_pa
     rows = reading.table(result).splitlines()
     assert rows[-2].startswith("| head alone (none) | 52.0 |")
     assert rows[-1].startswith("| fedit (equal) | - |")  # a mean over fewer seeds is not compared
+    assert reading.short_table(result).splitlines()[2:] == [
+        "| fedit (equal) |  | 0 | 0 |",
+        "| head alone (none) | **52.0** | 0 | 0 |",
+    ]
     reading.draw(result, tmp_path / "m.png")
     assert (tmp_path / "m.png").stat().st_size > 1000
     losses = [{**row, "loss": 1 - row["accuracy"]} for row in lines]
