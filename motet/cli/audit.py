@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -173,11 +174,35 @@ def result_as_json(result: AuditResult) -> dict[str, Any]:
             asdict(s) | {"epsilon_pld": finite(s.epsilon_pld), "epsilon_rdp": finite(s.epsilon_rdp)}
             for s in result.data_sets
         ],
+        "recipe_decisions": decisions_of(result),
         **result.summary,
     }
 
 
 _FINDINGS_SHOWN = 20
+
+
+def decisions_of(result: AuditResult) -> list[dict[str, Any]]:
+    """Who allowed or refused which recipe, in the order of the ledger, with the runs of that recipe."""
+    runs: dict[str, list[str]] = {}
+    for run_id, recipe_sha256 in result.state.recipes.items():
+        runs.setdefault(recipe_sha256, []).append(run_id)
+    return [asdict(d) | {"runs": runs.get(d.recipe_sha256, [])} for _, d in result.state.decisions]
+
+
+def print_decisions(result: AuditResult, console: Console) -> None:
+    """The decisions for people; nothing where there are none."""
+    rows = decisions_of(result)
+    if not rows:
+        return
+    table = Table(
+        "client", "recipe", "runs", "decision", "by", "reason", title="recipes, as owners decided and signed"
+    )
+    table.title_justify = "left"
+    for row in rows:
+        cells = (row["client_id"], row["recipe_sha256"][:12], ", ".join(row["runs"]) or "none")
+        table.add_row(*(escape(c) for c in (*cells, row["decision"], row["made_by"], row["reason"])))
+    console.print(table, highlight=False)
 
 
 def print_result(result: AuditResult, console: Console) -> None:
@@ -217,6 +242,7 @@ def print_result(result: AuditResult, console: Console) -> None:
             row = (s.client_id, s.data_set[:12], s.unit, str(s.charges))
             table.add_row(*row, f"{s.epsilon_pld:.4f}", f"{s.target_delta:g}")
         console.print(table, highlight=False)
+    print_decisions(result, console)
     for finding in result.findings[:_FINDINGS_SHOWN]:
         where = f"row {finding.row}" if finding.row else "the file"
         console.print(

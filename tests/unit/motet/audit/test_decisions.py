@@ -1,6 +1,7 @@
 """Data owners' decisions on the ledger: signed by them, or found."""
 
 import dataclasses
+import json
 
 import pytest
 from audit_houses import RECIPE, order, reserve
@@ -83,3 +84,22 @@ def test_a_decision_travels_as_canonical_text(house):
     for text in ("{}", "[]", "no", to_text(made).replace(":5,", ":5.0,"), to_text(made)[:-1]):
         with pytest.raises(LedgerFormatError):
             from_text(text)
+
+
+def test_an_auditor_sees_who_approved_what(house, tmp_path, capsys):
+    from motet.cli.main import main
+
+    house.ledger.append([decision(house, "a"), decision(house, "b", "refused")])
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(house.bundle())
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", "verify", str(path), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert (ended.value.code or 0, told["ok"]) == (0, True)
+    rows = [(d["client_id"], d["decision"], d["made_by"], d["runs"]) for d in told["recipe_decisions"]]
+    assert rows == [("a", "approved", "owner", ["r-1"]), ("b", "refused", "owner", ["r-1"])]
+    with pytest.raises(SystemExit):
+        main(["audit", "verify", str(path)])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "2 signed decisions on recipes" in text
+    assert "refused" in text
