@@ -38,7 +38,9 @@ def test_the_result_does_not_depend_on_the_order_of_replies(federation, recipes)
     assert federation.engine().run(federation.submit(recipes["plain"], run_id="r-2")).adapter_sha256 == whole
 
 
-@pytest.mark.parametrize("where", ["plan_round", "tell", "close_round", "end_run"])  # ``tell``: orders, answers
+@pytest.mark.parametrize(
+    "where", ["plan_round", "tell", "close_round", "end_run"]
+)  # ``tell``: orders, answers
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_killed_before_or_after_any_transition_the_run_ends_with_the_same_adapter(
