@@ -54,6 +54,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.errors import ClientError
+from client.pace import Pace
 from client.whoami import heard
 from motet.abandoned import Abandoned
 from motet.wire.messages import CANCEL, LEAVE
@@ -62,8 +63,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 log = logging.getLogger(__name__)
-POLL_MIN_S, POLL_MAX_S, POLL_GROWTH = 0.1, 2.0, 1.5
-HEARTBEAT_S = 15.0
 ACTIVATE_RETRY_S = 2.0
 PART_BYTES = 4 << 20
 REMEMBERED = 64  # messages taken up, for questions after them
@@ -159,6 +158,7 @@ class FleetLink:
         self._stop = stop
         self._node_id = 0
         self._is_lost = False
+        self.pace = Pace()
         self._client = FleetHttpClient.from_server_address(
             address,
             False,
@@ -166,6 +166,7 @@ class FleetLink:
             interceptors=[
                 RuntimeVersionHttpInterceptor(component_name="SuperNode"),
                 NodeAuthHttpInterceptor(private, private.public_key()),
+                self.pace,
             ],
             retry_invoker=self._retry(),
         )
@@ -228,7 +229,9 @@ class FleetLink:
         said = False
         while not self._stop.is_set():
             try:
-                request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_S)
+                request = ActivateNodeRequest(
+                    public_key=self._public, heartbeat_interval=self.pace.told_heartbeat_s()
+                )
                 self._node_id = int(self._client.ActivateNode(request).node_id)
                 self._id_file.write_text(str(self._node_id))
                 heard(self._id_file.parent)
@@ -237,12 +240,12 @@ class FleetLink:
                 if not (said or self._stop.is_set()):
                     log.warning("the coordinator does not admit this client yet (%s); trying again", e)
                     said = True
-                self._stop.wait(ACTIVATE_RETRY_S)
+                self._stop.wait(self.pace.spread(ACTIVATE_RETRY_S))
 
     def _beat(self) -> bool:
         try:
             request = SendNodeHeartbeatRequest(
-                node=Node(node_id=self._node_id), heartbeat_interval=HEARTBEAT_S
+                node=Node(node_id=self._node_id), heartbeat_interval=self.pace.told_heartbeat_s()
             )
             is_known = bool(self._client.SendNodeHeartbeat(request).success)
         except (httpx.HTTPError, RuntimeError):
@@ -252,7 +255,7 @@ class FleetLink:
         return is_known
 
     def _heartbeat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S * 0.8):
+        while not self._stop.wait(self.pace.next_heartbeat_s()):
             if not self._beat() and not self._stop.is_set():
                 self._activate()
 
@@ -387,7 +390,7 @@ class FleetWorker:
 
     def _listen(self) -> None:
         """Take messages until ``stop``: often after a message or an answer, more seldom the longer nothing comes."""
-        wait = POLL_MIN_S
+        pace = self._link.pace
         while not self._stop.is_set():
             try:
                 item = self._link.receive()
@@ -396,11 +399,11 @@ class FleetWorker:
                     log.warning("no messages for now: %s", type(e).__name__)
                 item = None
             if item is None:
-                is_soon = self._look_soon.wait(wait)
+                if self._look_soon.wait(pace.next_wait_s()):
+                    pace.worked()
                 self._look_soon.clear()
-                wait = POLL_MIN_S if is_soon else min(wait * POLL_GROWTH, POLL_MAX_S)
                 continue
-            wait = POLL_MIN_S
+            pace.worked()
             if item[0].metadata.message_type == MessageType.QUERY:
                 self._handle_or_drop(*item)
             else:

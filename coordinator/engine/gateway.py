@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import uvicorn
 
+from coordinator.engine.pace import Pace
 from coordinator.engine.patience import ImpatientProtocol
+from motet.wire.pace import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,6 +38,7 @@ FLEET = frozenset(
 )
 MAX_BODY_BYTES = 16 << 20
 SILENCE_S = 30.0  # a body of which nothing comes for so long is given up
+_CALLER = b"flwr-public-key"  # Flower's header; importing its name would cost this process a hundred MB
 _HOP = frozenset(
     {
         b"connection",
@@ -88,7 +91,8 @@ async def _refuse(scope: dict[str, Any], send: Asgi, status: int) -> None:
 class ReverseProxy:
     """Streams a request to the SuperLink and its answer back; 503 where it is down, so that clients come again."""
 
-    def __init__(self, upstream: str, ca_file: str | None) -> None:
+    def __init__(self, upstream: str, ca_file: str | None, pace: Pace | None = None) -> None:
+        self._pace = pace or Pace()
         self._upstream = upstream.rstrip("/")
         context = ssl.create_default_context(cafile=ca_file) if ca_file else True
         self._client = httpx.AsyncClient(
@@ -117,6 +121,9 @@ class ReverseProxy:
             return
         try:
             kept = [(k, v) for k, v in response.headers.raw if k.lower() not in _HOP]
+            if response.status_code == 200:  # whose key it is has been verified
+                self._pace.seen(dict(headers).get(_CALLER, b""))
+                kept.append((HEADER.encode(), f"{self._pace.seconds():.1f}".encode()))
             await send({"type": "http.response.start", "status": response.status_code, "headers": kept})
             async for chunk in response.aiter_raw():
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})

@@ -70,7 +70,7 @@ def _locked_budgets(session: Session, names: Sequence[str]) -> dict[str, int]:
     new = [{"client_id": name, "charges": 0, "accounted": 0} for name in names if name not in found]
     if new:
         session.execute(insert(BudgetRow), new)
-    return {**{row["client_id"]: 0 for row in new}, **found}
+    return dict.fromkeys(names, 0) | found
 
 
 def spent_together(session: Session, names: Sequence[str]) -> tuple[dict[str, list[Event]], dict[str, int]]:

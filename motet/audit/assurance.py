@@ -87,6 +87,8 @@ class Assurances:
         self._note = notes[-1] if notes else ""
         self._sizes = sorted({_size(note) for note in notes})
         self._seen = _orders_that_may_be_last(ledger) if notes else {}
+        self._verifier = ledger.verifier() if notes else None
+        self._checkpoint = open_checkpoint(self._note, self._verifier) if self._verifier is not None else None
 
     def for_client(self, client_id: str) -> str:
         """For one order; empty while nothing was signed.
@@ -94,10 +96,9 @@ class Assurances:
         The proofs start at the checkpoints of the orders that this client may have seen last: the last one that it
         answered with an update, and those after it.
         """
-        if not self._note:
+        verifier, checkpoint = self._verifier, self._checkpoint
+        if verifier is None or checkpoint is None:
             return ""
-        verifier = self._ledger.verifier()
-        checkpoint = open_checkpoint(self._note, verifier)
         starts: set[int] = set()
         for sequence in self._seen.get(client_id, ()):
             end = bisect_right(self._sizes, sequence)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-_Stamps = tuple[tuple[int, int, int], ...]
+Stamps = tuple[tuple[int, int, int], ...]
 _RESTORE = "restore the newest backup; do not delete the file, that would forget what was spent"
 
 
@@ -33,7 +33,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._head_path = path.with_suffix(".head")
-        self._known: tuple[_Stamps, list[bytes]] | None = None
+        self._known: tuple[Stamps, list[bytes]] | None = None
 
     def lines(self) -> list[bytes]:
         """All lines that were promised. A line that a crash left half written is not among them.
@@ -41,7 +41,7 @@ class Journal:
         Raises:
           JournalError: unreadable; cut; older than it was; or its last promised line was altered.
         """
-        stamps = self._stamps()
+        stamps = self.stamps()
         if self._known is None or self._known[0] != stamps:  # somebody wrote since; read it whole
             self._known = stamps, self._checked_lines()
         return list(self._known[1])
@@ -81,7 +81,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
             self._write_head(len(known) + len(lines), lines[-1])
-            self._known = self._stamps(), [*known, *lines]
+            self._known = self.stamps(), [*known, *lines]
         except OSError as e:
             raise JournalError(
                 f"{self.path} can not be written: {e.strerror}", hint="check the disk and its rights"
@@ -105,7 +105,7 @@ class Journal:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _stamps(self) -> _Stamps:
+    def stamps(self) -> Stamps:
         """What changes whenever somebody writes the file or its head."""
         try:
             found = [path.stat() for path in (self.path, self._head_path) if path.exists()]

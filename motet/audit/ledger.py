@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 from typing import TYPE_CHECKING, NoReturn
 
 from cryptography.hazmat.primitives import serialization
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from motet.audit.journal import Stamps
     from privacy.ledger.entries import Body
 
 
@@ -44,6 +46,7 @@ class CoordinatorLedger:
         self._entries = Journal(folder / "entries.jsonl")
         self._checkpoints = Journal(folder / "checkpoints.jsonl")
         self._key: Ed25519PrivateKey | None = None
+        self._lock = threading.RLock()  # runs are threads
         self._forget()
 
     def _forget(self) -> None:
@@ -52,6 +55,7 @@ class CoordinatorLedger:
         self._index: dict[tuple[str, ...], int] = {}
         self._leaves: list[bytes] = []
         self._origin = ""
+        self._caught_up: Stamps | None = None
 
     def follow(self, leaves_from: Callable[[int], Sequence[bytes]]) -> Checkpoint:
         """Take over what another record of the same ledger holds beyond this one, and sign it; durable on return.
@@ -68,7 +72,7 @@ class CoordinatorLedger:
           JournalError: the ledger is damaged, cut, or can not be written.
           LedgerKeyError: the key is missing or is another one.
         """
-        with self._entries.locked():
+        with self._entries.locked(), self._lock:
             self._catch_up()
             common = len(self._leaves)
             told = leaves_from(max(common - 1, 0))
@@ -220,14 +224,20 @@ class CoordinatorLedger:
         self._entries.append(lines)
         for line in lines:
             self._take(line)
+        self._caught_up = self._entries.stamps()
 
     def _catch_up(self) -> None:
-        """Take in what other processes, or this one before a crash, have written."""
-        lines = self._entries.lines()
-        if lines[: len(self._leaves)] != self._leaves:
-            self._forget()
-        for line in lines[len(self._leaves) :]:
-            self._take(line)
+        """Take in what other processes, or this one before a crash, have written; nothing where nobody has."""
+        with self._lock:
+            stamps = self._entries.stamps()
+            if stamps == self._caught_up:
+                return
+            lines = self._entries.lines()
+            if lines[: len(self._leaves)] != self._leaves:
+                self._forget()
+            for line in lines[len(self._leaves) :]:
+                self._take(line)
+            self._caught_up = stamps
 
     def _take(self, line: bytes) -> None:
         index = len(self._leaves)

@@ -12,6 +12,7 @@ from flwr.proto.message_pb2 import PullObjectResponse
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 
 from client import fleet
+from client.pace import Pace
 
 
 class LateUploads:
@@ -67,7 +68,7 @@ class Silent:
     node_id = 1
 
     def __init__(self, fault):
-        self.fault, self.asked = fault, 0
+        self.fault, self.asked, self.pace = fault, 0, Pace()
 
     def receive(self):
         self.asked += 1

@@ -5,7 +5,11 @@ import asyncio
 import httpx
 import pytest
 
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+
+import coordinator.engine.gateway as gateway_module
 from coordinator.engine.gateway import FLEET, MAX_BODY_BYTES, FleetOnly, ReverseProxy
+from motet.wire.pace import HEADER
 
 PATH = "/v1/fleet/pull-messages"
 
@@ -179,3 +183,25 @@ def test_a_client_that_leaves_within_its_body_ends_the_request():
         return said(200)
 
     assert status(proxy(answer), scope(length="9"), chunks=()) == 503
+
+
+def test_answers_carry_how_often_to_ask_and_only_callers_that_the_superlink_admits_are_counted():
+    codes = {b"admitted": 200, b"stranger": 401}
+
+    async def answer(request):
+        return said(codes[request.headers["flwr-public-key"].split("-")[0].encode()])
+
+    gateway = proxy(answer)
+    for i in range(200):
+        sent = call(gateway, scope(headers=[(b"flwr-public-key", b"stranger-%d" % i)]))
+        assert HEADER.encode() not in dict(sent[0]["headers"])
+    told = [
+        dict(call(gateway, scope(headers=[(b"flwr-public-key", b"admitted-%d" % i)]))[0]["headers"])
+        for i in range(100)
+    ]
+    assert told[0][HEADER.encode()] == b"2.0"
+    assert told[-1][HEADER.encode()] == b"4.0"  # a hundred callers
+
+
+def test_the_header_of_the_callers_key_is_the_one_that_flower_sends():
+    assert FLEET_HTTP_PUBLIC_KEY_HEADER.encode() == gateway_module._CALLER
