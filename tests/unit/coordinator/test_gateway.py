@@ -4,7 +4,6 @@ import asyncio
 
 import httpx
 import pytest
-
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 
 import coordinator.engine.gateway as gateway_module
