@@ -11,6 +11,7 @@ from alembic.migration import MigrationContext
 from databases import Place
 from sqlalchemy import delete, inspect, text, update
 
+from aggregation.weighing import Verdict
 from coordinator.errors import DatabaseAwayError, RunNotFoundError, StorageError
 from coordinator.storage.models import Base, BudgetRow, LedgerEntryRow, PrivacyEventRow
 from motet.audit.errors import LedgerConflictError
@@ -167,6 +168,16 @@ def test_closing_twice_is_closing_once_and_another_adapter_is_refused(store):
     with pytest.raises(StorageError, match="is not open") as caught:
         store.close_round(run, 0, 0, **(close | {"adapter_sha256": "b" * 64}))
     assert "two coordinators" in caught.value.hint
+
+
+def test_a_round_closes_with_a_verdict_of_each_of_its_clients(store):
+    """Several rows of one table in one statement or in many: every one of them is written, and counted."""
+    run = store.submit_run(parse_recipe(RECIPE))
+    ranks = {"a": 2, "b": 2, "c": 2}
+    plan(store, run, ranks=ranks)
+    verdicts = {c: Verdict(change_norm=float(i), share=0.1 * i) for i, c in enumerate(ranks, 1)}
+    store.close_round(run, 0, 0, adapter_sha256="a" * 64, num_bytes=7, relative_error=0.0, verdicts=verdicts)
+    assert {c.client_id: c.change_norm for c in store.contributions(run)} == {"a": 1.0, "b": 2.0, "c": 3.0}
 
 
 def test_an_answer_after_the_deadline_changes_a_counter_and_no_payload(store):
