@@ -141,7 +141,7 @@ class FlowerSite:
             self.grid = self.new_grid()
             self.grid.online()
             self.clients = [self.start_client(name) for name in ("a", "b")]
-            until = time.monotonic() + 30
+            until = time.monotonic() + 90
             while set(self.grid.online()) != {"a", "b"}:
                 assert time.monotonic() < until
                 time.sleep(0.1)
