@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from coordinator.storage.where import open_store
 from motet.connection.errors import BadRequestError
@@ -84,4 +83,6 @@ def admit_key(
         ) from e
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
         raise RegistrationError(f"{place} is no P-384 key", hint="the client makes it: motet client init")
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes  # Flower takes its time to load
+
     store.register_client(client_id, public_key_to_bytes(key), capacity_class=capacity_class)

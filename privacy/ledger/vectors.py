@@ -10,7 +10,6 @@ import math
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from privacy.accounting import rdp_of_step
 from privacy.events import PoissonGaussianEvent
 from privacy.ledger.canonical import LARGEST_INTEGER
 
@@ -41,6 +40,8 @@ def rdp_vector(event: Event) -> RdpVector | None:
         return (0,) * len(ORDERS)
     if event.noise_multiplier == 0:
         return None
+    from privacy.accounting import rdp_of_step  # loads scipy: a second that most commands do not need
+
     step = rdp_of_step(float(event.noise_multiplier), float(event.sampling_rate), ORDERS)
     values = []
     for value in step:

@@ -151,3 +151,12 @@ def test_a_recipe_is_the_same_after_its_way_to_the_server(path):
     recipe = load_recipe(path, combinations=False)
     text = canonical_json(recipe)  # what motet.connect sends, and the server reads as any recipe's text
     assert recipe_sha256(parse_recipe(text, combinations=False)) == recipe_sha256(recipe)
+
+
+def test_a_command_that_asks_a_home_loads_neither_torch_nor_flower_nor_an_accountant():
+    code = (
+        "import sys, coordinator.rpc.local, motet.cli.run\n"
+        "print(*sorted({'torch', 'flwr', 'dp_accounting', 'scipy', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
