@@ -167,11 +167,12 @@ def measured_run(store: Store, folder: Path, kind: str, options: argparse.Namesp
     for name in names:
         store.register_client(name, name.encode())
     grid = AnsweringGrid(store)
-    ticks = [(0.0, 0.0)]
+    ticks, resident, me = [(0.0, 0.0)], list[float](), psutil.Process()
 
     def on_round(_round_index: int, _state: object) -> None:
         wall, cpu = grid.waited
         ticks.append((time.perf_counter() - wall, time.process_time() - cpu))
+        resident.append(me.memory_info().rss / 2**20)
 
     artifacts = ArtifactStore(folder / "artifacts")
     engine = RoundEngine(grid, store, artifacts, SystemClock(), shape=SHAPE, on_round=on_round)
@@ -198,6 +199,7 @@ def measured_run(store: Store, folder: Path, kind: str, options: argparse.Namesp
         "cpu_seconds_median": round(statistics.median(cpu), 3),
         "seconds_a_round_more_each_round": round(slope(seconds[1:]), 5),
         "cpu_seconds_a_round_more_each_round": round(slope(cpu[1:]), 5),
+        "resident_mb_more_each_round": round(slope(resident[len(resident) // 4 :]), 3),
         "seconds": [round(s, 3) for s in seconds],
         "cpu_seconds": [round(s, 3) for s in cpu],
     }

@@ -113,6 +113,7 @@ class Delivery:
 
         With ``cohort.over_select``, until the minimum is there.
         """
+        self._answered.clear()  # of earlier attempts; nobody collects their messages any more
         if self._event is not None:
             self._store.ledger.publish()  # signed and on disk, before any order leaves
             crashpoint(f"{PLAN.name}.{AFTER_EFFECT}")

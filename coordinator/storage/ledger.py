@@ -19,7 +19,7 @@ from coordinator.storage.models import BudgetRow, LedgerEntryRow, PrivacyEventRo
 from motet.audit.errors import LedgerConflictError
 from motet.audit.ledger import CoordinatorLedger
 from privacy.ledger.canonical import canonical_bytes
-from privacy.ledger.chain import FIRST_PREVIOUS, chained, entry_from_bytes, entry_hash
+from privacy.ledger.chain import FIRST_PREVIOUS, chained_entries, entry_from_bytes, entry_hash
 from privacy.ledger.entries import CancelRefused, Reserve, identity
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from coordinator.storage.database import Database
     from motet.clock import Clock
+    from privacy.ledger.chain import Entry
     from privacy.ledger.entries import Body
     from privacy.ledger.notes import Checkpoint
 
@@ -82,7 +83,7 @@ class StoredLedger:
         at_ms = int(self._clock.now() * 1000)
         _insert(
             session,
-            chained(
+            chained_entries(
                 wanted.values(), sequence=sequence, previous=previous, at_ms=at_ms, recorded_by=recorded_by
             ),
         )
@@ -156,10 +157,9 @@ class StoredLedger:
         if session.scalar(select(LedgerEntryRow.sequence).limit(1)) is None:
             older = self._file.leaves()
             at_ms = int(self._clock.now() * 1000)
-            _insert(
-                session,
-                older or chained([self._file.genesis()], sequence=0, previous=FIRST_PREVIOUS, at_ms=at_ms),
-            )
+            first = [] if older else [self._file.genesis()]
+            made = chained_entries(first, sequence=0, previous=FIRST_PREVIOUS, at_ms=at_ms)
+            _insert(session, [(entry_from_bytes(leaf), leaf) for leaf in older] or made)
 
 
 def _check_same(known: Body, body: Body) -> None:
@@ -216,19 +216,17 @@ def _leaves(session: Session, start: int = 0) -> list[bytes]:
     return list(session.scalars(query.order_by(LedgerEntryRow.sequence)))
 
 
-def _insert(session: Session, leaves: Iterable[bytes]) -> None:
-    rows = []
-    for leaf in leaves:
-        entry = entry_from_bytes(leaf)
-        rows.append(
-            {
-                "sequence": entry.sequence,
-                "kind": entry.body.kind,
-                "identity": _name(entry.body),
-                "leaf": leaf,
-                "previous": entry.previous,
-                "sha256": entry_hash(leaf),
-            }
-        )
+def _insert(session: Session, entries: Iterable[tuple[Entry, bytes]]) -> None:
+    rows = [
+        {
+            "sequence": entry.sequence,
+            "kind": entry.body.kind,
+            "identity": _name(entry.body),
+            "leaf": leaf,
+            "previous": entry.previous,
+            "sha256": entry_hash(leaf),
+        }
+        for entry, leaf in entries
+    ]
     if rows:
         session.execute(insert(LedgerEntryRow), rows)

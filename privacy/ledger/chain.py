@@ -114,9 +114,9 @@ def check_link(entry: Entry, index: int, previous: str) -> None:
         )
 
 
-def chained(
+def chained_entries(
     bodies: Iterable[Body], *, sequence: int, previous: str, at_ms: int, recorded_by: str = "engine"
-) -> list[bytes]:
+) -> list[tuple[Entry, bytes]]:
     """Put bodies in their places at the end of a ledger.
 
     Args:
@@ -127,19 +127,28 @@ def chained(
       recorded_by: one of ``RECORDED_BY``.
 
     Returns:
-      canonical bytes of each entry.
+      each entry and its canonical bytes.
+
+    Raises:
+      LedgerFormatError: a body that no reader would take.
     """
-    leaves: list[bytes] = []
+    made: list[tuple[Entry, bytes]] = []
     for body in bodies:
+        body_from(body.kind, fields_of(body))
         entry = Entry(
-            sequence=sequence + len(leaves),
-            previous=entry_hash(leaves[-1]) if leaves else previous,
-            at_ms=at_ms,
-            recorded_by=recorded_by,
-            body=body,
+            sequence=sequence + len(made), previous=previous, at_ms=at_ms, recorded_by=recorded_by, body=body
         )
-        leaves.append(entry.to_bytes())
-    return leaves
+        made.append((entry, entry.to_bytes()))
+        previous = entry_hash(made[-1][1])
+    return made
+
+
+def chained(
+    bodies: Iterable[Body], *, sequence: int, previous: str, at_ms: int, recorded_by: str = "engine"
+) -> list[bytes]:
+    """Canonical bytes of ``chained_entries``."""
+    made = chained_entries(bodies, sequence=sequence, previous=previous, at_ms=at_ms, recorded_by=recorded_by)
+    return [leaf for _, leaf in made]
 
 
 def verify_chain(leaves: Sequence[bytes]) -> list[Entry]:
