@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from coordinator.engine.waiting import Situation, why_it_waits
 from motet.wire.control import Client, Contribution, Round, Run
 
 if TYPE_CHECKING:
@@ -23,16 +24,29 @@ def approved_by(store: Store, recipe_sha256: str) -> tuple[str, ...]:
 def run_record(store: Store, row: RunRow) -> Run:
     """One run."""
     approved = approved_by(store, row.recipe_sha256)
-    return run_of(row, rounds_closed=len(store.closed_rounds(row.run_id)), approved=approved)
+    closed = len(store.closed_rounds(row.run_id))
+    return run_of(row, rounds_closed=closed, approved=approved, reason=reason_of(store, row))
 
 
-def run_of(row: RunRow, *, rounds_closed: int, approved: Sequence[str] = ()) -> Run:
-    """One run whose closed rounds were counted."""
+def reason_of(store: Store, row: RunRow) -> str:
+    """Why a run ended so, or waits; while nobody leads the database it waits for the lead."""
+    if row.state not in {"QUEUED", "RUNNING"}:
+        return row.reason
+    leader = store.leases.leader()
+    is_leading = leader is not None and leader.left_s > 0
+    return row.reason if is_leading else why_it_waits(Situation(is_leading=False))
+
+
+def run_of(
+    row: RunRow, *, rounds_closed: int, approved: Sequence[str] = (), reason: str | None = None
+) -> Run:
+    """One run whose closed rounds were counted; ``reason`` in the place of the row's own."""
+    reason = row.reason if reason is None else reason
     return Run(
         run_id=row.run_id,
         name=row.name,
         state=row.state,
-        reason=row.reason,
+        reason=reason,
         rounds_total=int(json.loads(row.recipe_json)["training"]["rounds"]),
         rounds_closed=rounds_closed,
         adapter_sha256=row.adapter_sha256,
@@ -43,7 +57,7 @@ def run_of(row: RunRow, *, rounds_closed: int, approved: Sequence[str] = ()) -> 
         submitted_by=row.submitted_by,
         priority=row.priority,
         approved_by=tuple(approved),
-        waiting_for=(row.reason,) if row.reason and row.state in {"QUEUED", "RUNNING"} else (),
+        waiting_for=(reason,) if reason and row.state in {"QUEUED", "RUNNING"} else (),
     )
 
 

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from coordinator.errors import DatabaseAwayError
-from coordinator.rpc.records import approved_by, round_of, run_of
+from coordinator.rpc.records import approved_by, reason_of, round_of, run_of
 from motet.wire.control import Heartbeat, RunEvent
 
 if TYPE_CHECKING:
@@ -41,7 +41,12 @@ def run_events(
             row = store.get_run(run_id)  # before its rounds: an ended run has no more of them
             now = _rounds(store, run_id, rounds)
             closed = sum(r.state == "CLOSED" for r in now.values())
-            latest = run_of(row, rounds_closed=closed, approved=approved_by(store, row.recipe_sha256))
+            latest = run_of(
+                row,
+                rounds_closed=closed,
+                approved=approved_by(store, row.recipe_sha256),
+                reason=reason_of(store, row),
+            )
         except DatabaseAwayError as e:
             if run is None:
                 raise
