@@ -76,12 +76,14 @@ def test_a_deployed_run_goes_on_when_its_database_was_away_for_longer_than_the_l
         federation = deploy("a", "b", "c", database=address)
         federation.options = ["--lease", "3"]
         federation.start()
-        run_id = federation.submit(recipe_file())
+        run_id = federation.submit(recipe_file(minimum=3))
         federation.wait_for_order(run_id, 1)
         away = threading.Thread(target=restart, args=(6.0,))
         away.start()
         away.join(WITHIN_S)
         row = federation.wait_for_end(run_id)
-        assert (row.state, row.adapter_sha256) == ("FINISHED", embedded(recipe_file())), federation.tails()
+        assert (row.state, row.adapter_sha256) == ("FINISHED", embedded(recipe_file(minimum=3))), (
+            federation.tails()
+        )
         assert federation.store.leases.leader().token == 1
         federation.store.close()

@@ -37,7 +37,7 @@ def test_a_deployed_standby_finishes_the_run_of_a_leader_that_was_paused_and_the
         start = ("--listen", address, "--lease", "4", "--verbose", "--shares", federation.place)
         federation.spawn("second", "coordinator", "start", "--home", home, *start)
         federation.wait(lambda: "standing by" in federation.log("second"), "standby", 60, needs=("second",))
-        run_id = federation.submit(recipe_file())
+        run_id = federation.submit(recipe_file(minimum=3))
         federation.wait_for_order(run_id, 1)
         leader = psutil.Process(federation.running["coordinator"].pid)
         try:
@@ -47,7 +47,7 @@ def test_a_deployed_standby_finishes_the_run_of_a_leader_that_was_paused_and_the
             )
             moved.point(address)
             row = federation.wait_for_end(run_id, 240)
-            assert (row.state, row.adapter_sha256) == ("FINISHED", embedded(recipe_file())), (
+            assert (row.state, row.adapter_sha256) == ("FINISHED", embedded(recipe_file(minimum=3))), (
                 federation.tails()
             )
         finally:
