@@ -122,3 +122,26 @@ def test_entries_of_another_ledger_or_fewer_than_were_signed_are_refused_and_not
         house.ledger.hold_against([*before[:9], b"{}", *before[10:]])
     assert again(house).leaves() == before
     house.ledger.follow(lambda start: before[start:])  # positive control
+
+
+def test_proofs_for_a_whole_fleet_read_the_file_once_and_again_when_another_process_has_written(
+    house, monkeypatch
+):
+    house.play(range(3))
+    reads = []
+    original = type(house.ledger._entries).lines
+
+    def lines(journal):
+        if journal is house.ledger._entries:
+            reads.append(journal)
+        return original(journal)
+
+    monkeypatch.setattr(type(house.ledger._entries), "lines", lines)
+    size = len(house.ledger.leaves())
+    reads.clear()
+    for old in range(1, size):
+        house.ledger.consistency_proof(old, size)
+    assert reads == []
+    again(house).append([reserve(9, "a")])
+    assert len(house.ledger.leaves()) == size + 1
+    assert len(reads) == 1
