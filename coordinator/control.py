@@ -44,6 +44,7 @@ def serving_control(
     reflection: bool = False,
     enrolment: str = "127.0.0.1:0",
     names: Sequence[str] = (),
+    approves_runs: bool = False,
 ) -> Iterator[ControlAddress]:
     """Serve the control API of a home.
 
@@ -56,6 +57,7 @@ def serving_control(
       reflection: whether operators may ask for the contract.
       enrolment: HOST:PORT where clients without a certificate enrol; port 0 takes a free one.
       names: host names that others use for this machine.
+      approves_runs: a researcher's run waits for an operator's approval.
 
     Raises:
       ControlServerError: the address can not be listened on.
@@ -65,7 +67,13 @@ def serving_control(
     store = open_store(home)
     try:
         counts = CallCounts()
-        resources = Resources(home=home, store=store, counts=counts, federation=authority.federation)
+        resources = Resources(
+            home=home,
+            store=store,
+            counts=counts,
+            federation=authority.federation,
+            asks_operator=approves_runs,
+        )
         clock = resources.clock
         servicer = EnrolmentServicer(Enrolment(authority, store, home, clock), store.identities)
         server = ControlServer(resources, enrolment=servicer, reflection=reflection)

@@ -72,6 +72,7 @@ class ServiceConfig:
     port 0 takes a free one, ``enrolment`` of where clients without a certificate enrol. ``reflection``: whether the API
     tells operators its contract. ``metrics``: ``host:port`` for Prometheus; None for no one. ``max_runs``: how many
     runs are worked on at once; a client works for one of them at a time, unless its owner allows more.
+    ``approves_runs``: a researcher's run waits for an operator's approval.
     """
 
     home: Path
@@ -85,6 +86,7 @@ class ServiceConfig:
     reflection: bool = False
     metrics: str | None = None
     max_runs: int = 1
+    approves_runs: bool = False
 
 
 def model_shape(recipe: Recipe) -> ModelShape:
@@ -189,6 +191,7 @@ def _lead(
             reflection=config.reflection,
             enrolment=config.enrolment,
             names=config.names,
+            approves_runs=config.approves_runs,
         )
         api = control.enter_context(serving)
         status.refused_calls = api.counts.refusals

@@ -46,7 +46,7 @@ CODES = frozenset(
     }
 )  # fmt: skip
 """Reasons of clients and of admission that are told apart; a client may send any word, so the rest is ``other``."""
-RUN_STATES = ("QUEUED", "RUNNING", "FINISHED", "FAILED", "CANCELLED")
+RUN_STATES = ("PROPOSED", "HELD", "QUEUED", "RUNNING", "FINISHED", "FAILED", "CANCELLED")
 REFUSALS = (
     "handshake", "NotAuthenticatedError", "NotAllowedError", "BusyError", "BadRequestError", "ServerFaultError",
 )  # fmt: skip

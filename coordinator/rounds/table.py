@@ -13,7 +13,9 @@ from coordinator.errors import IllegalTransitionError
 ABSENT = ""
 """The state of what is not there yet."""
 
-RUN_STATES = ("QUEUED", "RUNNING", "FINISHED", "FAILED", "CANCELLED")
+RUN_STATES = ("PROPOSED", "HELD", "QUEUED", "RUNNING", "FINISHED", "FAILED", "CANCELLED")
+WAITS_FOR_A_WORD = ("PROPOSED", "HELD")
+"""PROPOSED: for an operator's; HELD: for that of whoever submitted it."""
 ENDED = ("FINISHED", "FAILED", "CANCELLED")
 ROUND_STATES = ("PLANNED", "CLOSED", "ABORTED")
 CONTRIBUTION_STATES = ("ORDERED", "RECEIVED", "FAILED", "LATE", "SKIPPED")
@@ -61,6 +63,14 @@ class Transition:
 
 
 SUBMIT = Transition(subject="run", verb="submit", before=(ABSENT,), after="QUEUED", unmoved=RUN_STATES)
+PROPOSE = Transition(subject="run", verb="propose", before=(ABSENT,), after="PROPOSED", unmoved=RUN_STATES)
+HOLD = Transition(subject="run", verb="hold", before=(ABSENT,), after="HELD", unmoved=RUN_STATES)
+APPROVE = Transition(
+    subject="run", verb="approve", before=("PROPOSED",), after="QUEUED", unmoved=("QUEUED", "RUNNING", *ENDED)
+)
+RELEASE = Transition(
+    subject="run", verb="release", before=("HELD",), after="QUEUED", unmoved=("QUEUED", "RUNNING", *ENDED)
+)
 START = Transition(
     subject="run", verb="start", before=("QUEUED",), after="RUNNING", unmoved=("RUNNING", *ENDED)
 )
@@ -74,7 +84,11 @@ FINISH = Transition(
 )
 FAIL = Transition(subject="run", verb="fail", before=("QUEUED", "RUNNING"), after="FAILED", unmoved=ENDED)
 CANCEL = Transition(
-    subject="run", verb="cancel", before=("QUEUED", "RUNNING"), after="CANCELLED", unmoved=ENDED
+    subject="run",
+    verb="cancel",
+    before=(*WAITS_FOR_A_WORD, "QUEUED", "RUNNING"),
+    after="CANCELLED",
+    unmoved=ENDED,
 )
 RESUME = Transition(
     subject="run", verb="resume", before=("FAILED",), after="QUEUED", unmoved=("QUEUED", "RUNNING")
@@ -131,7 +145,7 @@ KEEP_LEAD = Transition(subject="lease", verb="keep")
 RETURN_LEAD = Transition(subject="lease", verb="give_back")
 
 TRANSITIONS = (
-    SUBMIT, START, FINISH, FAIL, CANCEL, RESUME, ASK_CANCEL, SAY_REASON,
+    SUBMIT, PROPOSE, HOLD, APPROVE, RELEASE, START, FINISH, FAIL, CANCEL, RESUME, ASK_CANCEL, SAY_REASON,
     PLAN, CLOSE, ABORT, COUNT, NOTE_FIGURE,
     ORDER, SKIP, SEND, RECEIVE, REFUSE, BE_LATE,
     RESERVE, SETTLE,

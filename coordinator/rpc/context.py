@@ -24,6 +24,7 @@ class Resources:
       store: of this server; not shared with the engine, which has its own connections.
       counts: of calls.
       federation: name of this federation.
+      asks_operator: a researcher's run waits for an operator's approval.
       clock: for events and certificates.
       stopping: set when the server begins to stop: streams end.
       poll_s: seconds between looks of a watch.
@@ -34,6 +35,7 @@ class Resources:
     store: Store
     counts: CallCounts
     federation: str
+    asks_operator: bool = False
     clock: Clock = field(default_factory=SystemClock)
     stopping: threading.Event = field(default_factory=threading.Event)
     poll_s: float = 0.25

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from coordinator.engine.waiting import Situation, why_it_waits
+from coordinator.rounds.table import ENDED
 from motet.wire.control import Client, Contribution, Round, Run
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def run_of(
         submitted_by=row.submitted_by,
         priority=row.priority,
         approved_by=tuple(approved),
-        waiting_for=(reason,) if reason and row.state in {"QUEUED", "RUNNING"} else (),
+        waiting_for=(reason,) if reason and row.state not in ENDED else (),
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import secrets
 from typing import TYPE_CHECKING
 
+from coordinator.rounds.table import WAITS_FOR_A_WORD
 from coordinator.rpc.interceptors import calling
 from coordinator.rpc.pages import page
 from coordinator.rpc.records import run_record
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from coordinator.rpc.context import Resources
     from motet.wire.control import Run
 
+log = logging.getLogger(__name__)
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -46,11 +50,20 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
             raise BadRequestError(
                 f"run {request.run_id} exists with another recipe", hint="choose another id"
             )
-        run_id = self._store.submit_run(
+        peer = calling().peer
+        run_id = request.run_id or f"r-{secrets.token_hex(6)}"
+        state, reason = "QUEUED", ""
+        if self._resources.asks_operator and peer.role == RESEARCHER:
+            state, reason = "PROPOSED", f"waits for an operator: motet run approve {run_id}"
+        elif request.hold:
+            state, reason = "HELD", f"waits for a word to start: motet run start {run_id}"
+        self._store.submit_run(
             recipe,
-            run_id=request.run_id or None,
-            submitted_by=calling().peer.label,
+            run_id=run_id,
+            submitted_by=peer.label,
             priority=request.priority,
+            state=state,
+            reason=reason,
         )
         return self._run(run_id)
 
@@ -74,7 +87,7 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
     ) -> control_pb2.Run:
         """Ask for the end of a run; one that waits ends at once."""
         run = self._own(request.run_id)
-        if run.state == "QUEUED":
+        if run.state in {*WAITS_FOR_A_WORD, "QUEUED"}:
             self._store.end_run(run.run_id, "CANCELLED", "cancelled before it started")
         self._store.request_cancel(run.run_id)
         return self._run(run.run_id)
@@ -89,25 +102,34 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
     def StartRun(  # noqa: N802
         self, request: control_pb2.StartRunRequest, _context: grpc.ServicerContext
     ) -> control_pb2.Run:
-        """A run that waits for nobody's word starts by itself: nothing is to be done for it."""
+        """A run that was held is queued; one that is further on stays as it is."""
         run = self._own(request.run_id)
         if run.has_ended:
             raise WrongStateError(f"run {run.run_id} is {run.state}", hint="submit its recipe again")
+        if run.state == "PROPOSED":
+            raise WrongStateError(
+                f"run {run.run_id} waits for an operator", hint=f"an operator: motet run approve {run.run_id}"
+            )
+        self._store.release_run(run.run_id)
         return self._run(run.run_id)
 
     def ApproveRun(  # noqa: N802
         self, request: control_pb2.ApproveRunRequest, _context: grpc.ServicerContext
     ) -> control_pb2.Run:
-        """Refused: no run waits for an operator. Those who decide are data owners, each at its own client."""
+        """An operator's yes to what is proposed; data owners decide apart from that, each at its own client."""
         run = self._own(request.run_id)
         if request.recipe_sha256 not in {"", run.recipe_sha256}:
             raise WrongStateError(
                 f"run {run.run_id} has another recipe", hint=f"see: motet run show {run.run_id}"
             )
-        raise WrongStateError(
-            f"run {run.run_id} waits for no operator's approval",
-            hint="data owners decide, and sign it: motet client approve, on the owner's machine",
-        )
+        if run.has_ended or run.state == "HELD":
+            raise WrongStateError(
+                f"run {run.run_id} is {run.state} and waits for no operator's approval",
+                hint=f"see: motet run show {run.run_id}",
+            )
+        self._store.approve_run(run.run_id)
+        log.info("run %s was approved by %s", run.run_id, calling().peer.label)
+        return self._run(run.run_id)
 
     def WatchRun(  # noqa: N802
         self, request: control_pb2.WatchRunRequest, context: grpc.ServicerContext

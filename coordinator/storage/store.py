@@ -115,21 +115,31 @@ class Store:
     # -- runs ----------------------------------------------------------------------------------------------------
 
     def submit_run(
-        self, recipe: Recipe, *, run_id: str | None = None, submitted_by: str = "", priority: int = 0
+        self,
+        recipe: Recipe,
+        *,
+        run_id: str | None = None,
+        submitted_by: str = "",
+        priority: int = 0,
+        state: str = "QUEUED",
+        reason: str = "",
     ) -> str:
         """Queue a run; the same ``run_id`` with the same recipe twice is one run, as it was submitted first.
+
+        ``state``: PROPOSED or HELD for one that waits for a word first, and ``reason`` says whose.
 
         Raises:
           StorageError: the id exists with another recipe.
         """
         run_id = run_id or f"r-{secrets.token_hex(6)}"
-        with self._making(table.SUBMIT) as session:
+        arrival = {"QUEUED": table.SUBMIT, "PROPOSED": table.PROPOSE, "HELD": table.HOLD}[state]
+        with self._making(arrival) as session:
             known = session.get(RunRow, run_id)
             if known is not None and known.recipe_sha256 != recipe_sha256(recipe):
                 raise StorageError(
                     f"run {run_id} exists with another recipe", hint="choose another folder or run id"
                 )
-            if not moves(table.SUBMIT, known.state if known else ABSENT, what=f"run {run_id}"):
+            if not moves(arrival, known.state if known else ABSENT, what=f"run {run_id}"):
                 return run_id
             session.add(
                 RunRow(
@@ -137,7 +147,8 @@ class Store:
                     name=recipe.name,
                     recipe_json=canonical_json(recipe),
                     recipe_sha256=recipe_sha256(recipe),
-                    state="QUEUED",
+                    state=state,
+                    reason=reason,
                     created_at=self._clock.now(),
                     submitted_by=submitted_by,
                     priority=priority,
@@ -198,6 +209,14 @@ class Store:
             adapter_sha256=adapter_sha256,
             finished_at=self._clock.now(),
         )
+
+    def approve_run(self, run_id: str) -> None:
+        """PROPOSED -> QUEUED; one that is further on stays."""
+        self._move_run(run_id, table.APPROVE, reason="")
+
+    def release_run(self, run_id: str) -> None:
+        """HELD -> QUEUED; one that is further on stays."""
+        self._move_run(run_id, table.RELEASE, reason="")
 
     def resume_run(self, run_id: str) -> None:
         """FAILED -> QUEUED: it goes on after its last closed round, with new attempts that are charged as any.

@@ -101,6 +101,10 @@ def start_command(
             help="Where clients enrol with a token; port 0 takes a free one.",
         ),
     ] = "127.0.0.1:0",
+    approves_runs: Annotated[
+        bool,
+        typer.Option("--approve-runs", help="A researcher's run waits for an operator: motet run approve."),
+    ] = False,
     reflection: Annotated[
         bool, typer.Option("--reflection", help="Let operators read the API's contract from the server.")
     ] = False,
@@ -140,6 +144,7 @@ def start_command(
         reflection=reflection,
         metrics=metrics,
         max_runs=max_runs,
+        approves_runs=approves_runs,
     )
 
     def ready(api: ControlAddress) -> None:

@@ -79,6 +79,7 @@ def submit_command(
     priority: Annotated[
         int, typer.Option("--priority", min=-1000, max=1000, help="Of the queue: higher goes first.")
     ] = 0,
+    hold: Annotated[bool, typer.Option("--hold", help="Keep it until `motet run start`.")] = False,
     as_json: Json = False,
 ) -> None:
     """Queue a run.
@@ -89,11 +90,12 @@ def submit_command(
 
     parsed = load_recipe(recipe)
     with reached(home, coordinator, identity, create=True) as connection:
-        run = connection.runs.submit(parsed, priority=priority)
+        run = connection.runs.submit(parsed, priority=priority, hold=hold)
     if as_json:
         print(json.dumps({"run_id": run.run_id}))
         return
-    print(f"{run.run_id} is queued\nnext: motet run watch {run.run_id} {again(home, coordinator, identity)}")
+    stands = "is queued" if run.state == "QUEUED" else run.reason or f"is {run.state}"
+    print(f"{run.run_id} {stands}\nnext: motet run watch {run.run_id} {again(home, coordinator, identity)}")
 
 
 @app.command("list")
@@ -282,6 +284,23 @@ def resume_command(
     print(f"{run_id} is queued again; {run.rounds_closed} of {run.rounds_total} rounds are closed")
 
 
+@app.command("start")
+def start_command(
+    run_id: RunId,
+    home: Home = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
+    as_json: Json = False,
+) -> None:
+    """Let a run go that was submitted with --hold; one that is further on stays as it is.
+
+    Example: motet run start r-3f9a1c
+    """
+    with reached(home, coordinator, identity) as connection:
+        run = connection.runs.start(run_id)
+    print(json.dumps(summary(run)) if as_json else f"{run_id}: {run.state} {run.reason}".rstrip())
+
+
 @app.command("approve")
 def approve_command(
     run_id: RunId,
@@ -293,7 +312,9 @@ def approve_command(
     identity: WhoAmI = None,
     as_json: Json = False,
 ) -> None:
-    """Say yes to a run that waits for an operator; no run does so far, since data owners decide (motet client approve).
+    """An operator's yes to a run that a researcher proposed (`motet coordinator start --approve-runs`).
+
+    Data owners decide apart from that, at their own clients: motet client approve.
 
     Example: motet run approve r-3f9a1c
     """

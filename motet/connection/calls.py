@@ -272,13 +272,16 @@ class RunSubmission(Calls):
 
     service = "RunService"
 
-    def submit(self, recipe: Recipe | Path | str, *, run_id: str = "", priority: int = 0) -> Run:
-        """Queue a run.
+    def submit(
+        self, recipe: Recipe | Path | str, *, run_id: str = "", priority: int = 0, hold: bool = False
+    ) -> Run:
+        """Queue a run. Where the coordinator asks for it, a researcher's run is PROPOSED until an operator approves.
 
         Args:
           recipe: parsed, or the path of its file.
           run_id: one of the caller's own; the same twice is one run.
           priority: of the queue; higher goes first.
+          hold: keep it HELD until ``start``.
 
         Raises:
           RecipeError: the recipe is refused, here or by the coordinator.
@@ -289,6 +292,7 @@ class RunSubmission(Calls):
             recipe_text=canonical_json(parsed),
             run_id=run_id or f"r-{secrets.token_hex(6)}",
             priority=priority,
+            hold=hold,
         )
         return self._one(Run, "SubmitRun", request)
 
@@ -323,20 +327,22 @@ class RunSubmission(Calls):
         return self._one(Run, "ResumeRun", control_pb2.ResumeRunRequest(run_id=run_id))
 
     def start(self, run_id: str) -> Run:
-        """Where a run stands: it starts by itself, and ``waiting_for`` says what is missing.
+        """Let a run that was submitted with ``hold`` go; one that is further on stays, ``waiting_for`` says for what.
 
         Raises:
           RunNotFoundError: there is none of that id.
-          WrongStateError: it has ended.
+          NotAllowedError: it is somebody else's.
+          WrongStateError: it has ended, or waits for an operator.
         """
         return self._one(Run, "StartRun", control_pb2.StartRunRequest(run_id=run_id))
 
     def approve(self, run_id: str, *, recipe_sha256: str = "") -> Run:
-        """Say yes to a run that waits for an operator; none does so far, since data owners decide at their clients.
+        """An operator's yes to a run that is PROPOSED; said twice it is said once. Data owners decide at their clients.
 
         Raises:
           RunNotFoundError: there is none of that id.
-          WrongStateError: it has another recipe, or waits for no operator.
+          NotAllowedError: the caller is no operator.
+          WrongStateError: it has another recipe, has ended, or waits for no operator.
         """
         request = control_pb2.ApproveRunRequest(run_id=run_id, recipe_sha256=recipe_sha256)
         return self._one(Run, "ApproveRun", request)

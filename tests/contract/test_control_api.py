@@ -28,7 +28,7 @@ from motet.connection.errors import (
     UnreachableError,
 )
 from motet.connection.metadata import ERROR, REQUEST_ID
-from motet.errors import DatabaseAwayError, NotFoundError, RunNotFoundError, StorageError
+from motet.errors import DatabaseAwayError, NotFoundError, RunNotFoundError, StorageError, WrongStateError
 from motet.identity import Identity, load_identity
 from motet.recipe import parse_recipe
 from motet.wire.v1 import control_pb2
@@ -329,6 +329,42 @@ def test_a_run_is_submitted_listed_shown_and_cancelled(served, people, tmp_path)
     assert (ended.state, ended.cancel_requested, ended.has_ended) == ("CANCELLED", True, True)
     with pytest.raises(RunNotFoundError, match="r-none"):
         runs.get("r-none")
+
+
+def test_a_run_that_is_held_starts_at_a_word_and_is_cancelled_without_one(served, people):
+    runs = people["operator"].runs
+    held = runs.submit(parse_recipe(RECIPE), run_id="r-held", hold=True)
+    assert (held.state, held.waiting_for) == ("HELD", ("waits for a word to start: motet run start r-held",))
+    assert "r-held" not in [run.run_id for run in served.store.open_runs()]
+    with pytest.raises(WrongStateError, match="HELD and waits for no operator"):
+        runs.approve("r-held")
+    with pytest.raises(NotAllowedError, match="somebody else"):
+        people["researcher"].runs.start("r-held")
+    assert [runs.start("r-held").state for _ in range(2)] == ["QUEUED", "QUEUED"]
+    assert "r-held" in [run.run_id for run in served.store.open_runs()]
+    runs.submit(parse_recipe(RECIPE), run_id="r-never", hold=True)
+    assert runs.cancel("r-never").state == "CANCELLED"
+    with pytest.raises(WrongStateError, match="is CANCELLED"):
+        runs.start("r-never")
+
+
+def test_a_researchers_run_waits_for_an_operator_where_the_coordinator_asks_for_it(served, people):
+    researcher, operator = people["researcher"].runs, people["operator"].runs
+    assert researcher.submit(parse_recipe(RECIPE), run_id="r-free").state == "QUEUED"  # not asked for
+    object.__setattr__(served.resources, "asks_operator", True)
+    asked = researcher.submit(parse_recipe(RECIPE), run_id="r-asked", hold=True)
+    assert (asked.state, asked.reason) == ("PROPOSED", "waits for an operator: motet run approve r-asked")
+    assert "r-asked" not in [run.run_id for run in served.store.open_runs()]
+    for refused in (researcher.approve, people["auditor"].runs.approve):
+        with pytest.raises(NotAllowedError):
+            refused("r-asked")
+    with pytest.raises(WrongStateError, match="waits for an operator"):
+        researcher.start("r-asked")
+    with pytest.raises(WrongStateError, match="another recipe"):
+        operator.approve("r-asked", recipe_sha256="0" * 64)
+    assert operator.approve("r-asked", recipe_sha256=asked.recipe_sha256).state == "QUEUED"
+    assert operator.approve("r-asked").state == "QUEUED"
+    assert operator.submit(parse_recipe(RECIPE), run_id="r-own").state == "QUEUED"
 
 
 def test_rounds_metrics_budgets_and_artifacts_are_those_of_the_store(served, people):

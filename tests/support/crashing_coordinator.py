@@ -41,6 +41,7 @@ POOR = MAIN.replace("name: main", "name: poor").replace("epsilon_limit: 50", "ep
 AWAITED = MAIN.replace("name: main", "name: awaited").replace("[a, b, c]", "[a, z]")
 RUNS = {"r-poor": POOR, "r-awaited": AWAITED, "r-main": MAIN}
 """One finishes, one is refused for its budget twice, one waits for a client that never comes and is cancelled."""
+ARRIVES = {"r-poor": "PROPOSED", "r-awaited": "HELD"}
 ENDS = {"r-poor": "FAILED", "r-awaited": "CANCELLED", "r-main": "FINISHED"}
 
 
@@ -151,7 +152,9 @@ def serve_until_done(job):
     def lead(config, store, lead, stopping, on_ready, *_others, until_idle):
         store.ledger.reconcile()
         for run_id, text in RUNS.items():
-            store.submit_run(parse_recipe(text), run_id=run_id)
+            store.submit_run(parse_recipe(text), run_id=run_id, state=ARRIVES.get(run_id, "QUEUED"))
+        store.approve_run("r-poor")
+        store.release_run("r-awaited")
         grid = ScriptedGrid(store, tell)
         on_ready(None)
         service._work(config, grid, store, stopping, [], until_idle=until_idle, lead=lead)

@@ -273,14 +273,16 @@ class Run(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., rounds_total: _Optional[int] = ..., rounds_closed: _Optional[int] = ..., adapter_sha256: _Optional[str] = ..., recipe_sha256: _Optional[str] = ..., created_at: _Optional[float] = ..., finished_at: _Optional[float] = ..., cancel_requested: bool = ..., submitted_by: _Optional[str] = ..., priority: _Optional[int] = ..., approved_by: _Optional[_Iterable[str]] = ..., waiting_for: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SubmitRunRequest(_message.Message):
-    __slots__ = ("recipe_text", "run_id", "priority")
+    __slots__ = ("recipe_text", "run_id", "priority", "hold")
     RECIPE_TEXT_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
     recipe_text: str
     run_id: str
     priority: int
-    def __init__(self, recipe_text: _Optional[str] = ..., run_id: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
+    hold: bool
+    def __init__(self, recipe_text: _Optional[str] = ..., run_id: _Optional[str] = ..., priority: _Optional[int] = ..., hold: bool = ...) -> None: ...
 
 class GetRunRequest(_message.Message):
     __slots__ = ("run_id",)

@@ -685,15 +685,16 @@ class RunServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ApproveRun(self, request, context):
-        """For an operator's word. No run waits for one so far: data owners decide at their clients, and Run.approved_by
-        names those who said yes.
+        """An operator's word for a run that is PROPOSED: it is QUEUED then. Data owners decide apart from that, at their
+        clients, and Run.approved_by names those who said yes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartRun(self, request, context):
-        """A run starts by itself when its place and its clients are there; the answer says what it waits for.
+        """The word of whoever submitted a run that is HELD: it is QUEUED then. One that is further on stays, and the answer
+        says what it waits for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

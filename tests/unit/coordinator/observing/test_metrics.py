@@ -60,7 +60,8 @@ def by_labels(found, wanted):
 def test_the_figures_are_those_of_the_rows(home, database):
     found = figures(metrics_text(registry(home, database)))
     assert by_labels(found, "motet_runs") == {
-        ("QUEUED",): 1, ("RUNNING",): 1, ("FINISHED",): 1, ("FAILED",): 0, ("CANCELLED",): 1, ("other",): 0,
+        ("PROPOSED",): 0, ("HELD",): 0, ("QUEUED",): 1, ("RUNNING",): 1, ("FINISHED",): 1, ("FAILED",): 0,
+        ("CANCELLED",): 1, ("other",): 0,
     }  # fmt: skip
     replies = by_labels(found, "motet_replies_total")
     assert replies == {("", "received"): 4, ("policy_refused", "failed"): 1, ("deadline", "late"): 1}
