@@ -26,7 +26,9 @@ DAY = datetime.timedelta(days=1)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("authority")
-    ann = issue_identity(folder / "home", "researcher", "ann", folder / "ann", control="127.0.0.1:8444")
+    ann = issue_identity(
+        folder / "home", "researcher", "ann", folder / "ann", control="127.0.0.1:8444", now=NOW
+    )
     issue_identity(folder / "home", "auditor", "bea", folder / "bea")
     issue_identity(folder / "other", "researcher", "ann", folder / "stranger")
     return ann

@@ -102,7 +102,8 @@ def test_status_tells_what_was_asked_decided_and_spent(home, capsys, tmp_path):
     assert (facts["client_id"], facts["approval"], facts["policy_problem"]) == ("a", "manual", "")
     decisions = {r["recipe_sha256"]: r["decision"] and r["decision"]["decision"] for r in facts["recipes"]}
     assert decisions == {first: "approved", second: None}
-    assert facts["recipes"][0]["decision"]["policy_sha256"] == sha256_hex(policy.read_bytes())
+    approved = next(r for r in facts["recipes"] if r["recipe_sha256"] == first)
+    assert approved["decision"]["policy_sha256"] == sha256_hex(policy.read_bytes())
     ((row),) = facts["spent"]
     assert (row["data_set"], row["unit"], row["charges"]) == (name, "example", 1)
     assert row["epsilon"] > 0
