@@ -123,8 +123,11 @@ class Delivery:
         waiting = {} if has_enough else self._send(row, left_s)
         while waiting and not has_enough:
             arrived = self._grid.collect([*waiting, *self._overdue])
+            is_over = self._clock.monotonic() >= until
             taken: list[tuple[TrainOrder, TrainReply | GridFailure]] = []
             for message_id, reply in arrived:
+                if message_id in waiting and is_over and _is_unreachable(reply):
+                    continue  # the message ended with its deadline: whoever is left behind is so for one reason
                 if message_id in waiting:
                     self._answered.add(message_id)
                     taken.append((waiting.pop(message_id), reply))
@@ -282,6 +285,10 @@ class Delivery:
 
     def _tell(self, row: RoundRow, told: Sequence[Told]) -> None:
         self._store.tell(self._run_id, row.round_index, row.attempt, told)
+
+
+def _is_unreachable(reply: TrainReply | GridFailure) -> bool:
+    return isinstance(reply, GridFailure) and reply.code == "client_unreachable"
 
 
 def _complaint(reply: TrainReply | GridFailure) -> tuple[str, str]:

@@ -364,7 +364,7 @@ def test_a_researchers_run_waits_for_an_operator_where_the_coordinator_asks_for_
         operator.approve("r-asked", recipe_sha256="0" * 64)
     assert operator.approve("r-asked", recipe_sha256=asked.recipe_sha256).state == "QUEUED"
     assert operator.approve("r-asked").state == "QUEUED"
-    assert operator.submit(parse_recipe(RECIPE), run_id="r-own").state == "QUEUED"
+    assert operator.submit(parse_recipe(RECIPE), run_id="r-operators").state == "QUEUED"
 
 
 def test_rounds_metrics_budgets_and_artifacts_are_those_of_the_store(served, people):

@@ -288,11 +288,12 @@ def test_an_order_at_work_that_is_taken_back_ends_as_cancelled_within_seconds(si
 
 
 def test_an_order_that_waits_for_its_turn_and_is_taken_back_is_not_begun(grid):
+    beside = grid.send(an_order("b", "slow"), deadline_s=60)  # of two worker processes none is free
     first = grid.send(an_order("a", "slow", run_id="r-first"), deadline_s=60)
     second = grid.send(an_order("a", "echo", run_id="r-second"), deadline_s=60)
     other = grid.send(an_order("a", "echo", run_id="r-other"), deadline_s=60)
     grid.cancel("a", order_key("r-second", 0, 0))
-    found = wait_for(grid, [first, second, other])
+    found = wait_for(grid, [beside, first, second, other])
     assert found[second].error_code == "cancelled"
     assert (found[first].error_code, found[other].error_code) == ("", "")
 

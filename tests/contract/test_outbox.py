@@ -9,6 +9,7 @@ from coordinator.errors import RunFailedError
 from coordinator.rounds.effects import EFFECTS, orders_to_send
 from coordinator.rounds.table import TRANSITIONS
 from coordinator.storage.artifacts import ArtifactStore
+from coordinator.storage.telling import Received, Sent
 from motet.clock import SystemClock
 from motet.recipe import parse_recipe
 
@@ -18,7 +19,7 @@ class Killed(BaseException):
 
 
 class LookingGrid:
-    """Answers at once; whenever an order leaves, a second process looks at the database."""
+    """Answers one order a look; whenever an order leaves, a second process looks at the database."""
 
     def __init__(self, look):
         self._look, self._pending, self.sent = look, {}, []
@@ -33,7 +34,8 @@ class LookingGrid:
         return f"m{len(self.sent)}"
 
     def collect(self, message_ids):
-        return [(m, honest_reply(self._pending.pop(m))) for m in message_ids if m in self._pending]
+        ready = [m for m in message_ids if m in self._pending]
+        return [(m, honest_reply(self._pending.pop(m))) for m in ready[:1]]
 
     def is_known(self, message_id):
         return message_id in self._pending
@@ -103,25 +105,25 @@ def test_an_order_leaves_after_its_record_is_committed_and_its_charge_is_signed(
     assert other.ledger.unpublished() == 0
 
 
-@pytest.mark.parametrize("dies_at", ["order_sent", "reply_received"])
+@pytest.mark.parametrize(("dies_at", "which"), [(Sent, 1), (Received, 2)])
 def test_an_order_is_due_until_its_answer_is_taken_and_a_start_sends_what_is_due(
-    store, other, tmp_path, monkeypatch, dies_at
+    store, other, tmp_path, monkeypatch, dies_at, which
 ):
     run = store.submit_run(parse_recipe(PRIVATE))
-    original, calls = getattr(store, dies_at), []
+    original, calls = store.tell, []
 
-    def die_at_the_second(*args, **kwargs):
-        calls.append(args)
-        if len(calls) == 2:
+    def die_before(run_id, round_index, attempt, told):
+        calls.extend(t for t in told if isinstance(t, dies_at))
+        if len(calls) >= which:
             raise Killed
-        original(*args, **kwargs)
+        original(run_id, round_index, attempt, told)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, dies_at, die_at_the_second)
+        patch.setattr(store, "tell", die_before)
         with pytest.raises(Killed):
             engine(store, LookingGrid(lambda _order: None), tmp_path).run(run)
     left = due(other, run)
-    assert len(left) == (3 if dies_at == "order_sent" else 2)
+    assert len(left) == (3 if dies_at is Sent else 2)
     again = LookingGrid(lambda _order: None)
     assert engine(store, again, tmp_path).run(run).state == "FINISHED"
     assert {o for o in again.sent if o[0] == 0} == left

@@ -195,6 +195,7 @@ def _die_at(job, tell):
         if reached == name and left == 0:
             tell("dies")
             os.kill(os.getpid(), job.get("signal", signal.SIGKILL))
+            time.sleep(0.3)  # another thread may have taken a SIGSTOP: this one does not go on before it holds
 
     crashpoints.watch(die)
 
