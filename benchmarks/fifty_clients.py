@@ -4,7 +4,8 @@ A real ``motet coordinator start`` with SuperLink and gateway on loopback, and r
 one local step). The clients are forked from one process that has imported everything, and share its pages; they are
 processes of their own in all else. In each round a seeded draw takes 10 to 30 % of those who are up: half are killed
 (SIGKILL) and started again when the next round is planned, half are stopped (SIGSTOP) and go on then, too late for
-their round. All who are online are asked (``cohort.over_select``), and a round closes at ``--minimum`` updates.
+their round; most are not online yet when the next round asks, and miss that as well. All who are online are asked
+(``cohort.over_select``), and a round closes at ``--minimum`` updates.
 
 Resident memory of coordinator, SuperLink and gateway is looked at every half second; a round's figure is its median.
 The slope is that of a least-squares line through the rounds after ``--settle``, when all programs have loaded what
@@ -267,9 +268,7 @@ def _watched(
     until = time.monotonic() + options.limit_s
     while store.get_run(run_id).state not in ENDED:
         if time.monotonic() > until:
-            raise SystemExit(
-                f"no end within {options.limit_s:.0f} s; rounds closed: {len(store.closed_rounds(run_id))}"
-            )
+            break  # what was measured until then is told, with the state that the run is in
         known = [(r.round_index, r.attempt) for r in store.rounds(run_id)]
         if len(known) > len(attempts):
             attempts = known
@@ -378,7 +377,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument(
-        "--minimum", type=int, help="updates that close a round; 60 %% of the clients by default"
+        "--minimum", type=int, help="updates that close a round; 40 %% of the clients by default"
     )
     parser.add_argument("--settle", type=int, default=5, help="rounds that are left out of the slope")
     parser.add_argument("--seed", type=int, default=5)
@@ -387,7 +386,7 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=1200.0)
     parser.add_argument("--out", type=Path, default=RESULTS / "fifty_clients.json")
     options = parser.parse_args()
-    options.minimum = options.minimum or max(1, round(0.6 * options.clients))
+    options.minimum = options.minimum or max(1, round(0.4 * options.clients))
     with tempfile.TemporaryDirectory(prefix="motet-fifty-") as folder:
         found = run(Path(folder), options)
     options.out.write_text(json.dumps(found, indent=1) + "\n")
