@@ -195,7 +195,8 @@ def _die_at(job, tell):
         if reached == name and left == 0:
             tell("dies")
             os.kill(os.getpid(), job.get("signal", signal.SIGKILL))
-            time.sleep(0.3)  # another thread may have taken a SIGSTOP: this one does not go on before it holds
+            # another thread may have taken a SIGSTOP: this one does not go on before it holds
+            time.sleep(0.3)
 
     crashpoints.watch(die)
 
