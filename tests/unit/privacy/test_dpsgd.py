@@ -491,3 +491,41 @@ def test_low_precision_gradients_are_clipped_in_float32_and_added_in_float64():
 def test_every_refusal_is_a_privacy_error():
     for kind in (NonFiniteUpdateError, PerExampleGradientError, UnsupportedModelError):
         assert issubclass(kind, PrivacyError)
+
+
+def test_memory_that_is_used_again_holds_nothing_of_an_earlier_step():
+    """Batches grow and shrink, and a layer is used twice in one pass; each step is as if it were the first."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(5, 5, bias=False), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.second(self.first(self.first(x))).flatten(1).sum(1)
+
+    def engine(model):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return DpSgd(
+            model,
+            optimizer,
+            clipping_norm=0.5,
+            noise_multiplier=0.0,
+            expected_batch_size=4,
+            noise=SeededNoise(0),
+        )
+
+    torch.manual_seed(0)
+    lasting = Twice()
+    used = engine(lasting)
+    for size in (3, 1, 6, 2, 0, 6):
+        fresh = Twice()
+        fresh.load_state_dict({k: v.clone() for k, v in lasting.state_dict().items()})
+        batch, once = torch.randn(size, 4, 5), engine(fresh)
+        for model, steps in ((lasting, used), (fresh, once)):
+            steps.accumulate(model(batch) ** 2)
+            steps.step()
+        once.close()
+        for mine, theirs in zip(lasting.parameters(), fresh.parameters(), strict=True):
+            assert torch.equal(mine, theirs)
+    used.close()
