@@ -154,32 +154,13 @@ class OneBackwardHooks(AbstractGradSampleHooks):  # type: ignore[misc]
         """Drop what backward passes left, finished or not."""
         for recorder in self._recorders.values():
             recorder.forget()
-        self._join_rooms()
         for parameter in self.parameters.values():
             parameter.grad = None
-
-    def _join_rooms(self) -> None:
-        """One piece of memory for all layers: what lies apart from the model's own is not handed back between steps."""
-        rooms = [r for r in self._recorders.values() if r.room is not None]
-        if all(r.room_is_shared for r in rooms):
-            return
-        shapes = [r.room.shape for r in rooms if r.room is not None]
-        kinds = {(r.room.dtype, r.room.device) for r in rooms if r.room is not None}
-        for recorder in rooms:
-            recorder.room, recorder.room_is_shared = None, False
-        if len(kinds) != 1:
-            return
-        dtype, device = kinds.pop()
-        sizes = [shape.numel() for shape in shapes]
-        whole = torch.empty(sum(sizes), dtype=dtype, device=device)
-        for recorder, shape, part in zip(rooms, shapes, torch.split(whole, sizes), strict=True):
-            recorder.room, recorder.room_is_shared = part.view(shape), True
 
     def remove_hooks(self) -> None:
         """Give every layer its own forward back."""
         for recorder in self._recorders.values():
             vars(recorder.layer).pop("forward", None)
-            recorder.room, recorder.room_is_shared = None, False
 
 
 class _Recorder:
@@ -189,8 +170,7 @@ class _Recorder:
         self.layer = layer
         self._weight: Shares | None = None
         self._bias: Shares | None = None
-        self.room: torch.Tensor | None = None
-        self.room_is_shared = False
+        self._room: torch.Tensor | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
         """As ``nn.Linear.forward``."""
@@ -228,10 +208,9 @@ class _Recorder:
         shape = (len(g), g.shape[2], x.shape[2])
         if self._weight is not None:
             return torch.bmm(g.mT, x)
-        room = self.room
+        room = self._room
         if room is None or len(room) < shape[0] or (room.dtype, room.device) != (x.dtype, x.device):
-            room = self.room = x.new_empty(shape)
-            self.room_is_shared = False
+            room = self._room = x.new_empty(shape)
         return torch.bmm(g.mT, x, out=room[: shape[0]])
 
     def found(self) -> dict[int, Shares]:
