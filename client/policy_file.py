@@ -1,6 +1,7 @@
 """The owner's policy as a running client follows it: the file is read again when it changes.
 
-A file that can not be used any more is no empty policy: everything is refused, with the reason, until it is mended.
+A file that can not be used any more is no empty policy: everything is refused until it is mended. What is wrong with it
+stays with the owner, in the log and in ``motet client status``: a line of it may name a file or a data set.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class PolicyFile:
         """What holds now.
 
         Raises:
-          PolicyRefusedError: the file was changed into one that can not be used; the message says why.
+          PolicyRefusedError: the file was changed into one that can not be used.
         """
         stamp = self._stamp_now()
         if self._path is not None and stamp != self._stamp:
@@ -52,8 +53,9 @@ class PolicyFile:
             self._stamp = stamp
         policy = self._policy
         if isinstance(policy, PolicyFileError):
-            told = policy.message.replace(str(self._path), "the file") if self._path else policy.message
-            raise PolicyRefusedError(f"clause policy_file: the owner's policy can not be used now: {told}")
+            raise PolicyRefusedError(
+                "clause policy_file: the owner's policy can not be used now; its own log says why"
+            )
         return policy
 
     def _read(self, path: Path) -> Policy | PolicyFileError:

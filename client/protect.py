@@ -25,10 +25,11 @@ the cap is reached, never a figure: what was spent depends on which data set the
 before can decide that (``client.lineage``). That the clause is reached is one such bit, to be counted as seen.
 ``over_capacity`` is about the machine, ``outside_hours``, ``approval_pending`` and ``cancelled`` about the owner's
 clock, the owner's decisions and the coordinator's own word, ``ledger_failed`` and ``bad_order`` about the ledger's
-file and the order. ``did_not_move`` and ``not_finite`` name a tensor; under DP-SGD they are post-processing of what
-is noised. ``client_failed``: the disk, the base model, or data that can not be read as the recipe asks. Of the data
-only that fact leaves a run with a privacy section, never a line, a label or a name of a column; the client's own log
-has them. A file without any example is no error under DP-SGD: such a client sends noise.
+file and the order, ``ledger_rolled_back`` about the coordinator's ledger as it was shown before. Of a policy file that
+can not be used only that is told. ``did_not_move`` and ``not_finite`` name a tensor; under DP-SGD they are
+post-processing of what is noised. ``client_failed``: the disk, the base model, or data that can not be read as the
+recipe asks. Of the data only that fact leaves a run with a privacy section, never a line, a label or a name of a
+column; the client's own log has them. A file without any example is no error under DP-SGD: such a client sends noise.
 
 Each message leaves in an envelope with this client's signature over it and its order (``client.sealing``): made of
 what leaves anyway and of the key, the same each time.

@@ -348,23 +348,30 @@ def test_a_run_that_is_held_starts_at_a_word_and_is_cancelled_without_one(served
         runs.start("r-never")
 
 
-def test_a_researchers_run_waits_for_an_operator_where_the_coordinator_asks_for_it(served, people):
-    researcher, operator = people["researcher"].runs, people["operator"].runs
-    assert researcher.submit(parse_recipe(RECIPE), run_id="r-free").state == "QUEUED"  # not asked for
-    object.__setattr__(served.resources, "asks_operator", True)
-    asked = researcher.submit(parse_recipe(RECIPE), run_id="r-asked", hold=True)
-    assert (asked.state, asked.reason) == ("PROPOSED", "waits for an operator: motet run approve r-asked")
-    assert "r-asked" not in [run.run_id for run in served.store.open_runs()]
-    for refused in (researcher.approve, people["auditor"].runs.approve):
-        with pytest.raises(NotAllowedError):
-            refused("r-asked")
-    with pytest.raises(WrongStateError, match="waits for an operator"):
-        researcher.start("r-asked")
-    with pytest.raises(WrongStateError, match="another recipe"):
-        operator.approve("r-asked", recipe_sha256="0" * 64)
-    assert operator.approve("r-asked", recipe_sha256=asked.recipe_sha256).state == "QUEUED"
-    assert operator.approve("r-asked").state == "QUEUED"
-    assert operator.submit(parse_recipe(RECIPE), run_id="r-operators").state == "QUEUED"
+def test_a_researchers_run_waits_for_an_operator_where_the_coordinator_asks_for_it(people, tmp_path):
+    free = people["researcher"].runs.submit(parse_recipe(RECIPE), run_id="r-free")
+    assert free.state == "QUEUED"  # nobody asks for it there
+    with house(tmp_path, asks_operator=True) as strict:
+        researcher, auditor, operator = (
+            strict.connect(role).runs for role in ("researcher", "auditor", "operator")
+        )
+        asked = researcher.submit(parse_recipe(RECIPE), run_id="r-asked", hold=True)
+        assert (asked.state, asked.reason) == (
+            "PROPOSED",
+            "waits for an operator: motet run approve r-asked",
+        )
+        assert strict.store.open_runs() == []
+        for refused in (researcher.approve, auditor.approve):
+            with pytest.raises(NotAllowedError):
+                refused("r-asked")
+        with pytest.raises(WrongStateError, match="waits for an operator"):
+            researcher.start("r-asked")
+        with pytest.raises(WrongStateError, match="another recipe"):
+            operator.approve("r-asked", recipe_sha256="0" * 64)
+        assert operator.approve("r-asked", recipe_sha256=asked.recipe_sha256).state == "QUEUED"
+        assert operator.approve("r-asked").state == "QUEUED"
+        assert [run.run_id for run in strict.store.open_runs()] == ["r-asked"]
+        assert operator.submit(parse_recipe(RECIPE), run_id="r-own").state == "QUEUED"
 
 
 def test_rounds_metrics_budgets_and_artifacts_are_those_of_the_store(served, people):

@@ -17,6 +17,40 @@ def typed(deployment, *arguments):
     return done.stdout
 
 
+def a_researchers_run_waits_for_the_operator(deployment):
+    ann, recipe = deployment.home / "ann-of-research", deployment.home / "proposed.yaml"
+    recipe.write_text(
+        "name: proposed\nbase_model: {tiny: tiny-bert}\ntask: {kind: sequence-classification, num_labels: 2}\n"
+        "data: {path: x.jsonl}\nmethod: {name: flora}\ncohort: {clients: [nobody], minimum: 1}\n"
+    )
+    typed(
+        deployment,
+        "ca",
+        "issue",
+        "--role",
+        "researcher",
+        "--name",
+        "ann",
+        "--out",
+        ann,
+        "--home",
+        deployment.place,
+    )
+    as_ann = ("--coordinator", load_identity(ann).control, "--identity", ann)
+    run_id = json.loads(typed(deployment, "run", "submit", recipe, *as_ann, "--json"))["run_id"]
+    refused = deployment.motet("run", "approve", run_id, *as_ann)
+    assert refused.returncode != 0
+    assert "Traceback" not in refused.stderr
+    shown = json.loads(typed(deployment, "run", "show", run_id, *as_ann, "--json"))
+    assert (shown["state"], shown["reason"]) == (
+        "PROPOSED",
+        f"waits for an operator: motet run approve {run_id}",
+    )
+    typed(deployment, "run", "approve", run_id, "--home", deployment.place)
+    assert deployment.store.get_run(run_id).state in {"QUEUED", "RUNNING"}
+    typed(deployment, "run", "cancel", run_id, *as_ann)
+
+
 def strangers_may_only_enrol(deployment):
     shown = json.loads(typed(deployment, "ca", "show", "--json", "--home", deployment.place))
     ca = (deployment.place / "tls/ca.crt").read_bytes()
@@ -37,6 +71,7 @@ def strangers_may_only_enrol(deployment):
 
 def test_a_data_owner_joins_with_a_token_alone_and_is_out_when_it_is_revoked(deploy, shards):
     deployment = deploy()
+    deployment.options = (*deployment.options, "--approve-runs")
     place, ward = ("--home", deployment.place), deployment.client_home("ward-a")
     deployment.start_coordinator()
     token = deployment.home / "ward-a.token"
@@ -65,6 +100,7 @@ def test_a_data_owner_joins_with_a_token_alone_and_is_out_when_it_is_revoked(dep
     again = deployment.motet("client", "enrol", "--token-file", token, "--home", ward)
     assert again.returncode == 7
     strangers_may_only_enrol(deployment)
+    a_researchers_run_waits_for_the_operator(deployment)
     for word in (token.read_text()[8:60], "PRIVATE"):
         assert word not in deployment.tails()
 

@@ -175,18 +175,22 @@ def test_outside_hours_is_closed_until_they_begin_and_no_refusal(worker_of, orde
     assert ask(worker_of(Policy(hours=("11:00-13:00",))), order).answer == "approved"  # positive control
 
 
-def test_a_broken_policy_file_refuses_everything_and_the_client_works_on(
-    worker_of, order_of, recipe_of, tmp_path
+def test_a_broken_policy_file_refuses_everything_tells_its_owner_alone_why_and_the_client_works_on(
+    worker_of, order_of, recipe_of, tmp_path, caplog
 ):
     path = tmp_path / "policy.toml"
     path.write_text("max_lora_rank = 4\n")
     worker, order = worker_of(PolicyFile(path)), order_of(recipe_of())
     assert ask(worker, order).answer == "approved"
-    path.write_text("max_lora_rang = 4\n")
+    path.write_text('[data_sets."/srv/anna.csv"]\nmax_epsilom = 4\n')
     leave = ask(worker, order)
     assert (leave.answer, leave.clause) == ("refused", "policy_file")
-    assert "Did you mean max_lora_rank" in leave.message
-    assert worker.handle(order).error_code == "policy_refused"
+    refused = worker.handle(order)
+    assert refused.error_code == "policy_refused"
+    for told in (leave.message, refused.error_message):
+        assert "epsilo" not in told
+        assert "anna" not in told
+    assert "max_epsilom" in caplog.text
     path.write_text("max_lora_rank = 8\n")
     assert worker.handle(order).error_code == ""
 

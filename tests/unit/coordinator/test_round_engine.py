@@ -8,6 +8,7 @@ import torch
 
 from aggregation.adapter import AdapterState, FactorPair
 from aggregation.serialize import sha256_hex, to_bytes
+from coordinator.engine.grid import GridFailure
 from coordinator.engine.round_engine import EngineStoppedError
 from coordinator.errors import BudgetRefusedError, RunFailedError
 from motet.wire.messages import TrainReply
@@ -91,6 +92,32 @@ def test_a_client_that_does_not_answer_is_left_behind_at_the_deadline_and_asked_
     states = [{c: v["state"] for c, v in r["clients"].items()} for r in result.rounds]
     assert states[0] == {"a": "RECEIVED", "b": "RECEIVED", "c": "FAILED"}
     assert states[1]["c"] == "RECEIVED"
+
+
+def test_a_message_that_ends_with_its_deadline_is_a_missed_deadline_and_an_earlier_end_is_not(
+    federation, recipes
+):
+    """The link tells of both as of a client that can not be reached."""
+    unreachable = GridFailure(code="client_unreachable", message="the message ended")
+    whole = federation.grid.collect
+
+    def collect(ids):
+        orders = {m: federation.grid.pending[m] for m in ids if m in federation.grid.pending}
+        late = [m for m, o in orders.items() if o.client_id == "c" and o.round_index < 2]
+        found = whole([m for m in ids if m not in late])
+        if late and not found:
+            federation.clock.time += (
+                0 if orders[late[0]].round_index == 0 else 60
+            )  # beyond the deadline, or not
+            federation.grid.pending.pop(late[0])
+            found = [(late[0], unreachable)]
+        return found
+
+    federation.grid.collect = collect
+    run = federation.submit(recipes["plain"])
+    assert federation.engine().run(run).state == "FINISHED"
+    codes = [c.error_code for c in federation.store.contributions(run) if c.client_id == "c"]
+    assert codes == ["client_unreachable", "deadline", ""]
 
 
 def test_budget_is_reserved_before_any_order_leaves(federation, recipes):
