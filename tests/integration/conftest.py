@@ -5,6 +5,7 @@ import os
 import random
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -31,6 +32,22 @@ QUIET = (
 )
 RANKS = {"a": 1, "b": 4, "c": 7}
 START_S, END_S = 120.0, 30.0
+_OPEN_HERE = set()  # databases that this process holds open
+
+
+def _refuse_to_read_an_open_database(event, given):
+    """POSIX drops all locks of a process on a file once it closes the file anywhere.
+
+    A coordinator that ends would then believe that nobody else has the database, and remove the log that our own
+    connection writes to: what we submit from then on, it never sees.
+    """
+    if event == "open" and isinstance(given[0], (str, os.PathLike)):
+        path = os.fspath(given[0])
+        if isinstance(path, str) and path.removesuffix("-wal").removesuffix("-shm") in _OPEN_HERE:
+            raise AssertionError(f"{path} is open in this process; read it in another one")
+
+
+sys.addaudithook(_refuse_to_read_an_open_database)
 
 
 def port_for_listening():
@@ -81,6 +98,7 @@ class Deployment:
         if database is not None:
             remember(self.place, database)
         self.store = open_store(self.place)
+        _OPEN_HERE.add(str(self.place / "motet.db"))
         for name in self.data:
             self.register(name)
 
@@ -183,6 +201,7 @@ class Deployment:
         for process in self.running.values():
             process.wait(END_S)
         self.store.close()
+        _OPEN_HERE.discard(str(self.place / "motet.db"))
         assert not stubborn, f"did not end within {END_S:g} s of SIGTERM: {stubborn}{self.tails()}"
         assert not told, f"left behind: {told}"
         faults = [p.read_text()[-2000:] for p in (self.home / "tmp").glob("motet-fault-*")]

@@ -12,7 +12,7 @@ import pytest
 from client.ledger import ClientLedger
 from privacy.events import PoissonGaussianEvent
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("federation")]
 
 
 def doctor(deployment, *arguments):
@@ -46,14 +46,12 @@ def test_the_doctor_finds_nothing_at_a_coordinator_and_a_client_that_work(federa
 
 def test_the_doctor_names_each_fault_of_a_broken_home_and_what_mends_it(federation, tmp_path):
     broken = tmp_path / "broken"
-    shutil.copytree(federation.place, broken, ignore=shutil.ignore_patterns("*.lock", "state.db*"))
+    shutil.copytree(federation.place, broken, ignore=shutil.ignore_patterns("*.lock", "state.db*", "motet.db*"))
     (broken / "tls/server.key").chmod(0o644)
     entries = broken / "ledger/entries.jsonl"
     entries.write_bytes(b"".join(entries.read_bytes().splitlines(keepends=True)[:-1]))
     (broken / "artifact.keys").unlink()
     (broken / "motet.db").write_bytes(b"no database")
-    for name in ("motet.db-wal", "motet.db-shm"):
-        (broken / name).unlink(missing_ok=True)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
