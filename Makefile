@@ -9,7 +9,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo demo-causal-lm demo-deployed setup setup-dev materials test test-all check lint typecheck imports proto coverage benchmarks clean
+.PHONY: help demo demo-causal-lm demo-deployed setup setup-dev browser materials test test-all check lint typecheck imports proto coverage benchmarks clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ setup: $(VENV)/.ready ## make the virtual environment with the pinned versions
 
 setup-dev: $(VENV)/.ready-dev ## the same with what the tests need
 
+browser: setup-dev ## a Chromium for the tests of the dashboard, if none is there; never fails
+	-@$(BIN)/python scripts/get_browser.py
+
 materials: setup ## download the pinned weights and data (once)
 	$(BIN)/motet materials fetch minilm vader newsgroups
 
@@ -40,11 +43,11 @@ demo-causal-lm: setup ## the same for a language model
 demo-deployed: setup ## the same with a real coordinator and four client processes
 	$(BIN)/motet demo --deployed
 
-test: setup-dev ## all set-up, then the tests
+test: setup-dev browser ## all set-up, then the tests
 	$(BIN)/motet materials fetch minilm vader newsgroups
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup --maxprocesses 2
 
-test-all: setup-dev ## the slow campaigns as well
+test-all: setup-dev browser ## the slow campaigns as well
 	$(BIN)/motet materials fetch
 	MOTET_TEST_FORK=0 $(BIN)/python -m pytest
 
@@ -62,7 +65,7 @@ imports: setup-dev ## the layering rules
 proto: setup-dev ## the generated stubs are those of proto/
 	$(BIN)/python scripts/gen_proto.py --check
 
-coverage: setup-dev ## branch coverage with a floor for each package
+coverage: setup-dev browser ## branch coverage with a floor for each package
 	$(BIN)/python -m coverage erase && MOTET_TEST_FORK=0 $(BIN)/python -m coverage run -m pytest -m "not slow" && $(BIN)/python -m coverage combine
 	$(BIN)/python -m coverage report --include='privacy/*,aggregation/*' --fail-under=90
 	$(BIN)/python -m coverage report --include='client/*,coordinator/*,motet/*' --fail-under=75
