@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from motet.wire.pace import HEADER, SHORTEST_S, seconds_from
+from motet.wire.pace import HEADER, SHORTEST_S, SOON_HEADER, SOONEST_S, seconds_from, soon_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import httpx
     from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
-POLL_MIN_S, POLL_GROWTH = 0.1, 1.5
+POLL_MIN_S, POLL_GROWTH = SOONEST_S, 1.5
 HEARTBEAT_S = 15.0
-_SOON = 20.0  # after work a client asks so many times as often as the coordinator's advice for waiting ones
+_SOON = 20.0  # times as often as waiting clients: after work, where the coordinator gives no advice for that
 _BEATS = 2.0  # times the advice; a call is a call
 _uniform = random.SystemRandom().uniform
 
@@ -32,6 +32,7 @@ class Pace:
     def __init__(self, uniform: Callable[[float, float], float] = _uniform) -> None:
         self._uniform = uniform
         self._longest_s = SHORTEST_S
+        self._soon_s: float | None = None
         self._wait_s = POLL_MIN_S
         self._told_s = HEARTBEAT_S
 
@@ -40,11 +41,12 @@ class Pace:
         response = call_next(context)
         if HEADER in response.headers:
             self._longest_s = seconds_from(response.headers[HEADER])
+            self._soon_s = soon_from(response.headers.get(SOON_HEADER))
         return response
 
     def worked(self) -> None:
         """Something came, or was answered: ask soon."""
-        self._wait_s = max(POLL_MIN_S, self._longest_s / _SOON)
+        self._wait_s = self._soon_s or max(POLL_MIN_S, self._longest_s / _SOON)
 
     def next_wait_s(self) -> float:
         """Seconds to wait now that nothing came; the next wait is longer, up to the advice. Spread by a quarter."""

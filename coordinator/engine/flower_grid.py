@@ -11,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from coordinator.engine.allowance import Allowance
 from coordinator.engine.flower_link import NotTakenError
 from coordinator.engine.grid import GridClient, GridFailure
 from motet.abandoned import order_key
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ASK_AFTER_S = 3.0  # without a reply; then after twice as long each time
+QUESTIONS_AT_ONCE, QUESTIONS_A_SECOND = 8, 2.0  # of all clients: one costs as many calls as an order
 CANCEL_FOR_S = 3600.0  # a client that is away that long has a deadline behind it
 CANCEL_AGAIN_S = 10.0
 SEND_AGAIN_S = 0.5  # to a client that has not signed on yet
@@ -51,7 +53,8 @@ class _Cancel:
 class _Sent:
     """An order under way: the message that carries it now, if one does, and the open questions after that one.
 
-    ``key``: of the client when the order left. ``earlier``: carriers that were given up.
+    ``key``: of the client when the order left. ``earlier``: carriers that were given up. ``is_past``: its run is
+    further on; a reply may still come and is taken, but nobody is asked after it.
     """
 
     order: TrainOrder
@@ -65,6 +68,7 @@ class _Sent:
     carrier: str = ""
     questions: list[str] = field(default_factory=list)
     is_taken_back: bool = False
+    is_past: bool = False
 
 
 class FlowerGrid:
@@ -76,7 +80,9 @@ class FlowerGrid:
     An order is carried until it is answered. A SuperLink that has lost its memory takes nothing for a client before
     that has signed on again: the order is offered until it is taken. And it hands a message out once; a client that
     was killed right then, or whose network lost it, does not hold it: after ``ASK_AFTER_S`` without a reply the client
-    is asked, and what it calls lost is sent again. A client at work answers when it is done with what came first.
+    is asked, and what it calls lost is sent again. Of many silent clients a few are asked a second, in turn. A client
+    at work answers when it is done with what came first. Once a run asks for a later round or attempt, nobody is asked
+    after orders of before.
 
     A reply is taken out of its envelope only where the client's registered key signed it as an answer to this very
     order; nothing else is parsed. What comes to an order that is answered is compared with the answer: the same bytes
@@ -113,6 +119,7 @@ class FlowerGrid:
         self._keys: dict[str, bytes] = {}
         self._sent: dict[str, _Sent] = {}
         self._cancels: list[_Cancel] = []
+        self._questions = Allowance(QUESTIONS_A_SECOND, QUESTIONS_AT_ONCE, monotonic)
         self._lock = threading.RLock()  # runs are threads
         self.online_at_last_look = 0
 
@@ -175,10 +182,20 @@ class FlowerGrid:
         message_id = uuid.uuid4().hex
         node, key = self._nodes.get(order.client_id, 0), self._keys.get(order.client_id, b"")
         sent = _Sent(order, node, key, self._monotonic() + deadline_s)
+        if not order.asks_leave:
+            self._leave_behind(order)
         if order.client_id not in self._revoked:
             self._carry(sent)
         self._sent[message_id] = sent
         return message_id
+
+    def _leave_behind(self, newest: TrainOrder) -> None:
+        """The run is at this round and attempt: what it asked for before is past."""
+        place = (newest.round_index, newest.attempt)
+        for sent in self._sent.values():
+            order = sent.order
+            if order.run_id == newest.run_id and (order.round_index, order.attempt) < place:
+                sent.is_past = sent.is_past or not order.asks_leave
 
     def collect(self, message_ids: Sequence[str]) -> list[tuple[str, TrainReply | GridFailure]]:
         """Replies that arrived; what is not signed or can not be decoded is a failure of that client."""
@@ -211,12 +228,24 @@ class FlowerGrid:
                 self._remember(sent, came[0], arrived)
                 continue
             self._hear(sent, arrived)
-            if self._monotonic() >= sent.act_at and not sent.is_taken_back:
-                if sent.carrier:
-                    self._ask(sent)
-                else:
-                    self._carry(sent)
+            if sent.is_past and not (sent.carrier or sent.earlier):
+                replies.append(
+                    (message_id, GridFailure(code="client_unreachable", message="the order never left"))
+                )
+                del self._sent[message_id]
+        left = [sent for message_id, sent in under_way.items() if message_id in self._sent]
+        for sent in sorted(left, key=lambda s: s.act_at):
+            self._see_to(sent)
         return replies
+
+    def _see_to(self, sent: _Sent) -> None:
+        """Offer what was not taken; ask after what is silent. Who has been waited for longest comes first."""
+        if sent.is_taken_back or sent.is_past or self._monotonic() < sent.act_at:
+            return
+        if not sent.carrier:
+            self._carry(sent)
+        elif self._questions.take():
+            self._ask(sent)
 
     def _opened(self, sent: _Sent, arrived: Arrived) -> TrainReply | GridFailure:
         """The reply, if the client's key signed it as an answer to this order."""

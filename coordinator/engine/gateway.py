@@ -17,7 +17,7 @@ import uvicorn
 
 from coordinator.engine.pace import Pace
 from coordinator.engine.patience import ImpatientProtocol
-from motet.wire.pace import HEADER
+from motet.wire.pace import HEADER, SOON_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,6 +38,7 @@ FLEET = frozenset(
 )
 MAX_BODY_BYTES = 16 << 20
 SILENCE_S = 30.0  # a body of which nothing comes for so long is given up
+_ANSWER = "/v1/fleet/push-messages"
 _CALLER = b"flwr-public-key"  # Flower's header; importing its name would cost this process a hundred MB
 _HOP = frozenset(
     {
@@ -122,8 +123,9 @@ class ReverseProxy:
         try:
             kept = [(k, v) for k, v in response.headers.raw if k.lower() not in _HOP]
             if response.status_code == 200:  # whose key it is has been verified
-                self._pace.seen(dict(headers).get(_CALLER, b""))
+                self._pace.seen(dict(headers).get(_CALLER, b""), answers=scope["path"] == _ANSWER)
                 kept.append((HEADER.encode(), f"{self._pace.seconds():.1f}".encode()))
+                kept.append((SOON_HEADER.encode(), f"{self._pace.soon_seconds():.2f}".encode()))
             await send({"type": "http.response.start", "status": response.status_code, "headers": kept})
             async for chunk in response.aiter_raw():
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})

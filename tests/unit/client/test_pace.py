@@ -8,15 +8,27 @@ import pytest
 from client.pace import HEARTBEAT_S, POLL_MIN_S, Pace
 from coordinator.engine.pace import WINDOW_S
 from coordinator.engine.pace import Pace as GatewayPace
-from motet.wire.pace import CALLS_A_SECOND, HEADER, LONGEST_S, SHORTEST_S, seconds_for, seconds_from
+from motet.wire.pace import (
+    CALLS_A_SECOND,
+    HEADER,
+    LONGEST_S,
+    SHORTEST_S,
+    SOON_CALLS_A_SECOND,
+    SOON_HEADER,
+    seconds_for,
+    seconds_from,
+    soon_for,
+    soon_from,
+)
 
 
 def middle(low, high):
     return (low + high) / 2
 
 
-def advise(pace, value):
+def advise(pace, value, soon=None):
     headers = {} if value is None else {HEADER: value}
+    headers |= {} if soon is None else {SOON_HEADER: soon}
     pace.intercept(None, lambda _context: httpx.Response(200, headers=headers))
 
 
@@ -48,6 +60,30 @@ def test_a_small_fleet_hears_of_a_new_run_within_seconds_and_a_thousand_clients_
     assert (
         1000 / SHORTEST_S > 10 * CALLS_A_SECOND
     )  # the control: without advice they would ask ten times too often
+
+
+def after_work(count, soon):
+    """Calls a second of so many clients that all had work a moment ago."""
+    pace = Pace(middle)
+    advise(pace, f"{seconds_for(count):.1f}", soon)
+    pace.worked()
+    return count / pace.next_wait_s()
+
+
+def test_fifty_clients_that_all_had_work_ask_no_more_often_than_the_coordinator_answers():
+    assert after_work(50, f"{soon_for(50):.2f}") <= SOON_CALLS_A_SECOND + 1e-9
+    assert (
+        after_work(50, None) > 10 * SOON_CALLS_A_SECOND
+    )  # the control: without the advice, all of them at once
+    assert after_work(3, f"{soon_for(3):.2f}") == 3 / POLL_MIN_S  # few clients lose nothing
+
+
+@pytest.mark.parametrize("soon", ["", "now", "nan", "-5", "0", "inf", "1e9"])
+def test_no_advice_for_after_work_makes_a_client_hurry_or_wait_longer_than_one_without_work(soon):
+    pace = Pace(middle)
+    advise(pace, "4", soon)
+    pace.worked()
+    assert POLL_MIN_S <= pace.next_wait_s() <= 4.0
 
 
 @pytest.mark.parametrize("value", [None, "", "soon", "nan", "-5", "0", "inf", "1e9", "0x10"])
@@ -93,6 +129,17 @@ def test_the_gateway_counts_each_caller_once_and_forgets_who_left():
     assert pace.seconds() == SHORTEST_S
 
 
+def test_the_gateway_counts_who_answered_apart_from_who_only_asks():
+    now = [0.0]
+    pace = GatewayPace(lambda: now[0])
+    for i in range(1000):
+        pace.seen(b"%d" % i, answers=i < 100)
+    assert (pace.seconds(), pace.soon_seconds()) == (40.0, soon_for(100))
+    now[0] += 2 * WINDOW_S
+    assert pace.soon_seconds() == POLL_MIN_S
+
+
 def test_advice_that_can_not_be_read_is_none():
+    assert [soon_from(text) for text in (None, "x", "nan")] == [None] * 3
     assert [seconds_from(text) for text in (None, "x", "nan")] == [SHORTEST_S] * 3
     assert seconds_from("7.5") == 7.5

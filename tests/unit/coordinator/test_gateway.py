@@ -8,7 +8,7 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 
 import coordinator.engine.gateway as gateway_module
 from coordinator.engine.gateway import FLEET, MAX_BODY_BYTES, FleetOnly, ReverseProxy
-from motet.wire.pace import HEADER
+from motet.wire.pace import HEADER, SOON_HEADER
 
 PATH = "/v1/fleet/pull-messages"
 
@@ -200,6 +200,11 @@ def test_answers_carry_how_often_to_ask_and_only_callers_that_the_superlink_admi
     ]
     assert told[0][HEADER.encode()] == b"2.0"
     assert told[-1][HEADER.encode()] == b"4.0"  # a hundred callers
+    assert told[-1][SOON_HEADER.encode()] == b"0.10"  # nobody had work
+    for i in range(100):
+        answer_of = scope("/v1/fleet/push-messages", headers=[(b"flwr-public-key", b"admitted-%d" % i)])
+        last = dict(call(gateway, answer_of)[0]["headers"])
+    assert last[SOON_HEADER.encode()] == b"2.50"
 
 
 def test_the_header_of_the_callers_key_is_the_one_that_flower_sends():
