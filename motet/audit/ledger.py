@@ -154,6 +154,15 @@ class CoordinatorLedger:
         """
         return [str(json.loads(line)) for line in self._checkpoints.lines()]
 
+    def newest_note(self) -> str | None:
+        """The newest signed checkpoint, as a note; None before the first.
+
+        Raises:
+          JournalError: the file is damaged or cut.
+        """
+        lines = self._checkpoints.lines()
+        return str(json.loads(lines[-1])) if lines else None
+
     def verifier(self) -> Verifier:
         """The public key that signs this ledger, by which auditors know it.
 
@@ -180,6 +189,47 @@ class CoordinatorLedger:
         index = self._index[identity(body)]
         return index, self._tree.inclusion_proof(index)
 
+    def size(self) -> int:
+        """Number of entries.
+
+        Raises:
+          JournalError: the ledger is damaged or cut.
+        """
+        self._catch_up()
+        return len(self._tree)
+
+    def leaves_between(self, start: int, end: int) -> list[bytes]:
+        """Canonical bytes of the entries from ``start`` on and before ``end``."""
+        with self._lock:
+            self._catch_up()
+            return self._leaves[start:end]
+
+    def leaf_hashes(self, start: int, end: int) -> list[bytes]:
+        """Their hashes in the tree, 32 bytes each."""
+        with self._lock:
+            self._catch_up()
+            return self._tree.leaf_hashes(start, end)
+
+    def root(self, size: int) -> bytes:
+        """Root of the tree over the first ``size`` entries.
+
+        Raises:
+          ValueError: there are fewer.
+        """
+        with self._lock:
+            self._catch_up()
+            return self._tree.root(size)
+
+    def inclusion_proof(self, sequence: int, size: int) -> list[bytes]:
+        """Hashes that lead from an entry to the root of the first ``size`` entries.
+
+        Raises:
+          ValueError: not 0 <= sequence < size <= the number of entries.
+        """
+        with self._lock:
+            self._catch_up()
+            return self._tree.inclusion_proof(sequence, size)
+
     def backup_files(self, entries: int, checkpoints: int) -> dict[str, bytes]:
         """The first entries and checkpoints as files, with what tells a cut one: they read back as this ledger was.
 
@@ -200,8 +250,9 @@ class CoordinatorLedger:
         Raises:
           ValueError: not 1 <= old_size <= size <= the number of entries.
         """
-        self._catch_up()
-        return self._tree.consistency_proof(old_size, size)
+        with self._lock:
+            self._catch_up()
+            return self._tree.consistency_proof(old_size, size)
 
     def _raise_conflict(self, others: Sequence[bytes]) -> NoReturn:
         here = [entry_from_bytes(leaf) for leaf in self._leaves]

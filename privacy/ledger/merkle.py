@@ -66,6 +66,10 @@ class MerkleTree:
             raise ValueError(f"no root of {size} leaves: the tree has {len(self)}")
         return self._range(0, size)
 
+    def leaf_hashes(self, start: int, end: int) -> list[bytes]:
+        """``leaf_hash`` of the leaves from ``start`` on and before ``end``; fewer where there are fewer."""
+        return self._levels[0][start:end]
+
     def inclusion_proof(self, index: int, size: int | None = None) -> list[bytes]:
         """Hashes that lead from leaf ``index`` to the root of the first ``size`` leaves, lowest first.
 
