@@ -8,6 +8,7 @@ as ``make test-all`` does; the README's commands and the demo's federation are a
 
 import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,8 @@ def _ready():
         _server.ensure_running()
 
 
-def _run(arguments, environment, cwd, out, err):
+def _take(environment, cwd, out, err):
+    """Be a process of its own with this environment, folder and output."""
     os.setsid()
     for path, number in ((out, 1), (err, 2)):
         to = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -49,10 +51,21 @@ def _run(arguments, environment, cwd, out, err):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
+
+
+def _run(arguments, environment, cwd, out, err):
+    _take(environment, cwd, out, err)
     sys.argv = [str(ROOT / "motet/cli/main.py"), *arguments]
     from motet.cli.main import main
 
     main()
+
+
+def _run_python(arguments, environment, cwd, out, err):
+    _take(environment, cwd, out, err)
+    sys.path.insert(0, str(cwd))
+    sys.argv = list(arguments)
+    runpy.run_path(arguments[0], run_name="__main__")
 
 
 def start_function(function, *given):
@@ -73,13 +86,14 @@ class Command:
       cwd: where it runs.
       out: file that its output is added to.
       err: the same for errors; by default ``out``.
+      function: what runs, with these.
     """
 
-    def __init__(self, arguments, environment, cwd, out, err=None):
+    def __init__(self, arguments, environment, cwd, out, err=None, function=_run):
         _ready()
         words = [str(a) for a in arguments]
         given = (words, dict(environment), str(cwd), str(out), str(err or out))
-        self._process = _context.Process(target=_run, args=given)
+        self._process = _context.Process(target=function, args=given)
         with mock.patch.object(forkserver, "connect_to_new_process", _server.connect_to_new_process):
             self._process.start()
         self.pid = self._process.pid
@@ -109,17 +123,28 @@ class Command:
         self._process.kill()
 
 
-def start(arguments, environment, cwd, log):
-    """In the background, forked or from nothing; output and errors are added to the file ``log``."""
+def start(arguments, environment, cwd, log, err=None):
+    """In the background, forked or from nothing; output and errors are added to the file ``log`` (errors: ``err``)."""
     if is_forked():
-        return Command(arguments, environment, cwd, log)
-    with Path(log).open("ab") as file:
+        return Command(arguments, environment, cwd, log, err)
+    return _started([*MOTET, *arguments], environment, cwd, log, err or log)
+
+
+def start_python(arguments, environment, cwd, out, err):
+    """``python FILE ...`` in the background, forked or from nothing."""
+    if is_forked():
+        return Command(arguments, environment, cwd, out, err, _run_python)
+    return _started([sys.executable, *arguments], environment, cwd, out, err)
+
+
+def _started(words, environment, cwd, out, err):
+    with Path(out).open("ab") as to, Path(err).open("ab") as errors:
         return subprocess.Popen(
-            [*MOTET, *map(str, arguments)],
+            [str(w) for w in words],
             env=environment,
             cwd=cwd,
-            stdout=file,
-            stderr=file,
+            stdout=to,
+            stderr=errors,
             start_new_session=True,
         )
 
