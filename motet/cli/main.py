@@ -29,6 +29,7 @@ Start with: motet demo
 COMMANDS = {
     "demo": "motet.cli.demo:demo_command",
     "simulate": "motet.cli.simulate:simulate_command",
+    "watch": "motet.cli.watch:watch_command",
     "plan": "motet.cli.plan:plan_command",
     "export": "motet.cli.export:export_command",
     "merge": "motet.cli.merge:merge_command",
@@ -104,8 +105,10 @@ def main(argv: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else argv
     from rich.console import Console
 
+    from motet.cli.screen import bear_every_letter
     from motet.errors import MotetError
 
+    bear_every_letter()
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     # Opacus hooks inputs that need no gradient; that is what we want of a frozen base.
     warnings.filterwarnings("ignore", message="Full backward hook is firing")

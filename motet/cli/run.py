@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def described(run: Run, rounds: Sequence[Round]) -> dict[str, Any]:
     """One run with its rounds as plain values."""
-    return summary(run) | {"rounds": [_round(r) for r in rounds]}
+    return summary(run) | {"rounds": [round_as_values(r) for r in rounds]}
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -43,7 +42,8 @@ def summary(run: Run) -> dict[str, Any]:
     }
 
 
-def _round(found: Round) -> dict[str, Any]:
+def round_as_values(found: Round) -> dict[str, Any]:
+    """One attempt at a round as plain values."""
     return {
         "round_index": found.round_index,
         "attempt": found.attempt,
@@ -188,11 +188,19 @@ def watch_command(
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
-    """Follow a run until it ends; exit code 0 only if it finished.
+    """Follow a run until it ends, in lines; exit code 0 only if it finished. `motet watch` shows more.
 
     Example: motet run watch r-3f9a1c
     """
-    row = _followed(run_id, home, coordinator, identity, timeout_s=timeout_s, is_quiet=as_json)
+    from motet.cli.following import Away, Place, followed
+
+    place = Place(home=home, coordinator=coordinator, identity=identity)
+    said: tuple[Any, ...] = ()
+    for heard in followed(place, run_id, timeout_s=timeout_s):
+        if not (isinstance(heard, Away) or heard.event.run is None or as_json):
+            said = _say(heard.event.run, said)
+    with reached(home, coordinator, identity) as connection:
+        row = _whole(connection, run_id)
     if as_json:
         print(json.dumps(row))
     elif row["state"] == "FINISHED":
@@ -200,42 +208,6 @@ def watch_command(
         print(f"adapter {row['adapter_sha256']}\nnext: motet export {run_id} {where} --out exported")
     if row["state"] != "FINISHED":
         raise typer.Exit(9)
-
-
-def _followed(
-    run_id: str,
-    home: Path | None,
-    coordinator: str | None,
-    identity: Path | None,
-    *,
-    timeout_s: float,
-    is_quiet: bool,
-) -> dict[str, Any]:
-    """The run as it was when it ended, or when the time was over.
-
-    A coordinator of this home that stops is no end: the home tells what there is, until another one serves it.
-    """
-    from motet.connection.errors import DeadlineError, UnreachableError
-    from motet.connection.runs import AWAY_S
-
-    is_home = coordinator is None and identity is None
-    until = time.monotonic() + timeout_s if timeout_s else None
-    heard, said = time.monotonic(), ()
-    while True:
-        left = None if until is None else max(0.1, until - time.monotonic())
-        with reached(home, coordinator, identity) as connection:
-            try:
-                events = connection.runs.watch(run_id, timeout_s=left, away_s=0 if is_home else AWAY_S)
-                for event in events:
-                    heard = time.monotonic()
-                    said = said if event.run is None or is_quiet else _say(event.run, said)
-                return _whole(connection, run_id)
-            except DeadlineError:
-                return _whole(connection, run_id)
-            except UnreachableError:
-                if not is_home or time.monotonic() - heard > AWAY_S:
-                    raise
-        time.sleep(0.5)
 
 
 def _say(run: Run, said: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -46,7 +46,9 @@ def test_the_doctor_finds_nothing_at_a_coordinator_and_a_client_that_work(federa
 
 def test_the_doctor_names_each_fault_of_a_broken_home_and_what_mends_it(federation, tmp_path):
     broken = tmp_path / "broken"
-    shutil.copytree(federation.place, broken, ignore=shutil.ignore_patterns("*.lock", "state.db*", "motet.db*"))
+    shutil.copytree(
+        federation.place, broken, ignore=shutil.ignore_patterns("*.lock", "state.db*", "motet.db*")
+    )
     (broken / "tls/server.key").chmod(0o644)
     entries = broken / "ledger/entries.jsonl"
     entries.write_bytes(b"".join(entries.read_bytes().splitlines(keepends=True)[:-1]))
