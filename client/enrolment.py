@@ -17,7 +17,6 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from client.authority_link import EnrolmentError, call_enrol, call_renew, fetch_authority
 from client.files import write_durably
@@ -35,6 +34,7 @@ from motet.identity import (
     identity_of,
     load_identity,
 )
+from motet.identity_folder import certificate_request
 
 if TYPE_CHECKING:
     import threading
@@ -77,7 +77,7 @@ def enrol(home: Path, token_text: str) -> Identity:
         ) from e
     key, fleet = _load(folder / KEY), load_key(home)
     authority_pem = fetch_authority(token.address, token.pin)
-    csr = _request(key, token.name)
+    csr = certificate_request(key, token.name)
     statement = possession_statement(token.token_id, csr, fleet_public)
     answer = call_enrol(
         token.address,
@@ -111,7 +111,7 @@ def renew(home: Path) -> Identity:
     if not identity.control:
         raise EnrolmentError(f"{home} does not know the control API", hint="enrol again with a new token")
     key = _load(identity.key_path)
-    told = call_renew(identity, _request(key, identity.name))
+    told = call_renew(identity, certificate_request(key, identity.name))
     authority = x509.load_pem_x509_certificate(identity.authority_path.read_bytes())
     _check_certificate(told.certificate_pem, authority, key, identity.name)
     write_durably(identity.certificate_path, told.certificate_pem.encode("ascii"))
@@ -173,12 +173,6 @@ def _load(path: Path) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
         raise EnrolmentError(f"{path} is no P-256 key", hint="enrol in a new --home with a new token")
     return key
-
-
-def _request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    made = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    return made.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def _check_answer(

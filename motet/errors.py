@@ -59,3 +59,9 @@ class WrongStateError(MotetError):
     """What is asked for can not be done in the state that the run is in; nothing was changed."""
 
     exit_code = 2
+
+
+class LedgerConflictError(MotetError):
+    """The database and the ledger tell different stories about one charge."""
+
+    exit_code = 11

@@ -231,15 +231,25 @@ def export_from(
         rounds=len(closed),
         asked=asked,
         counted={c.client_id for c in contributions if c.state == "RECEIVED"},
-        epsilons=_told_epsilons(connection, run_id, recipe, asked),
+        epsilons=told_epsilons(connection, run_id, recipe, asked),
     )
+    state = downloaded_state(connection, closed[-1].adapter_sha256)
+    return _written(learned, state, closed[-1].adapter_sha256, out_dir, merged=merged, lora_rank=lora_rank)
+
+
+def downloaded_state(connection: Connection, sha256: str) -> AdapterState:
+    """An adapter state of a coordinator that is reached over its control API.
+
+    Raises:
+      ExportError: what came is none.
+      MotetError: there is no such artifact, or the caller may not have it.
+    """
     with tempfile.TemporaryDirectory(prefix="motet-") as folder:
-        path = connection.artifacts.download(closed[-1].adapter_sha256, Path(folder) / "state")
+        path = connection.artifacts.download(sha256, Path(folder) / "state")
         try:
-            state = from_bytes(path.read_bytes())
+            return from_bytes(path.read_bytes())
         except MalformedUpdateError as e:
             raise ExportError(f"what came is no adapter state: {e.reason}", hint="ask the operator") from e
-    return _written(learned, state, closed[-1].adapter_sha256, out_dir, merged=merged, lora_rank=lora_rank)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,9 +264,7 @@ class _Learned:
     epsilons: dict[str, float]
 
 
-def _told_epsilons(
-    connection: Connection, run_id: str, recipe: Recipe, clients: set[str]
-) -> dict[str, float]:
+def told_epsilons(connection: Connection, run_id: str, recipe: Recipe, clients: set[str]) -> dict[str, float]:
     """Client id -> epsilon of this run, as the coordinator tells it."""
     if recipe.privacy is None:
         return {}

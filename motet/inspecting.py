@@ -28,22 +28,20 @@ import torch
 from client.adapters import attach, detach
 from client.base import loaded_base
 from client.inputs import prepare
-from coordinator.storage.artifacts import ArtifactStore
-from coordinator.storage.where import open_store
 from motet.data import DataError, Example
 from motet.errors import MotetError
-from motet.exporting import NothingToExportError, epsilons_of, has_personal_part
+from motet.exporting import NothingToExportError, downloaded_state, has_personal_part, told_epsilons
 from motet.modeling import load_base
 from motet.recipe import from_canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     from aggregation.adapter import AdapterState
+    from motet.connection.connection import Connection
     from motet.recipe import Recipe
 
 LOOK = "a look, not a proof: what it does not show may have been learned all the same"
@@ -116,7 +114,7 @@ class MovedText:
 
 
 def inspect_run(
-    home: Path,
+    connection: Connection,
     run_id: str,
     *,
     beginnings: Sequence[str] = BEGINNINGS,
@@ -130,7 +128,7 @@ def inspect_run(
     """Look at the newest closed round of a stored run.
 
     Args:
-      home: the coordinator's state folder, or that of a simulated run.
+      connection: to the coordinator, or to the home of a simulated run.
       run_id: the run.
       beginnings: of texts, for language models.
       texts: public ones, for classifiers.
@@ -153,11 +151,11 @@ def inspect_run(
       NothingToExportError: no round has closed.
       MotetError: there is no such run, or its base model can not be loaded.
     """
-    recipe, state, facts = _stored(home, run_id)
+    recipe, state, facts = _stored(connection, run_id)
     if recipe.task.kind == "image-classification":
         raise NothingToInspectError(
             f"run {run_id} classifies pictures; only texts can be looked at so far",
-            hint=f"export it and try it on public pictures: motet export {run_id} --home {home} --out exported",
+            hint=f"export it and try it on public pictures: motet export {run_id} --out exported",
         )
     if has_personal_part(recipe):
         raise NothingToInspectError(
@@ -173,28 +171,24 @@ def inspect_run(
     return facts | {"task": recipe.task.kind, "look": LOOK} | found
 
 
-def _stored(home: Path, run_id: str) -> tuple[Recipe, AdapterState, dict[str, Any]]:
-    store = open_store(home, create=False)
-    try:
-        run = store.get_run(run_id)
-        closed = store.closed_rounds(run_id)
-        recipe = from_canonical_json(run.recipe_json)
-        asked = sorted({c.client_id for c in store.contributions(run_id)})
-        epsilons = epsilons_of(store, run_id, recipe, asked)
-    finally:
-        store.close()
+def _stored(connection: Connection, run_id: str) -> tuple[Recipe, AdapterState, dict[str, Any]]:
+    run = connection.runs.get(run_id)
+    rounds = connection.rounds.list(run_id)
+    closed = [r for r in rounds if r.state == "CLOSED"]
     if not closed:
         raise NothingToExportError(
-            f"run {run_id} has no closed round yet (state {run.state})",
-            hint=f"motet run watch {run_id} --home {home}",
+            f"run {run_id} has no closed round yet (state {run.state})", hint=f"motet run watch {run_id}"
         )
+    recipe = from_canonical_json(connection.recipes.get(run.recipe_sha256).recipe_json)
+    asked = {c.client_id for r in rounds for c in r.contributions}
+    epsilons = told_epsilons(connection, run_id, recipe, asked)
     facts = {
         "run_id": run_id,
         "rounds": len(closed),
         "unit": None if recipe.privacy is None else recipe.privacy.unit,
         "epsilon": max(epsilons.values(), default=None),
     }
-    return recipe, ArtifactStore(home / "artifacts").load_state(closed[-1].adapter_sha256), facts
+    return recipe, downloaded_state(connection, closed[-1].adapter_sha256), facts
 
 
 def _language(

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.authority.authority import LIFETIME
-from coordinator.authority.issuing import requested_key
+from coordinator.authority.issuing import check_is_person, requested_key
 from motet.enrolment import (
     AdmissionRefusedError,
     EnrolmentToken,
@@ -26,6 +26,7 @@ from motet.enrolment import (
     parse_token,
     possession_statement,
 )
+from motet.wire.control import IssueIdentityResponse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,9 +153,41 @@ class Enrolment:
             certificate_pem=issued.pem, ca_pem=self._authority.pem, not_after=issued.not_after
         )
 
-    def _certify(self, key: ec.EllipticCurvePublicKey, role: str, name: str) -> IssuedCertificate:
+    def issue(self, role: str, name: str, csr_pem: str, *, lifetime_s: float = 0.0) -> IssueIdentityResponse:
+        """A certificate for a person's key, which its owner has made; on record before it is handed out.
+
+        Args:
+          role: operator, researcher or auditor.
+          name: within the role.
+          csr_pem: request that is signed by the key.
+          lifetime_s: seconds; 0 is that of every certificate.
+
+        Raises:
+          IdentityError: role, name, lifetime or request can not be used.
+        """
+        check_is_person(role, name)
+        key = requested_key(csr_pem)
+        lifetime = datetime.timedelta(seconds=lifetime_s) if lifetime_s else None
+        issued = self._certify(key, role, name, lifetime)
+        self._store.identities.record(issued)
+        log.info("%s %s has certificate %s", role, name, issued.serial)
+        return IssueIdentityResponse(
+            certificate_pem=issued.pem,
+            ca_pem=self._authority.pem,
+            federation=self._authority.federation,
+            not_after=issued.not_after,
+            control_address=self.control,
+        )
+
+    def _certify(
+        self,
+        key: ec.EllipticCurvePublicKey,
+        role: str,
+        name: str,
+        lifetime: datetime.timedelta | None = None,
+    ) -> IssuedCertificate:
         now = datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC)
-        return self._authority.certify(key, role, name, now=now, lifetime=self._lifetime)
+        return self._authority.certify(key, role, name, now=now, lifetime=lifetime or self._lifetime)
 
     def _join(self) -> JoinInformation:
         try:

@@ -7,22 +7,12 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.authority.authority import LIFETIME, ensure_authority
 from coordinator.storage.where import open_store
-from motet.folders import write_folder
-from motet.identity import (
-    AUTHORITY,
-    CERTIFICATE,
-    FACTS,
-    KEY,
-    IdentityError,
-    check_name,
-    facts_json,
-    load_identity,
-)
+from motet.identity import IdentityError, check_name, facts_json, load_identity
+from motet.identity_folder import write_identity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,12 +50,7 @@ def issue_identity(
       OutputFolderError: the folder can not be written, or holds something else.
       StorageError: the record can not be written.
     """
-    if role == "client":
-        raise IdentityError(
-            "a client's keys are made by the client itself",
-            hint=f"give it a token: motet ca token --client {name}",
-        )
-    check_name(name)
+    check_is_person(role, name)
     now = now or datetime.datetime.now(datetime.UTC)
     authority = ensure_authority(home)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -75,23 +60,23 @@ def issue_identity(
         store.identities.record(issued)
     finally:
         store.close()
-
-    def fill(new: Path) -> None:
-        new.chmod(0o700)
-        (new / KEY).touch(mode=0o600)
-        (new / KEY).write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        (new / CERTIFICATE).write_text(issued.pem, encoding="ascii")
-        (new / AUTHORITY).write_text(authority.pem, encoding="ascii")
-        (new / FACTS).write_bytes(
-            facts_json(federation=authority.federation, role=role, name=name, control=control)
-        )
-
-    write_folder(folder, FACTS, fill, IdentityError)
+    facts = facts_json(federation=authority.federation, role=role, name=name, control=control)
+    write_identity(folder, key, certificate_pem=issued.pem, authority_pem=authority.pem, facts=facts)
     return load_identity(folder, now=now)
+
+
+def check_is_person(role: str, name: str) -> None:
+    """An identity is made for people and machines; not for clients, whose keys they make themselves.
+
+    Raises:
+      IdentityError: a client, or a name that can not be used.
+    """
+    if role == "client":
+        raise IdentityError(
+            "a client's keys are made by the client itself",
+            hint=f"give it a token: motet ca token --client {name[:63]}",
+        )
+    check_name(name)
 
 
 def requested_key(pem: str) -> ec.EllipticCurvePublicKey:

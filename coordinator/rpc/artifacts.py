@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+from coordinator.rpc.interceptors import calling
 from coordinator.rpc.pages import page
 from motet.connection.errors import BadRequestError
 from motet.errors import NotFoundError
-from motet.wire.control import Artifact
+from motet.wire.control import Artifact, CollectGarbageResponse, GarbageReason
 from motet.wire.control_codec import encode
 from motet.wire.v1 import control_pb2, control_pb2_grpc
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from coordinator.rpc.context import Resources
 
+log = logging.getLogger(__name__)
 CHUNK_BYTES = 256 * 1024
 
 
@@ -55,3 +58,31 @@ class ArtifactServicer(control_pb2_grpc.ArtifactServiceServicer):
         for start in range(request.offset, max(len(data), 1), CHUNK_BYTES):
             part = data[start : start + CHUNK_BYTES]
             yield control_pb2.ArtifactChunk(offset=start, data=part, num_bytes=len(data))
+
+    def CollectGarbage(  # noqa: N802
+        self, request: control_pb2.CollectGarbageRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.CollectGarbageResponse:
+        """Remove what no run needs any more; a running engine is not disturbed."""
+        from coordinator.storage.artifacts import ArtifactStore
+        from coordinator.storage.collecting import GRACE_S, Retention
+
+        grace_s = request.grace_s if request.HasField("grace_s") else GRACE_S
+        if not grace_s >= 0:
+            raise BadRequestError("the grace is a number of seconds, 0 or more")
+        retention = Retention(
+            updates_for_rounds=max(request.keep_updates, 1),
+            adapters=request.keep_adapters if request.HasField("keep_adapters") else None,
+            grace_s=grace_s,
+        )
+        done = self._store.collect(ArtifactStore(self._folder), retention, dry_run=request.dry_run)
+        log.info("%s collected %d files, %d bytes", calling().peer.label, len(done.garbage), done.num_bytes)
+        message: control_pb2.CollectGarbageResponse = encode(
+            CollectGarbageResponse(
+                files=len(done.garbage),
+                num_bytes=done.num_bytes,
+                kept=done.kept,
+                reasons=[GarbageReason(reason=r, files=n) for r, n in sorted(done.by_reason().items())],
+                missing=done.missing,
+            )
+        )
+        return message

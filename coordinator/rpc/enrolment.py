@@ -26,18 +26,25 @@ class EnrolmentServicer(control_pb2_grpc.EnrolmentServiceServicer):
     """See proto/motet/v1/control.proto.
 
     Args:
-      enrolment: admits and renews.
+      enrolment: admits and renews; None in a home that has no authority yet.
       identities: of the same store.
     """
 
-    def __init__(self, enrolment: Enrolment, identities: Identities) -> None:
-        self._enrolment, self._identities = enrolment, identities
+    def __init__(self, enrolment: Enrolment | None, identities: Identities) -> None:
+        self._made, self._identities = enrolment, identities
         self.address = ""  # where clients enrol; empty where nobody listens for them
 
     def serve_at(self, addresses: Addresses) -> None:
         """Tell clients these addresses from now on."""
         self.address = addresses.enrolment
-        self._enrolment.control = addresses.control
+        if self._made is not None:
+            self._made.control = addresses.control
+
+    @property
+    def _enrolment(self) -> Enrolment:
+        if self._made is None:
+            raise BadRequestError("this home has no authority yet", hint="make it: motet ca init")
+        return self._made
 
     def Enrol(  # noqa: N802 - the contract's name
         self, request: control_pb2.EnrolRequest, _context: grpc.ServicerContext
@@ -73,17 +80,29 @@ class EnrolmentServicer(control_pb2_grpc.EnrolmentServiceServicer):
                 "tokens are for clients",
                 hint="on the coordinator's machine: motet ca issue --role ROLE --name NAME",
             )
-        if not self.address:
-            raise BadRequestError("nobody listens for clients here", hint="start the coordinator first")
+        address = request.enrol_address or self.address
+        if not address:
+            raise BadRequestError(
+                "nobody listens for clients here",
+                hint="start the coordinator, or give --address HOST:PORT, where clients reach it for enrolment",
+            )
         token, ends = self._enrolment.issue_token(
             request.name,
-            address=self.address,
+            address=address,
             lifetime_s=request.lifetime_s or TOKEN_LIFETIME_S,
             capacity_class=request.capacity_class,
         )
-        return control_pb2.IssueTokenResponse(
-            token=token.encode(), not_after=ends, enrol_address=self.address
+        return control_pb2.IssueTokenResponse(token=token.encode(), not_after=ends, enrol_address=address)
+
+    def IssueIdentity(  # noqa: N802
+        self, request: control_pb2.IssueIdentityRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.IssueIdentityResponse:
+        """A certificate for a person's key."""
+        answer = self._enrolment.issue(
+            request.role, request.name, request.csr_pem, lifetime_s=request.lifetime_s
         )
+        message: control_pb2.IssueIdentityResponse = encode(answer)
+        return message
 
     def ListIdentities(  # noqa: N802
         self, request: control_pb2.ListIdentitiesRequest, _context: grpc.ServicerContext
@@ -100,6 +119,7 @@ class EnrolmentServicer(control_pb2_grpc.EnrolmentServiceServicer):
                 not_after=row.not_after,
                 revoked_at=row.revoked_at or 0.0,
                 revocation_reason=row.reason,
+                fingerprint=row.fingerprint,
             )
             for row in found
         ]
@@ -117,4 +137,9 @@ class EnrolmentServicer(control_pb2_grpc.EnrolmentServiceServicer):
             if request.role and request.role not in ROLES:
                 raise BadRequestError("there is no such role", hint=f"one of {', '.join(ROLES)}")
             revoked = self._identities.revoke_name(request.name, request.reason, role=request.role)
-        return control_pb2.RevokeIdentityResponse(serials=revoked.serials)
+        return control_pb2.RevokeIdentityResponse(
+            serials=revoked.serials,
+            role=revoked.role,
+            name=revoked.name,
+            is_client_out=revoked.is_client_out,
+        )

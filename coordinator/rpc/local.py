@@ -51,11 +51,10 @@ def serving_home(home: Path, *, create: bool = False) -> Iterator[str]:
         store.close()
 
 
-def _enrolment(home: Path, store: Store, resources: Resources) -> EnrolmentServicer | None:
-    """Who belongs to the federation, where the home has an authority; nobody listens for clients here."""
-    if not (home / "tls" / "ca.key").exists():
-        return None
-    enrolment = Enrolment(open_authority(home), store, home, resources.clock)
+def _enrolment(home: Path, store: Store, resources: Resources) -> EnrolmentServicer:
+    """Who belongs to the federation; nobody listens for clients here."""
+    has_authority = (home / "tls" / "ca.key").exists()
+    enrolment = Enrolment(open_authority(home), store, home, resources.clock) if has_authority else None
     servicer = EnrolmentServicer(enrolment, store.identities)
     servicer.serve_at(known_addresses(home))
     return servicer

@@ -28,7 +28,7 @@ class SystemServicer(control_pb2_grpc.SystemServiceServicer):
         peer = calling().peer
         refused = self._resources.counts.refusals() if peer.role == OPERATOR else {}
         return control_pb2.Info(
-            software_version=_version(),
+            software_version=software_version(),
             federation=self._resources.federation,
             role=peer.role,
             name=peer.name,
@@ -37,7 +37,8 @@ class SystemServicer(control_pb2_grpc.SystemServiceServicer):
         )
 
 
-def _version() -> str:
+def software_version() -> str:
+    """Of this installation; ``0`` where it runs from a source tree."""
     try:
         return version("motet")
     except PackageNotFoundError:

@@ -30,6 +30,7 @@ UNNAMED = "nothing in the database names it"
 UPDATE = "an update whose round has closed"
 ADAPTER = "a state of a run that has ended"
 UNFINISHED = "a write that was cut off"
+GRACE_S = 86_400.0
 _RULED = {
     (ContributionRow.__tablename__, "payload_sha256"),
     (RoundRow.__tablename__, "start_sha256"),
@@ -54,7 +55,7 @@ class Retention:
 
     updates_for_rounds: int = 1
     adapters: int | None = None
-    grace_s: float = 86_400.0
+    grace_s: float = GRACE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

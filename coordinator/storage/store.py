@@ -18,6 +18,7 @@ from coordinator.rounds import table
 from coordinator.rounds.table import ABSENT, Transition, moves
 from coordinator.storage.budgets import charged_events, spent_together
 from coordinator.storage.charges import bodies_of
+from coordinator.storage.collecting import collect
 from coordinator.storage.database import Database
 from coordinator.storage.decisions import RecordedDecisions
 from coordinator.storage.identities import Identities
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from aggregation.weighing import Verdict
+    from coordinator.storage.artifacts import ArtifactStore
+    from coordinator.storage.collecting import Collection, Retention
     from privacy.events import Event, PoissonGaussianEvent
     from privacy.ledger.entries import Body
 
@@ -100,6 +103,10 @@ class Store:
     def ledger(self) -> StoredLedger:
         """Every charge, order and outcome, in a chain; ``publish`` it before an order leaves."""
         return self._ledger
+
+    def collect(self, artifacts: ArtifactStore, retention: Retention, *, dry_run: bool) -> Collection:
+        """Find and remove what nobody needs; see ``coordinator.storage.collecting``."""
+        return collect(artifacts, self._database, retention, dry_run=dry_run)
 
     @contextmanager
     def _making(self, *transitions: Transition) -> Iterator[Session]:

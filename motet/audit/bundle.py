@@ -21,14 +21,16 @@ from typing import TYPE_CHECKING
 from motet.audit.errors import BundleError
 from privacy.accounting import epsilon_pld, epsilon_rdp
 from privacy.ledger.canonical import canonical_bytes
+from privacy.ledger.notes import open_checkpoint
 from privacy.ledger.rules import check_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from motet.audit.ledger import CoordinatorLedger
     from privacy.events import Unit
     from privacy.ledger.canonical import Value
+    from privacy.ledger.chain import Entry
     from privacy.ledger.rules import LedgerState
 
 FORMAT = "motet-audit-bundle/1"
@@ -124,7 +126,28 @@ def make_bundle(
     version: str,
     countersignatures: Sequence[Mapping[str, Value]] = (),
 ) -> bytes:
-    """The bytes of a bundle over the whole ledger.
+    """The bytes of a bundle over the whole ledger; see ``bundle_rows``."""
+    return b"".join(
+        bundle_rows(
+            ledger,
+            run_id=run_id,
+            made_at_ms=made_at_ms,
+            version=version,
+            countersignatures=countersignatures,
+        )
+    )
+
+
+def bundle_rows(
+    ledger: CoordinatorLedger,
+    *,
+    run_id: str,
+    made_at_ms: int,
+    version: str,
+    countersignatures: Sequence[Mapping[str, Value]] = (),
+    size: int | None = None,
+) -> Iterator[bytes]:
+    """The lines of a bundle, each with its newline; one at a time is made.
 
     Args:
       ledger: with everything written.
@@ -132,40 +155,46 @@ def make_bundle(
       made_at_ms: time of the export, milliseconds since 1970.
       version: of Motet.
       countersignatures: documents of data owners, see ``motet.audit.receipts``.
+      size: entries of the newest checkpoint to be in it; what a running coordinator writes meanwhile is left out. All
+        by default.
 
     Raises:
       BundleError: the ledger knows no such run.
       JournalError: the ledger is damaged.
     """
-    entries = ledger.entries()
+    verifier = ledger.verifier()
+    notes = [n for n in ledger.checkpoints() if size is None or open_checkpoint(n, verifier).size <= size]
+    entries = ledger.entries()[:size]
     state = check_entries(entries)
     if run_id not in state.runs:
         raise BundleError(f"the ledger knows no run {run_id!r}", hint="see: motet run list")
-    verifier = ledger.verifier()
-    rows: list[bytes] = []
+    header: dict[str, Value] = {
+        "entries": len(entries),
+        "format": FORMAT,
+        "key": verifier.to_text(),
+        "made_at_ms": made_at_ms,
+        "run_id": run_id,
+        "version": version,
+    }
+    digest, number = hashlib.sha256(), 0
+    for number, (kind, body) in enumerate(_bodies(header, entries, notes, countersignatures, state), start=1):
+        row = row_bytes(number, kind, body) + b"\n"
+        digest.update(row)
+        yield row
+    note = ledger.sign(seal_text(verifier.name, number, digest.digest()))
+    yield row_bytes(number + 1, "seal", {"note": note}) + b"\n"
 
-    def add(kind: str, body: Mapping[str, Value]) -> None:
-        rows.append(row_bytes(len(rows) + 1, kind, body))
 
-    add(
-        "header",
-        {
-            "entries": len(entries),
-            "format": FORMAT,
-            "key": verifier.to_text(),
-            "made_at_ms": made_at_ms,
-            "run_id": run_id,
-            "version": version,
-        },
-    )
-    for entry in entries:
-        add("entry", entry.to_fields())
-    for note in ledger.checkpoints():
-        add("checkpoint", {"note": note})
-    for document in countersignatures:
-        add("countersignature", document)
-    for claim in claims_of(state):
-        add("claim", claim.to_fields())
-    body = b"".join(row + b"\n" for row in rows)
-    note = ledger.sign(seal_text(verifier.name, len(rows), hashlib.sha256(body).digest()))
-    return body + row_bytes(len(rows) + 1, "seal", {"note": note}) + b"\n"
+def _bodies(
+    header: Mapping[str, Value],
+    entries: Sequence[Entry],
+    notes: Sequence[str],
+    countersignatures: Sequence[Mapping[str, Value]],
+    state: LedgerState,
+) -> Iterator[tuple[str, Mapping[str, Value]]]:
+    """Kind and content of each row before the seal."""
+    yield "header", header
+    yield from (("entry", entry.to_fields()) for entry in entries)
+    yield from (("checkpoint", {"note": note}) for note in notes)
+    yield from (("countersignature", document) for document in countersignatures)
+    yield from (("claim", claim.to_fields()) for claim in claims_of(state))

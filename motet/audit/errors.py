@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from motet.errors import MotetError
+from motet.errors import LedgerConflictError, MotetError
+
+__all__ = ["AuditFailedError", "BundleError", "JournalError", "LedgerConflictError", "LedgerKeyError"]
 
 
 class JournalError(MotetError):
@@ -15,12 +17,6 @@ class LedgerKeyError(MotetError):
     """The key that signs the ledger is missing, or is another than the one it began with."""
 
     exit_code = 8
-
-
-class LedgerConflictError(MotetError):
-    """The database and the ledger tell different stories about one charge."""
-
-    exit_code = 11
 
 
 class BundleError(MotetError):

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from motet.cli.reach import Coordinator, Home, WhoAmI, reached
+
 if TYPE_CHECKING:
     from motet.audit.verify import AuditResult
 
@@ -24,9 +26,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 def export_command(
     run: Annotated[str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN")],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
-    home: Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")] = Path(
-        "coordinator-home"
-    ),
+    home: Home = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
     receipts: Annotated[
         list[Path] | None,
         typer.Option("--receipts", help="A data owner's countersignature; may be repeated."),
@@ -37,47 +39,15 @@ def export_command(
 
     Example: motet audit export r-1a2b3c --home fed --out audit.jsonl
     """
-    from coordinator.storage.where import open_store
-    from motet.audit.bundle import make_bundle
-    from motet.audit.errors import BundleError
-    from motet.clock import SystemClock
-    from privacy.ledger.canonical import parse_canonical
-    from privacy.ledger.errors import LedgerFormatError
-
-    documents: list[dict[str, Any]] = []
-    for path in receipts or []:
-        try:
-            document = parse_canonical(_read(path).rstrip(b"\n"))
-        except LedgerFormatError as e:
-            raise BundleError(f"{path} is no countersignature: {e}", hint="see: motet audit receipts") from e
-        if not isinstance(document, dict):
-            raise BundleError(f"{path} is no countersignature", hint="see: motet audit receipts")
-        documents.append(document)
-    clock = SystemClock()
-    store = open_store(home, create=False, clock=clock)
-    try:
-        checkpoint = store.ledger.reconcile()
-        ledger = store.ledger.file
-        data = make_bundle(
-            ledger,
-            run_id=run,
-            made_at_ms=int(clock.now() * 1000),
-            version=_installed_version(),
-            countersignatures=documents,
-        )
-    finally:
-        store.close()
-    _write(out, data)
-    key = ledger.verifier().to_text()
+    documents = [_read(path).rstrip(b"\n") for path in receipts or []]
+    with reached(home, coordinator, identity) as connection:
+        made = connection.ledger.export(run, out, countersignatures=documents)
     if as_json:
-        print(
-            json.dumps(
-                {"file": str(out), "entries": checkpoint.size, "root": checkpoint.root.hex(), "key": key}
-            )
-        )
+        told = {"file": str(out), "entries": made.size, "root": made.root.hex(), "key": made.public_key}
+        print(json.dumps(told))
         return
-    print(f"{out}: {checkpoint.size} entries, {len(data):,} bytes")
-    print(f"key of this ledger, to be told to auditors by another way: {key}")
+    print(f"{out}: {made.size} entries, {out.stat().st_size:,} bytes")
+    print(f"key of this ledger, to be told to auditors by another way: {made.public_key}")
     print(f"next: motet audit verify {out}")
 
 
@@ -333,15 +303,6 @@ def canary_command(
             "; ".join(told.failures),
             hint="do not train with privacy on this installation; report it with --json",
         )
-
-
-def _installed_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("motet")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "unknown"
 
 
 def _read(path: Path) -> bytes:

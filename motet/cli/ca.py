@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import datetime
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from motet.cli.reach import Coordinator, WhoAmI, reached
+from motet.cli.reach import Home as ReachedHome
+
 if TYPE_CHECKING:
-    from coordinator.storage.identities import Revoked
+    from collections.abc import Iterator
+
+    from motet.connection.connection import Connection
+    from motet.wire.control import RevokeIdentityResponse
 
 app = typer.Typer(no_args_is_help=True, help="Admit people and clients to a federation, and take that back.")
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")]
 DEFAULT_HOME = Path("coordinator-home")
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-_NO_ADDRESS = "give --address HOST:PORT, where clients reach the coordinator for enrolment"
 
 
 @app.command("init")
@@ -28,7 +34,7 @@ def init_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the federation's authority, unless the home has one; it is never replaced.
+    """Make the federation's authority, unless the home has one; it is never replaced. On this machine only.
 
     Example: motet ca init --home coordinator-home --name fed.example.org
     """
@@ -41,7 +47,7 @@ def init_command(
 
 @app.command("show")
 def show_command(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
-    """Show the federation's id, its authority and the addresses of its control API.
+    """Show the federation's id, its authority and the addresses of its control API. On this machine only.
 
     Example: motet ca show --home coordinator-home
     """
@@ -70,7 +76,9 @@ def show_command(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
 @app.command("token")
 def token_command(
     client: Annotated[str, typer.Option("--client", help="The client's name in recipes.")],
-    home: Home = DEFAULT_HOME,
+    home: ReachedHome = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
     capacity_class: Annotated[str, typer.Option("--class", help="Capacity class, for ranks by class.")] = "",
     lifetime: Annotated[
         str, typer.Option("--lifetime", help="How long it can be used: 30m, 24h, 7d.")
@@ -89,39 +97,28 @@ def token_command(
 
     Example: motet ca token --client ward-a --lifetime 24h --out ward-a.token
     """
-    from coordinator.authority import ensure_authority
-    from coordinator.authority.enrolment import Enrolment
-    from coordinator.storage.where import open_store
     from coordinator.tls import write_private
-    from motet.addresses import known_addresses
-    from motet.cli.words import UsageError, check_address, parse_duration
-    from motet.clock import SystemClock
+    from motet.cli.words import check_address, parse_duration
 
     seconds = parse_duration("--lifetime", lifetime)
-    where = address or known_addresses(home).enrolment
-    if not where:
-        raise UsageError(f"{home} does not know where clients enrol", hint=_NO_ADDRESS)
-    check_address(where, option="--address")
-    authority = ensure_authority(home)
-    store = open_store(home)
-    try:
-        enrolment = Enrolment(authority, store, home, SystemClock())
-        token, ends = enrolment.issue_token(
-            client, address=where, lifetime_s=seconds, capacity_class=capacity_class
+    if address:
+        check_address(address, option="--address")
+    with _authority(home, coordinator, identity) as connection:
+        made = connection.identities.token(
+            client, lifetime_s=seconds, capacity_class=capacity_class, address=address or ""
         )
-    finally:
-        store.close()
+    token, ends, where = made.token, made.not_after, made.enrol_address
     told: dict[str, Any] = {"client_id": client, "not_after": ends, "address": where}
     if out is not None:
         out.unlink(missing_ok=True)
-        write_private(out, token.encode().encode("ascii") + b"\n")
+        write_private(out, token.encode("ascii") + b"\n")
         _say({**told, "file": str(out)}, f"token for {client}, once, until {_day(ends)}: {out}", as_json)
         return
     if as_json:
-        print(json.dumps({**told, "token": token.encode()}))
+        print(json.dumps({**told, "token": token}))
         return
     typer.echo(f"token for {client}, once, until {_day(ends)}; it is not shown again", err=True)
-    print(token.encode())
+    print(token)
 
 
 @app.command("issue")
@@ -131,7 +128,9 @@ def issue_command(
     out: Annotated[
         Path, typer.Option("--out", help="Folder to write and hand over; it holds a private key.")
     ],
-    home: Home = DEFAULT_HOME,
+    home: ReachedHome = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
     lifetime: Annotated[str, typer.Option("--lifetime", help="Of the certificate: 12h, 30d.")] = "30d",
     as_json: AsJson = False,
 ) -> None:
@@ -139,16 +138,15 @@ def issue_command(
 
     Example: motet ca issue --role researcher --name ann --out ann
     """
-    from coordinator.authority import issue_identity
-    from motet.addresses import known_addresses
     from motet.cli.words import check_choice, parse_duration
 
     if role != "client":
         check_choice("--role", role, ("operator", "researcher", "auditor"))
-    life = datetime.timedelta(seconds=parse_duration("--lifetime", lifetime))
-    identity = issue_identity(home, role, name, out, control=known_addresses(home).control, lifetime=life)
-    told = {"federation": identity.federation, "role": role, "name": name, "folder": str(out)}
-    _say(told, f"{role} {name} of federation {identity.federation}: {out}", as_json)
+    life = parse_duration("--lifetime", lifetime)
+    with _authority(home, coordinator, identity) as connection:
+        made = connection.identities.issue(role, name, out, lifetime_s=life)
+    told = {"federation": made.federation, "role": role, "name": name, "folder": str(out)}
+    _say(told, f"{role} {name} of federation {made.federation}: {out}", as_json)
 
 
 @app.command("revoke")
@@ -156,7 +154,9 @@ def revoke_command(
     who: Annotated[
         str, typer.Argument(help="A name, or the serial of one certificate.", metavar="NAME|SERIAL")
     ],
-    home: Home = DEFAULT_HOME,
+    home: ReachedHome = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
     role: Annotated[str, typer.Option("--role", help="Where several roles have the name.")] = "",
     reason: Annotated[str, typer.Option("--reason", help="Kept with the record.")] = "",
     as_json: AsJson = False,
@@ -167,23 +167,23 @@ def revoke_command(
 
     Example: motet ca revoke ward-a --reason "laptop stolen"
     """
-    from coordinator.storage.identities import UnknownIdentityError
-    from coordinator.storage.where import open_store
     from motet.cli.words import check_choice
+    from motet.connection.errors import BadRequestError
+    from motet.errors import NotFoundError
     from motet.identity import ROLES
 
     if role:
         check_choice("--role", role, ROLES)
-    store = open_store(home, create=False)
-    try:
+    with reached(home, coordinator, identity) as connection:
         try:
-            revoked = store.identities.revoke_name(who, reason, role=role)
-        except UnknownIdentityError:
-            if role or not store.identities.has_serial(who):
+            revoked = connection.identities.revoke(who, role=role, reason=reason)
+        except NotFoundError as unknown:
+            if role:
                 raise
-            revoked = store.identities.revoke_serial(who, reason)
-    finally:
-        store.close()
+            try:
+                revoked = connection.identities.revoke(serial=who, reason=reason)
+            except BadRequestError:
+                raise unknown from None
     told = {
         "name": revoked.name,
         "role": revoked.role,
@@ -195,7 +195,9 @@ def revoke_command(
 
 @app.command("list")
 def list_command(
-    home: Home = DEFAULT_HOME,
+    home: ReachedHome = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
     role: Annotated[str, typer.Option("--role", help="Only this role.")] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -203,13 +205,8 @@ def list_command(
 
     Example: motet ca list --role client
     """
-    from coordinator.storage.where import open_store
-
-    store = open_store(home, create=False)
-    try:
-        rows = store.identities.certificates(role=role)
-    finally:
-        store.close()
+    with reached(home, coordinator, identity) as connection:
+        rows = [row for row in connection.identities.list() if role in {"", row.role}]
     found = [
         {
             "serial": row.serial,
@@ -219,7 +216,7 @@ def list_command(
             "issued_at": row.issued_at,
             "not_after": row.not_after,
             "revoked_at": row.revoked_at,
-            "reason": row.reason,
+            "reason": row.revocation_reason,
         }
         for row in rows
     ]
@@ -236,16 +233,27 @@ def list_command(
     for title in ("role", "name", "until", "revoked", "serial"):
         table.add_column(title, overflow="fold")
     for row in rows:
-        revoked = f"{_day(row.revoked_at)} {row.reason}".strip() if row.revoked_at else ""
+        revoked = f"{_day(row.revoked_at)} {row.revocation_reason}".strip() if row.revoked_at else ""
         table.add_row(row.role, row.name, _day(row.not_after), revoked, row.serial)
     Console(soft_wrap=True).print(table)
+
+
+@contextmanager
+def _authority(home: Path | None, coordinator: str | None, identity: Path | None) -> Iterator[Connection]:
+    """The connection that options name; the authority of a new home is made first, here, where its key stays."""
+    if coordinator is None and identity is None:
+        from coordinator.authority import ensure_authority
+
+        ensure_authority(home or DEFAULT_HOME)
+    with reached(home, coordinator, identity, create=True) as connection:
+        yield connection
 
 
 def _say(told: dict[str, Any], words: str, as_json: bool) -> None:
     print(json.dumps(told) if as_json else words)
 
 
-def _revoked_words(revoked: Revoked) -> str:
+def _revoked_words(revoked: RevokeIdentityResponse) -> str:
     count = len(revoked.serials)
     words = f"{revoked.role} {revoked.name}: {count} certificate{'' if count == 1 else 's'} revoked"
     return words + ("; the client is out, its key is refused" if revoked.is_client_out else "")

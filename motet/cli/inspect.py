@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from motet.cli.reach import Coordinator, Home, WhoAmI, reached
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,10 +22,9 @@ _TOKENS_SHOWN = 12
 
 def inspect_command(
     run_id: Annotated[str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN")],
-    home: Annotated[
-        Path,
-        typer.Option("--home", help="The coordinator's state folder, or OUT/runs/federated of a simulation."),
-    ] = Path("coordinator-home"),
+    home: Home = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", help="Beginning of texts; may be given several times.")
     ] = None,
@@ -43,15 +44,17 @@ def inspect_command(
     Language models: texts drawn by the amplified difference of adapted and base model. Classifiers: how labels fall on
     public texts, before and after. Takes the base model twice in memory.
 
+    Of a simulation: --home OUT/runs/federated.
+
     Example: motet inspect r-3f9a1c --home fed
     """
     from motet.cli.progress import StepProgress
     from motet.inspecting import BEGINNINGS, PUBLIC_TEXTS, inspect_run
 
     public = PUBLIC_TEXTS if texts is None else _lines(texts)
-    with StepProgress() as progress:
+    with reached(home, coordinator, identity) as connection, StepProgress() as progress:
         found = inspect_run(
-            home,
+            connection,
             run_id,
             beginnings=prompt or BEGINNINGS,
             texts=public,

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from motet.cli import reach
+
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")]
 ArtifactKey = Annotated[
     Path | None,
@@ -38,7 +40,9 @@ def rotate_keys_command(
 
 
 def gc_command(
-    home: Home = DEFAULT_HOME,
+    home: reach.Home = None,
+    coordinator: reach.Coordinator = None,
+    identity: reach.WhoAmI = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     keep_updates: Annotated[
         int,
@@ -61,27 +65,23 @@ def gc_command(
 
     Example: motet coordinator gc --home coordinator-home --dry-run
     """
-    from coordinator.storage.artifacts import ArtifactStore
-    from coordinator.storage.collecting import Retention, collect
-    from coordinator.storage.database import Database
-    from coordinator.storage.where import database_of
-
-    _check_home(home)
-    retention = Retention(
-        updates_for_rounds=keep_updates, adapters=keep_adapters, grace_s=grace_hours * 3600.0
-    )
-    database = Database.open(database_of(home), create=False)
-    try:
-        done = collect(ArtifactStore(home / "artifacts"), database, retention, dry_run=dry_run)
-    finally:
-        database.close()
+    if coordinator is None and identity is None:
+        _check_home(home or reach.DEFAULT_HOME)
+    with reach.reached(home, coordinator, identity) as connection:
+        done = connection.artifacts.collect_garbage(
+            dry_run=dry_run,
+            keep_updates=keep_updates,
+            keep_adapters=keep_adapters,
+            grace_s=grace_hours * 3600.0,
+        )
+    reasons = {r.reason: r.files for r in done.reasons}
     if as_json:
-        told = {"dry_run": dry_run, "files": len(done.garbage), "bytes": done.num_bytes, "kept": done.kept}
-        print(json.dumps(told | {"reasons": done.by_reason(), "missing": list(done.missing)}))
+        told = {"dry_run": dry_run, "files": done.files, "bytes": done.num_bytes, "kept": done.kept}
+        print(json.dumps(told | {"reasons": reasons, "missing": list(done.missing)}))
         return
     word = "would be removed" if dry_run else "removed"
-    print(f"{len(done.garbage)} files, {done.num_bytes / 1e6:.1f} MB {word}; {done.kept} artifacts stay")
-    for why, count in sorted(done.by_reason().items()):
+    print(f"{done.files} files, {done.num_bytes / 1e6:.1f} MB {word}; {done.kept} artifacts stay")
+    for why, count in reasons.items():
         print(f"  {count} x {why}")
     if done.missing:
         print(f"missing: {len(done.missing)} artifacts that a run names, first {done.missing[0]}")

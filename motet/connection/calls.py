@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from motet.connection.channel import CALL_S
-from motet.errors import MotetError, StorageError
+from motet.connection.errors import BadRequestError
+from motet.connection.receiving import whole_file
+from motet.errors import MotetError
 from motet.recipe import Recipe, canonical_json, load_recipe
 from motet.wire.control import (
     Artifact,
     Budget,
     Client,
+    CollectGarbageResponse,
     ConsistencyProof,
     InclusionProof,
     Info,
@@ -28,12 +31,14 @@ from motet.wire.control_codec import decode
 from motet.wire.v1 import control_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from motet.connection.channel import Channel
 
 _Record = TypeVar("_Record")
 DOWNLOAD_S = 3600.0
+COLLECT_S = 240.0
+MOST_COUNTERSIGNED_BYTES = 1_000_000
 BUDGETS_A_CALL, BUDGETS_S = 10, 240.0  # an accountant takes its time for each client
 
 
@@ -185,24 +190,41 @@ class ArtifactCalls(Calls):
         """
         request = control_pb2.DownloadArtifactRequest(sha256=sha256)
         chunks = self._channel.stream(self.service, "DownloadArtifact", request, timeout_s=DOWNLOAD_S)
-        path = Path(path)
-        staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         digest = hashlib.sha256()
-        try:
-            with staging.open("xb") as file:
-                for chunk in chunks:
-                    digest.update(chunk.data)
-                    file.write(chunk.data)
+        with whole_file(Path(path)) as file:
+            for chunk in chunks:
+                digest.update(chunk.data)
+                file.write(chunk.data)
             if digest.hexdigest() != sha256:
                 raise DamagedDownloadError(
                     "what came is not what the hash names", hint="try again; else ask the operator"
                 )
-            staging.replace(path)
-        except OSError as e:
-            raise StorageError(f"{path} can not be written: {e.strerror}", hint="choose another path") from e
-        finally:
-            staging.unlink(missing_ok=True)
-        return path
+        return Path(path)
+
+    def collect_garbage(
+        self,
+        *,
+        dry_run: bool = False,
+        keep_updates: int = 1,
+        keep_adapters: int | None = None,
+        grace_s: float = 86400.0,
+    ) -> CollectGarbageResponse:
+        """Remove what no run needs any more; for operators.
+
+        Args:
+          dry_run: only say what would be removed.
+          keep_updates: of a run that goes on: updates of that many closed rounds, at least 1.
+          keep_adapters: of an ended run: states of that many last rounds; None keeps all.
+          grace_s: younger files are left alone, seconds.
+
+        Raises:
+          BadRequestError: a number is negative.
+        """
+        request = control_pb2.CollectGarbageRequest(
+            dry_run=dry_run, keep_updates=keep_updates, keep_adapters=keep_adapters, grace_s=grace_s
+        )
+        answer = self._channel.call(self.service, "CollectGarbage", request, timeout_s=COLLECT_S)
+        return decode(answer, CollectGarbageResponse)
 
 
 class BudgetCalls(Calls):
@@ -250,6 +272,39 @@ class LedgerCalls(Calls):
     def entries(self) -> Iterator[LedgerEntry]:
         """Every signed entry, in order, page after page."""
         return self._pages(LedgerEntry, "ListEntries", "entries", control_pb2.ListEntriesRequest())
+
+    def export(
+        self, run_id: str, path: Path | str, *, countersignatures: Sequence[bytes] = ()
+    ) -> LedgerCheckpoint:
+        """Write the whole ledger as one signed file for auditors; it is there whole, or not at all.
+
+        Args:
+          run_id: what is asked about.
+          path: of the file.
+          countersignatures: documents of data owners (``motet audit receipts``), 1,000,000 bytes together at most.
+
+        Returns:
+          what the file commits to, with the ledger's public key.
+
+        Raises:
+          NotFoundError: the ledger knows no such run.
+          BadRequestError: a document that is no countersignature, or too many.
+          StorageError: the file can not be written.
+        """
+        if sum(map(len, countersignatures)) > MOST_COUNTERSIGNED_BYTES:
+            raise BadRequestError(
+                "the countersignatures are too large for one request",
+                hint="leave them out here, and give them to motet audit verify --receipts",
+            )
+        request = control_pb2.ExportAuditRequest(run_id=run_id, countersignatures=countersignatures)
+        checkpoint = None
+        with whole_file(Path(path)) as file:
+            for chunk in self._channel.stream(self.service, "ExportAudit", request, timeout_s=DOWNLOAD_S):
+                checkpoint = checkpoint or decode(chunk.checkpoint, LedgerCheckpoint)
+                file.write(chunk.data)
+            if checkpoint is None:
+                raise DamagedDownloadError("nothing came", hint="try again; else ask the operator")
+        return checkpoint
 
 
 class SystemCalls(Calls):

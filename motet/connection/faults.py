@@ -22,6 +22,7 @@ from motet.enrolment import AdmissionRefusedError, TokenError
 from motet.errors import (
     BudgetRefusedError,
     DatabaseAwayError,
+    LedgerConflictError,
     MotetError,
     NotFoundError,
     RunFailedError,
@@ -139,6 +140,12 @@ FAULTS: Sequence[Fault] = (
         error=StorageError,
         status=_CODE.INTERNAL,
         meaning="the coordinator's storage can not be read or written",
+        is_told=False,
+    ),
+    Fault(
+        error=LedgerConflictError,
+        status=_CODE.DATA_LOSS,
+        meaning="the database and the ledger tell different stories; no run goes on until that is explained",
         is_told=False,
     ),
     Fault(

@@ -215,6 +215,47 @@ class IdentityRecord:
     not_after: float = 0.0
     revoked_at: float | None = None
     revocation_reason: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokeIdentityResponse:
+    """What one revocation took back. ``is_client_out``: a client's registered key was among it."""
+
+    serials: Sequence[str] = ()
+    role: str = ""
+    name: str = ""
+    is_client_out: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssueIdentityResponse:
+    """A person's certificate. ``control_address``: HOST:PORT; empty where no control API listens."""
+
+    certificate_pem: str
+    ca_pem: str
+    federation: str
+    not_after: float
+    control_address: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GarbageReason:
+    """So many files that nobody needs, and why."""
+
+    reason: str
+    files: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectGarbageResponse:
+    """What was removed, or would be. ``missing``: artifacts that a run needs and no file has."""
+
+    files: int
+    num_bytes: int
+    kept: int
+    reasons: Sequence[GarbageReason] = ()
+    missing: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,7 +98,9 @@ def refusal(connection, method, request=b"", *, timeout=20.0, metadata=()):
 
 
 def is_stream(method):
-    return method.endswith(("/WatchRun", "/DownloadArtifact", "Health/Watch", "ServerReflectionInfo"))
+    return method.endswith(
+        ("/WatchRun", "/DownloadArtifact", "/ExportAudit", "Health/Watch", "ServerReflectionInfo")
+    )
 
 
 # -- who may call ----------------------------------------------------------------------------------------------------

@@ -10,11 +10,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.authority import ensure_authority, issue_identity
+from coordinator.authority.enrolment import Enrolment
 from coordinator.rpc.context import Resources
+from coordinator.rpc.enrolment import EnrolmentServicer
 from coordinator.rpc.interceptors import CallCounts
 from coordinator.rpc.roles import ROLES
 from coordinator.rpc.server import Certificates, ControlServer
 from coordinator.storage.where import open_store
+from motet.addresses import Addresses
 from motet.connection.channel import Channel
 from motet.connection.connection import Connection
 from motet.identity import load_identity
@@ -23,7 +26,7 @@ UTC = datetime.UTC
 
 
 class House:
-    """A served home. ``connect(role)`` gives a connection of somebody with that role."""
+    """A served home. ``connect(role)`` gives a connection of somebody with that role. ``enrols``: with enrolment."""
 
     def __init__(self, home, **settings):
         self.home = home
@@ -31,6 +34,7 @@ class House:
         self.store = open_store(home)
         self.counts = CallCounts()
         reflection = settings.pop("reflection", False)
+        enrols = settings.pop("enrols", False)
         settings = {"poll_s": 0.05, **settings}
         self.resources = Resources(
             home=home,
@@ -39,7 +43,13 @@ class House:
             federation=self.authority.federation,
             **settings,
         )
-        self.server = ControlServer(self.resources, reflection=reflection)
+        enrolment = None
+        if enrols:
+            enrolment = EnrolmentServicer(
+                Enrolment(self.authority, self.store, home, self.resources.clock), self.store.identities
+            )
+            enrolment.serve_at(Addresses(control="fed.example.org:8444", enrolment="fed.example.org:8445"))
+        self.server = ControlServer(self.resources, enrolment=enrolment, reflection=reflection)
         tls = home / "tls"
         self.certificates = Certificates(
             key=tls / "server.key", chain=tls / "server.pem", authority=tls / "ca.crt"

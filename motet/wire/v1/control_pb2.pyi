@@ -81,16 +81,18 @@ class RenewResponse(_message.Message):
     def __init__(self, certificate_pem: _Optional[str] = ..., ca_pem: _Optional[str] = ..., not_after: _Optional[float] = ...) -> None: ...
 
 class IssueTokenRequest(_message.Message):
-    __slots__ = ("role", "name", "lifetime_s", "capacity_class")
+    __slots__ = ("role", "name", "lifetime_s", "capacity_class", "enrol_address")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     LIFETIME_S_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_CLASS_FIELD_NUMBER: _ClassVar[int]
+    ENROL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     role: str
     name: str
     lifetime_s: float
     capacity_class: str
-    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., lifetime_s: _Optional[float] = ..., capacity_class: _Optional[str] = ...) -> None: ...
+    enrol_address: str
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., lifetime_s: _Optional[float] = ..., capacity_class: _Optional[str] = ..., enrol_address: _Optional[str] = ...) -> None: ...
 
 class IssueTokenResponse(_message.Message):
     __slots__ = ("token", "not_after", "enrol_address")
@@ -103,7 +105,7 @@ class IssueTokenResponse(_message.Message):
     def __init__(self, token: _Optional[str] = ..., not_after: _Optional[float] = ..., enrol_address: _Optional[str] = ...) -> None: ...
 
 class IdentityRecord(_message.Message):
-    __slots__ = ("role", "name", "serial", "issued_at", "not_after", "revoked_at", "revocation_reason")
+    __slots__ = ("role", "name", "serial", "issued_at", "not_after", "revoked_at", "revocation_reason", "fingerprint")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +113,7 @@ class IdentityRecord(_message.Message):
     NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
     REVOKED_AT_FIELD_NUMBER: _ClassVar[int]
     REVOCATION_REASON_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     role: str
     name: str
     serial: str
@@ -118,7 +121,8 @@ class IdentityRecord(_message.Message):
     not_after: float
     revoked_at: float
     revocation_reason: str
-    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., serial: _Optional[str] = ..., issued_at: _Optional[float] = ..., not_after: _Optional[float] = ..., revoked_at: _Optional[float] = ..., revocation_reason: _Optional[str] = ...) -> None: ...
+    fingerprint: str
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., serial: _Optional[str] = ..., issued_at: _Optional[float] = ..., not_after: _Optional[float] = ..., revoked_at: _Optional[float] = ..., revocation_reason: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class ListIdentitiesRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -149,10 +153,42 @@ class RevokeIdentityRequest(_message.Message):
     def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., serial: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class RevokeIdentityResponse(_message.Message):
-    __slots__ = ("serials",)
+    __slots__ = ("serials", "role", "name", "is_client_out")
     SERIALS_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    IS_CLIENT_OUT_FIELD_NUMBER: _ClassVar[int]
     serials: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, serials: _Optional[_Iterable[str]] = ...) -> None: ...
+    role: str
+    name: str
+    is_client_out: bool
+    def __init__(self, serials: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., name: _Optional[str] = ..., is_client_out: bool = ...) -> None: ...
+
+class IssueIdentityRequest(_message.Message):
+    __slots__ = ("role", "name", "csr_pem", "lifetime_s")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CSR_PEM_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_S_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    name: str
+    csr_pem: str
+    lifetime_s: float
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., csr_pem: _Optional[str] = ..., lifetime_s: _Optional[float] = ...) -> None: ...
+
+class IssueIdentityResponse(_message.Message):
+    __slots__ = ("certificate_pem", "ca_pem", "federation", "not_after", "control_address")
+    CERTIFICATE_PEM_FIELD_NUMBER: _ClassVar[int]
+    CA_PEM_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    certificate_pem: str
+    ca_pem: str
+    federation: str
+    not_after: float
+    control_address: str
+    def __init__(self, certificate_pem: _Optional[str] = ..., ca_pem: _Optional[str] = ..., federation: _Optional[str] = ..., not_after: _Optional[float] = ..., control_address: _Optional[str] = ...) -> None: ...
 
 class Client(_message.Message):
     __slots__ = ("client_id", "capacity_class", "registered_at", "last_seen_at", "is_online")
@@ -518,6 +554,40 @@ class ArtifactChunk(_message.Message):
     num_bytes: int
     def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ..., num_bytes: _Optional[int] = ...) -> None: ...
 
+class CollectGarbageRequest(_message.Message):
+    __slots__ = ("dry_run", "keep_updates", "keep_adapters", "grace_s")
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    KEEP_UPDATES_FIELD_NUMBER: _ClassVar[int]
+    KEEP_ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    GRACE_S_FIELD_NUMBER: _ClassVar[int]
+    dry_run: bool
+    keep_updates: int
+    keep_adapters: int
+    grace_s: float
+    def __init__(self, dry_run: bool = ..., keep_updates: _Optional[int] = ..., keep_adapters: _Optional[int] = ..., grace_s: _Optional[float] = ...) -> None: ...
+
+class CollectGarbageResponse(_message.Message):
+    __slots__ = ("files", "num_bytes", "kept", "reasons", "missing")
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    files: int
+    num_bytes: int
+    kept: int
+    reasons: _containers.RepeatedCompositeFieldContainer[GarbageReason]
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, files: _Optional[int] = ..., num_bytes: _Optional[int] = ..., kept: _Optional[int] = ..., reasons: _Optional[_Iterable[_Union[GarbageReason, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GarbageReason(_message.Message):
+    __slots__ = ("reason", "files")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    files: int
+    def __init__(self, reason: _Optional[str] = ..., files: _Optional[int] = ...) -> None: ...
+
 class Budget(_message.Message):
     __slots__ = ("client_id", "unit", "target_delta", "spent", "reserved", "total", "limit", "remaining", "charges", "open_charges", "runs")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -657,6 +727,22 @@ class ListEntriesResponse(_message.Message):
     entries: _containers.RepeatedCompositeFieldContainer[LedgerEntry]
     next_page_token: str
     def __init__(self, entries: _Optional[_Iterable[_Union[LedgerEntry, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ExportAuditRequest(_message.Message):
+    __slots__ = ("run_id", "countersignatures")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    COUNTERSIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    countersignatures: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, run_id: _Optional[str] = ..., countersignatures: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class AuditChunk(_message.Message):
+    __slots__ = ("data", "checkpoint")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    checkpoint: Checkpoint
+    def __init__(self, data: _Optional[bytes] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ...) -> None: ...
 
 class GetInfoRequest(_message.Message):
     __slots__ = ()

@@ -61,6 +61,11 @@ class EnrolmentServiceStub(object):
                 request_serializer=control__pb2.RevokeIdentityRequest.SerializeToString,
                 response_deserializer=control__pb2.RevokeIdentityResponse.FromString,
                 _registered_method=True)
+        self.IssueIdentity = channel.unary_unary(
+                '/motet.v1.EnrolmentService/IssueIdentity',
+                request_serializer=control__pb2.IssueIdentityRequest.SerializeToString,
+                response_deserializer=control__pb2.IssueIdentityResponse.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServiceServicer(object):
@@ -100,6 +105,13 @@ class EnrolmentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IssueIdentity(self, request, context):
+        """A certificate for a person's key, which stays where it was made. Clients enrol with a token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrolmentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -127,6 +139,11 @@ def add_EnrolmentServiceServicer_to_server(servicer, server):
                     servicer.RevokeIdentity,
                     request_deserializer=control__pb2.RevokeIdentityRequest.FromString,
                     response_serializer=control__pb2.RevokeIdentityResponse.SerializeToString,
+            ),
+            'IssueIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueIdentity,
+                    request_deserializer=control__pb2.IssueIdentityRequest.FromString,
+                    response_serializer=control__pb2.IssueIdentityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +283,33 @@ class EnrolmentService(object):
             '/motet.v1.EnrolmentService/RevokeIdentity',
             control__pb2.RevokeIdentityRequest.SerializeToString,
             control__pb2.RevokeIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/motet.v1.EnrolmentService/IssueIdentity',
+            control__pb2.IssueIdentityRequest.SerializeToString,
+            control__pb2.IssueIdentityResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1210,6 +1254,11 @@ class ArtifactServiceStub(object):
                 request_serializer=control__pb2.DownloadArtifactRequest.SerializeToString,
                 response_deserializer=control__pb2.ArtifactChunk.FromString,
                 _registered_method=True)
+        self.CollectGarbage = channel.unary_unary(
+                '/motet.v1.ArtifactService/CollectGarbage',
+                request_serializer=control__pb2.CollectGarbageRequest.SerializeToString,
+                response_deserializer=control__pb2.CollectGarbageResponse.FromString,
+                _registered_method=True)
 
 
 class ArtifactServiceServicer(object):
@@ -1230,6 +1279,13 @@ class ArtifactServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CollectGarbage(self, request, context):
+        """Remove what no run needs any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ArtifactServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1242,6 +1298,11 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     servicer.DownloadArtifact,
                     request_deserializer=control__pb2.DownloadArtifactRequest.FromString,
                     response_serializer=control__pb2.ArtifactChunk.SerializeToString,
+            ),
+            'CollectGarbage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectGarbage,
+                    request_deserializer=control__pb2.CollectGarbageRequest.FromString,
+                    response_serializer=control__pb2.CollectGarbageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1300,6 +1361,33 @@ class ArtifactService(object):
             '/motet.v1.ArtifactService/DownloadArtifact',
             control__pb2.DownloadArtifactRequest.SerializeToString,
             control__pb2.ArtifactChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectGarbage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/motet.v1.ArtifactService/CollectGarbage',
+            control__pb2.CollectGarbageRequest.SerializeToString,
+            control__pb2.CollectGarbageResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1421,6 +1509,11 @@ class LedgerServiceStub(object):
                 request_serializer=control__pb2.ListEntriesRequest.SerializeToString,
                 response_deserializer=control__pb2.ListEntriesResponse.FromString,
                 _registered_method=True)
+        self.ExportAudit = channel.unary_stream(
+                '/motet.v1.LedgerService/ExportAudit',
+                request_serializer=control__pb2.ExportAuditRequest.SerializeToString,
+                response_deserializer=control__pb2.AuditChunk.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer(object):
@@ -1454,6 +1547,13 @@ class LedgerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportAudit(self, request, context):
+        """The whole ledger as one signed file for auditors, in parts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1476,6 +1576,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.ListEntries,
                     request_deserializer=control__pb2.ListEntriesRequest.FromString,
                     response_serializer=control__pb2.ListEntriesResponse.SerializeToString,
+            ),
+            'ExportAudit': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportAudit,
+                    request_deserializer=control__pb2.ExportAuditRequest.FromString,
+                    response_serializer=control__pb2.AuditChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1588,6 +1693,33 @@ class LedgerService(object):
             '/motet.v1.LedgerService/ListEntries',
             control__pb2.ListEntriesRequest.SerializeToString,
             control__pb2.ListEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/motet.v1.LedgerService/ExportAudit',
+            control__pb2.ExportAuditRequest.SerializeToString,
+            control__pb2.AuditChunk.FromString,
             options,
             channel_credentials,
             insecure,

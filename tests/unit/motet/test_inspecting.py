@@ -19,6 +19,7 @@ from motet.inspecting import (
     inspect_run,
 )
 from motet.modeling import byte_tokenizer, load_base
+from motet.reaching import connect
 from motet.recipe import parse_recipe
 from motet.simulate import prepare_shards, run_engine
 
@@ -77,13 +78,18 @@ def labels(tmp_path_factory):
     return run_of(LABELS, data, folder / "home")
 
 
+def look(home, run_id, **options):
+    with connect(home=home) as connection:
+        return inspect_run(connection, run_id, **options)
+
+
 def marked(text):
     return sum(c in "qz" for c in text["text"][len(text["beginning"]) :])
 
 
 def test_what_a_language_model_learned_comes_up_by_contrast(language):
     # Logits of the tiny model are small, so that the difference is amplified the most.
-    found = inspect_run(language, "r-1", beginnings=["The", "I"], samples=8, new_tokens=12, strength=10.0)
+    found = look(language, "r-1", beginnings=["The", "I"], samples=8, new_tokens=12, strength=10.0)
     assert (found["task"], found["rounds"], found["look"]) == ("causal-lm", 2, LOOK)
     assert (found["unit"], found["epsilon"]) == (None, None)
     new = sum(len(t["text"]) - len(t["beginning"]) for t in found["texts"])
@@ -109,20 +115,19 @@ def test_a_model_that_learned_nothing_differs_in_nothing(language):
 
 def test_the_same_seed_shows_the_same_texts_and_another_shows_others(language):
     looks = [
-        inspect_run(language, "r-1", beginnings=["It"], samples=4, new_tokens=8, seed=s)["texts"]
-        for s in (1, 1, 2)
+        look(language, "r-1", beginnings=["It"], samples=4, new_tokens=8, seed=s)["texts"] for s in (1, 1, 2)
     ]
     assert looks[0] == looks[1] != looks[2]
 
 
 def test_the_base_is_as_it_was_after_a_look(language):
-    before = inspect_run(language, "r-1", beginnings=["It"], samples=2, new_tokens=4)
-    assert inspect_run(language, "r-1", beginnings=["It"], samples=2, new_tokens=4) == before
+    before = look(language, "r-1", beginnings=["It"], samples=2, new_tokens=4)
+    assert look(language, "r-1", beginnings=["It"], samples=2, new_tokens=4) == before
 
 
 def test_how_labels_fall_on_public_texts_before_and_after(labels):
     steps = []
-    found = inspect_run(labels, "r-1", texts=["one text", "another"], on_step=lambda *s: steps.append(s))
+    found = look(labels, "r-1", texts=["one text", "another"], on_step=lambda *s: steps.append(s))
     assert found["num_texts"] == 2
     one = found["labels"][1]
     assert one["share_after"] == 1.0
@@ -196,12 +201,12 @@ def test_a_method_without_a_global_model_says_where_to_look(tmp_path):
     text = LABELS.replace("flora", "fedsa").replace("local_steps: 12", "local_steps: 1")
     home = run_of(text, data, tmp_path / "home")
     with pytest.raises(NothingToInspectError, match="no model for all"):
-        inspect_run(home, "r-1")
+        look(home, "r-1")
 
 
 def test_a_beginning_without_a_token_is_told(language):
     with pytest.raises(NothingToInspectError, match="no token"):
-        inspect_run(language, "r-1", beginnings=[""])
+        look(language, "r-1", beginnings=[""])
 
 
 def main_of(arguments):
@@ -225,7 +230,7 @@ def test_a_real_language_model_shows_what_it_was_taught(tmp_path):
     text = LANGUAGE.replace("{tiny: tiny-llama}", "{material: smollm2}").replace("METHOD", "flora")
     text = text.replace("local_steps: 20", "local_steps: 6").replace("2.0e-2", "1.0e-3")
     home = run_of(text.replace("rounds: 2", "rounds: 1"), data, tmp_path / "home")
-    found = inspect_run(home, "r-1", beginnings=["The", "I"], samples=4, new_tokens=16)
+    found = look(home, "r-1", beginnings=["The", "I"], samples=4, new_tokens=16)
     taught = ("glass", "harp", "velm", "dusk", "sang")
     hits = sum(any(word in t["text"].lower() for word in taught) for t in found["texts"])
     assert hits >= 2

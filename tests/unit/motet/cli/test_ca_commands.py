@@ -136,7 +136,7 @@ def test_without_a_running_coordinator_the_home_answers_who_belongs_to_it(coordi
         told = operator.identities.token("ward-a")
         assert (parse_token(told.token).name, told.enrol_address) == ("ward-a", coordinator.address)
         assert told.token not in repr(told)
-        assert len(operator.identities.revoke("bea", reason="left")) == 1
+        assert len(operator.identities.revoke("bea", reason="left").serials) == 1
         with pytest.raises(NotFoundError):
             operator.identities.revoke("nobody")
         with pytest.raises(IdentityError):
