@@ -67,7 +67,10 @@ function joined(...parts) {
 function canonical(value, depth) {
   if (depth > MOST_DEPTH) throw new Fault("canonical", `nested deeper than ${MOST_DEPTH}`);
   if (value === null || typeof value === "boolean") return String(value);
-  if (typeof value === "string") return JSON.stringify(value);
+  if (typeof value === "string") {
+    if (/\p{Surrogate}/u.test(value)) throw new Fault("canonical", "text holds half a character");
+    return JSON.stringify(value);
+  }
   if (typeof value === "number") {
     if (!Number.isSafeInteger(value) || Object.is(value, -0)) throw new Fault("canonical", `${value} is no whole number`);
     return String(value);
