@@ -1,11 +1,9 @@
 """Processes that race for the last of a budget: exactly as many win as fit, over SQLite and over PostgreSQL."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import budget_racer
+import forked_motet
 import pytest
 from budget_racer import DELTA, EVENT, MODES
 from databases import BOTH, new_place, postgresql_url
@@ -17,8 +15,7 @@ from privacy.ledger.rules import check_entries
 
 __all__ = ["postgresql_url"]
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).resolve().parents[2]
-SUPPORT = ROOT / "tests" / "support"
+ONCE_EACH = [pytest.param("sqlite", marks=pytest.mark.xdist_group("race")), *BOTH[1:]]
 RECIPE = """
 name: raced
 base_model: {tiny: tiny-bert}
@@ -33,25 +30,24 @@ cohort: {clients: [a], minimum: 1}
 RACERS, FITS = 6, 2
 
 
-@pytest.fixture(scope="module", params=BOTH)
+@pytest.fixture(scope="module", params=ONCE_EACH)
 def raced(request, tmp_path_factory):
     """By mode: what became of each process, and how many charges there are afterwards."""
-    with new_place(request, tmp_path_factory.mktemp("race")) as place:
+    folder = tmp_path_factory.mktemp("race")
+    with new_place(request, folder) as place:
         store = place.open()
         runs = [f"{mode}-{i}" for mode in MODES for i in range(RACERS)]
         for run in runs:
             store.submit_run(parse_recipe(RECIPE), run_id=run)
         limit = epsilon_pld([EVENT] * FITS, DELTA) + 1e-6
-        done = subprocess.run(
-            [sys.executable, SUPPORT / "budget_racer.py", place.address, place.ledger, str(limit), *runs],
-            capture_output=True,
-            text=True,
-            timeout=200,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{SUPPORT}", "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr
-        told = {mode: (said, len(store.spent_events(mode))) for mode, said in json.loads(done.stdout).items()}
-        assert all(len(said) == RACERS for said, _ in told.values()), done.stderr
+        told_path = folder / "told.json"
+        given = (str(place.address), str(place.ledger), str(told_path), limit, *runs)
+        starter = forked_motet.start_function(budget_racer.race_all, *given)
+        starter.join(200)
+        assert starter.exitcode == 0
+        said = json.loads(told_path.read_text())
+        told = {mode: (words, len(store.spent_events(mode))) for mode, words in said.items()}
+        assert all(len(words) == RACERS for words, _ in told.values()), told
         assert check_entries(verify_chain(store.ledger.leaves())).findings == []
         store.close()
     return told

@@ -1,6 +1,4 @@
-"""Processes that want the last of a budget: ``URL-or-path LEDGER LIMIT MODE-NUMBER...``, runs by mode.
-
-Prints what became of each, by mode, as JSON.
+"""Processes that want the last of a budget; what became of each is written down by mode.
 
 Modes: ``right``; ``apart``, the mistake of a look before the transaction and a charge within it; ``unlocked``, a store
 that forgot its lock, so that the table alone stands between two who look at the same moment.
@@ -11,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import sys
 import time
 from pathlib import Path
 
@@ -72,26 +69,29 @@ def race(where: str, ledger: str, run: str, limit: float, mode: str, start, said
         store.close()
 
 
-def main(where: str, ledger: str, limit: str, *runs: str) -> None:
-    """Everything is loaded once; each racer is a fork, and all of one mode start at one moment."""
+def race_all(where: str, ledger: str, told_path: str, limit: float, *runs: str) -> None:
+    """In a process that has imported everything: each racer is a fork, and all of one mode start at one moment.
+
+    Args:
+      where: URL or path of the database.
+      ledger: folder of the signed ledger.
+      told_path: gets what became of each racer, by mode, as JSON.
+      limit: of epsilon.
+      *runs: MODE-NUMBER each.
+    """
     for count in range(len(runs)):  # what the accountant keeps of earlier sums is there before the race
-        would_exceed([EVENT] * count, EVENT, float(limit), DELTA)
+        would_exceed([EVENT] * count, EVENT, limit, DELTA)
     context = multiprocessing.get_context("fork")
     told = {}
     for mode in MODES:
         mine = [run for run in runs if run.startswith(mode)]
         start, said = context.Barrier(len(mine)), context.SimpleQueue()
         racers = [
-            context.Process(target=race, args=(where, ledger, run, float(limit), mode, start, said))
-            for run in mine
+            context.Process(target=race, args=(where, ledger, run, limit, mode, start, said)) for run in mine
         ]
         for racer in racers:
             racer.start()
         for racer in racers:
             racer.join()
         told[mode] = sorted(said.get() for _ in mine if not said.empty())
-    print(json.dumps(told))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    Path(told_path).write_text(json.dumps(told))

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ from privacy.ledger.rules import check_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    Start = Callable[[str, Callable[[], None]], int]
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = Path(__file__).with_name("doomed_coordinator.py")
@@ -113,7 +115,9 @@ def _witnessed(path: Path) -> tuple[set[str], list[float]]:
     return {line.split()[0] for line in lines}, [float(x.split()[1]) for x in lines if len(x.split()) == 2]
 
 
-def kill_campaign(place: Place, folder: Path, *, kills: int, seed: int, mode: str = "right") -> Campaign:
+def kill_campaign(
+    place: Place, folder: Path, *, kills: int, seed: int, mode: str = "right", start: Start | None = None
+) -> Campaign:
     """Run the campaign.
 
     Args:
@@ -123,11 +127,13 @@ def kill_campaign(place: Place, folder: Path, *, kills: int, seed: int, mode: st
       seed: of the moments. One in four is uniform within ``LONGEST_START_S`` of a start, the others within
         ``LONGEST_WORK_S`` of the first order after it.
       mode: ``right``, or ``forgetful``: orders leave before their charge is signed.
+      start: of a ``mother`` that is there already; without one the last start is a cold one, and is timed.
     """
     moments, seen, watch = random.Random(seed), Campaign(), _Watch(place)
     witness, begun = folder / "witness", time.monotonic()
     line = f"{place.address} {place.ledger} {witness} {folder / 'artifacts'} {mode}\n"
-    with _mother(folder / "log") as start:
+    log = folder / "log"
+    with mother(log) if start is None else nullcontext(start) as kill_one:
         for number in range(kills):
             is_early = number % 4 == 0  # within the start; the others at work
 
@@ -136,14 +142,14 @@ def kill_campaign(place: Place, folder: Path, *, kills: int, seed: int, mode: st
                     _until(lambda: _size(witness) > size)
                 time.sleep(moments.uniform(0.0, LONGEST_START_S if is_early else LONGEST_WORK_S))
 
-            ended = start(line, wait)
+            ended = kill_one(line, wait)
             seen.kills += 1
             if ended != -signal.SIGKILL:
-                seen.ended_by_itself.append((folder / "log").read_text()[-2000:])
+                seen.ended_by_itself.append(log.read_text()[-2000:] if log.exists() else "")
             _look(place, witness, watch, seen)
     cold, size, used = time.monotonic(), _size(witness), resource.getrusage(resource.RUSAGE_CHILDREN)
-    with _mother(folder / "log") as start:
-        start(line, lambda: _until(lambda: _size(witness) > size))
+    with mother(log) if start is None else nullcontext(start) as kill_one:
+        kill_one(line, lambda: _until(lambda: _size(witness) > size))
         seen.cold_start_s = time.monotonic() - cold
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seen.cold_start_cpu_s = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
@@ -154,11 +160,11 @@ def kill_campaign(place: Place, folder: Path, *, kills: int, seed: int, mode: st
 
 
 @contextmanager
-def _mother(log_path: Path) -> Iterator[Callable[[str, Callable[[], None]], int]]:
+def mother(log_path: Path) -> Iterator[Start]:
     """A process that forks coordinators: give it a line and a wait, it is killed after it; how it ended."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{CHILD.parent}", "OMP_NUM_THREADS": "1"}
     with log_path.open("ab") as log:
-        mother = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, str(CHILD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -168,21 +174,21 @@ def _mother(log_path: Path) -> Iterator[Callable[[str, Callable[[], None]], int]
         )
 
     def start(line: str, wait: Callable[[], None]) -> int:
-        mother.stdin.write(line)
-        mother.stdin.flush()
-        child = int(mother.stdout.readline())
+        process.stdin.write(line)
+        process.stdin.flush()
+        child = int(process.stdout.readline())
         try:
             wait()
         finally:
             os.kill(child, signal.SIGKILL)
-        return int(mother.stdout.readline())
+        return int(process.stdout.readline())
 
     try:
-        assert mother.stdout.readline() == "ready\n", log_path.read_text()[-2000:]
+        assert process.stdout.readline() == "ready\n", log_path.read_text()[-2000:]
         yield start
     finally:
-        mother.stdin.close()
-        mother.wait(30)
+        process.stdin.close()
+        process.wait(30)
 
 
 def _size(path: Path) -> int:
