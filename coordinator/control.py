@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from coordinator.dashboard.server import Dashboard
+
 log = logging.getLogger(__name__)
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not bound
 OPERATOR = ("identities", "operator")
@@ -29,11 +31,12 @@ OPERATOR = ("identities", "operator")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlAddress:
-    """Where the control API listens, and what it has counted."""
+    """Where the control API listens, and what it has counted. ``dashboard``: its address; empty without one."""
 
     control: str
     federation: str
     counts: CallCounts
+    dashboard: str = ""
 
 
 @contextmanager
@@ -45,6 +48,7 @@ def serving_control(
     enrolment: str = "127.0.0.1:0",
     names: Sequence[str] = (),
     approves_runs: bool = False,
+    dashboard: Dashboard | None = None,
 ) -> Iterator[ControlAddress]:
     """Serve the control API of a home.
 
@@ -58,6 +62,7 @@ def serving_control(
       enrolment: HOST:PORT where clients without a certificate enrol; port 0 takes a free one.
       names: host names that others use for this machine.
       approves_runs: a researcher's run waits for an operator's approval.
+      dashboard: what links open; None without one.
 
     Raises:
       ControlServerError: the address can not be listened on.
@@ -72,6 +77,7 @@ def serving_control(
             store=store,
             counts=counts,
             federation=authority.federation,
+            dashboard_link=None if dashboard is None else dashboard.link,
             asks_operator=approves_runs,
         )
         clock = resources.clock
@@ -92,6 +98,7 @@ def serving_control(
             enrolment=as_others_see(strangers, names),
             address=f"{EVERYWHERE.get(host, host)}:{port}",
             federation=authority.federation,
+            dashboard=before.dashboard if dashboard is None else dashboard.address,
             pid=os.getpid(),
         )
         servicer.serve_at(told)
@@ -99,7 +106,12 @@ def serving_control(
         server.start()
         try:
             remember_addresses(home, told)
-            yield ControlAddress(control=told.control, federation=authority.federation, counts=counts)
+            yield ControlAddress(
+                control=told.control,
+                federation=authority.federation,
+                counts=counts,
+                dashboard="" if dashboard is None else dashboard.url,
+            )
         finally:
             remember_addresses(home, replace(told, pid=0))
             server.stop()

@@ -13,7 +13,7 @@ import logging
 import secrets
 import signal
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -42,10 +42,12 @@ from motet.recipe import canonical_json, from_canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import IO
 
     from coordinator.control import ControlAddress
+    from coordinator.dashboard.server import Dashboard
     from coordinator.storage.leases import Leader
     from coordinator.storage.store import Store
     from motet.recipe import Recipe
@@ -72,7 +74,8 @@ class ServiceConfig:
     port 0 takes a free one, ``enrolment`` of where clients without a certificate enrol. ``reflection``: whether the API
     tells operators its contract. ``metrics``: ``host:port`` for Prometheus; None for no one. ``max_runs``: how many
     runs are worked on at once; a client works for one of them at a time, unless its owner allows more.
-    ``approves_runs``: a researcher's run waits for an operator's approval.
+    ``approves_runs``: a researcher's run waits for an operator's approval. ``dashboard``: ``host:port`` of the dashboard;
+    port 0 takes a free one, None serves none.
     """
 
     home: Path
@@ -87,6 +90,7 @@ class ServiceConfig:
     metrics: str | None = None
     max_runs: int = 1
     approves_runs: bool = False
+    dashboard: str | None = None
 
 
 def model_shape(recipe: Recipe) -> ModelShape:
@@ -160,7 +164,8 @@ def _lead(
     """Keep SuperLink and gateway up and work on runs, until the end or until another leads."""
     store.ledger.reconcile()
     tls = config.home / "tls"
-    hosts = [a.rpartition(":")[0].strip("[]") for a in (config.listen, config.control, config.enrolment)]
+    served = (config.listen, config.control, config.enrolment, config.dashboard)
+    hosts = [a.rpartition(":")[0].strip("[]") for a in served if a is not None]
     authority = ensure_authority(config.home, names=[*config.names, *hosts])
     secret = _secret(config.home)
     children: list[Child] = []
@@ -185,6 +190,7 @@ def _lead(
         grid.online()
         write_join_file(config)
         status.grid = grid
+        dashboard = control.enter_context(_dashboard(config, status, authority.federation))
         serving = serving_control(
             config.home,
             config.control,
@@ -192,6 +198,7 @@ def _lead(
             enrolment=config.enrolment,
             names=config.names,
             approves_runs=config.approves_runs,
+            dashboard=dashboard,
         )
         api = control.enter_context(serving)
         status.refused_calls = api.counts.refusals
@@ -204,6 +211,19 @@ def _lead(
             link.close()
         for child in reversed(children):
             child.stop()
+
+
+def _dashboard(
+    config: ServiceConfig, status: Status, federation: str
+) -> AbstractContextManager[Dashboard | None]:
+    """The dashboard as a context; nothing of it is loaded where none is wanted."""
+    if config.dashboard is None:
+        return nullcontext()
+    from coordinator.dashboard.server import serving_dashboard
+
+    return serving_dashboard(
+        config.home, config.dashboard, status=status, names=config.names, federation=federation
+    )
 
 
 def _work(

@@ -27,6 +27,7 @@ class Addresses:
       enrolment: where a client without a certificate goes.
       address: the control API as processes on this machine reach it.
       federation: id of the federation.
+      dashboard: the dashboard, as others reach it; empty where there is none.
       pid: of the coordinator that serves there; 0 when none does.
     """
 
@@ -34,6 +35,7 @@ class Addresses:
     enrolment: str = ""
     address: str = ""
     federation: str = ""
+    dashboard: str = ""
     pid: int = 0
 
 
@@ -53,6 +55,7 @@ def known_addresses(home: Path) -> Addresses:
             enrolment=str(told["enrolment"]),
             address=str(told.get("address", "")),
             federation=str(told.get("federation", "")),
+            dashboard=str(told.get("dashboard", "")),
             pid=int(told.get("pid", 0)),
         )
     except (OSError, ValueError, KeyError, TypeError):

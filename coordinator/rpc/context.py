@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from motet.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from coordinator.rpc.identity import Peer
     from coordinator.rpc.interceptors import CallCounts
     from coordinator.storage.store import Store
 
@@ -24,6 +26,7 @@ class Resources:
       store: of this server; not shared with the engine, which has its own connections.
       counts: of calls.
       federation: name of this federation.
+      dashboard_link: an address that opens the dashboard once for somebody, and when it ends; None without one.
       asks_operator: a researcher's run waits for an operator's approval.
       clock: for events and certificates.
       stopping: set when the server begins to stop: streams end.
@@ -35,6 +38,7 @@ class Resources:
     store: Store
     counts: CallCounts
     federation: str
+    dashboard_link: Callable[[Peer], tuple[str, float]] | None = None
     asks_operator: bool = False
     clock: Clock = field(default_factory=SystemClock)
     stopping: threading.Event = field(default_factory=threading.Event)

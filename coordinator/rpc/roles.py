@@ -46,6 +46,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "/motet.v1.LedgerService/ListEntries": frozenset({OPERATOR, AUDITOR}),
     "/motet.v1.LedgerService/ExportAudit": frozenset({OPERATOR, AUDITOR}),
     "/motet.v1.SystemService/GetInfo": _EVERY_ROLE,
+    "/motet.v1.SystemService/IssueDashboardLink": _PEOPLE,
     "/grpc.health.v1.Health/Check": _EVERY_ROLE,
     "/grpc.health.v1.Health/List": _EVERY_ROLE,
     "/grpc.health.v1.Health/Watch": _OPERATOR,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.rpc.interceptors import calling
 from coordinator.rpc.roles import OPERATOR
+from motet.errors import NotFoundError
 from motet.wire.v1 import control_pb2, control_pb2_grpc
 
 if TYPE_CHECKING:
@@ -35,6 +36,16 @@ class SystemServicer(control_pb2_grpc.SystemServiceServicer):
             at=self._resources.clock.now(),
             refused_calls=refused,
         )
+
+    def IssueDashboardLink(  # noqa: N802
+        self, _request: control_pb2.IssueDashboardLinkRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.DashboardLink:
+        """Opens a session of the caller's own role and certificate."""
+        link = self._resources.dashboard_link
+        if link is None:
+            raise NotFoundError("this coordinator shows no dashboard", hint="start it without --no-dashboard")
+        url, until = link(calling().peer)
+        return control_pb2.DashboardLink(url=url, not_after=until)
 
 
 def software_version() -> str:

@@ -105,6 +105,15 @@ def start_command(
         bool,
         typer.Option("--approve-runs", help="A researcher's run waits for an operator: motet run approve."),
     ] = False,
+    dashboard: Annotated[
+        str,
+        typer.Option(
+            "--dashboard",
+            metavar="HOST:PORT",
+            help="Where the dashboard is served, over TLS unless on loopback; port 0 takes a free one.",
+        ),
+    ] = "127.0.0.1:0",
+    no_dashboard: Annotated[bool, typer.Option("--no-dashboard", help="Serve no dashboard.")] = False,
     reflection: Annotated[
         bool, typer.Option("--reflection", help="Let operators read the API's contract from the server.")
     ] = False,
@@ -124,6 +133,7 @@ def start_command(
         check_address(metrics, option="--metrics")
     check_choice("--log-format", log_format, FORMATS)
     check_address(enrolment, "--enrolment", least_port=0)
+    check_address(dashboard, "--dashboard", least_port=0)
     _remember(home, database)
     if shares is not None:
         from coordinator.storage.sharing import share
@@ -145,6 +155,7 @@ def start_command(
         metrics=metrics,
         max_runs=max_runs,
         approves_runs=approves_runs,
+        dashboard=None if no_dashboard else dashboard,
     )
 
     def ready(api: ControlAddress) -> None:
@@ -155,6 +166,7 @@ def start_command(
             "join": str(join),
             "control": api.control,
             "federation": api.federation,
+            "dashboard": api.dashboard,
         }
         words = f"coordinator ready on {listen}; give {join} to every client"
         print(json.dumps(told) if as_json else words, flush=True)

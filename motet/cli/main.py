@@ -37,6 +37,7 @@ COMMANDS = {
     "advise": "motet.cli.advise:advise_command",
     "inspect": "motet.cli.inspect:inspect_command",
     "doctor": "motet.cli.doctor:doctor_command",
+    "dashboard": "motet.cli.dashboard:dashboard_command",
     "backup": "motet.cli.backup:backup_command",
     "restore": "motet.cli.backup:restore_command",
 }

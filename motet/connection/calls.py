@@ -18,6 +18,7 @@ from motet.wire.control import (
     Client,
     CollectGarbageResponse,
     ConsistencyProof,
+    DashboardLink,
     InclusionProof,
     Info,
     LedgerCheckpoint,
@@ -315,6 +316,14 @@ class SystemCalls(Calls):
     def info(self) -> Info:
         """Who it is, and who it takes the caller for."""
         return self._one(Info, "GetInfo", control_pb2.GetInfoRequest())
+
+    def dashboard_link(self) -> DashboardLink:
+        """An address that opens the dashboard once, within a minute, in the role of the caller.
+
+        Raises:
+          NotFoundError: this coordinator shows no dashboard.
+        """
+        return self._one(DashboardLink, "IssueDashboardLink", control_pb2.IssueDashboardLinkRequest())
 
     def refused_calls(self) -> dict[str, int]:
         """Calls refused since its start, by reason; empty for all but operators."""

@@ -205,6 +205,14 @@ class Info:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DashboardLink:
+    """An address that opens the dashboard once, until ``not_after``. Keep it out of logs."""
+
+    url: str = field(repr=False)
+    not_after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityRecord:
     """One certificate. ``serial``: hexadecimal; ``revoked_at``: None while it is believed."""
 

@@ -13,6 +13,7 @@ for name in (
     "client.capacity",
     "client.service",
     "client.worker",
+    "coordinator.dashboard.server",
     "coordinator.service",
     "motet.cli.client",
     "motet.cli.coordinator",

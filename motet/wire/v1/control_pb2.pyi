@@ -770,3 +770,15 @@ class Info(_message.Message):
     at: float
     refused_calls: _containers.ScalarMap[str, int]
     def __init__(self, software_version: _Optional[str] = ..., federation: _Optional[str] = ..., role: _Optional[str] = ..., name: _Optional[str] = ..., at: _Optional[float] = ..., refused_calls: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class IssueDashboardLinkRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DashboardLink(_message.Message):
+    __slots__ = ("url", "not_after")
+    URL_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    not_after: float
+    def __init__(self, url: _Optional[str] = ..., not_after: _Optional[float] = ...) -> None: ...

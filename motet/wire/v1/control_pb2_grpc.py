@@ -1747,6 +1747,11 @@ class SystemServiceStub(object):
                 request_serializer=control__pb2.GetInfoRequest.SerializeToString,
                 response_deserializer=control__pb2.Info.FromString,
                 _registered_method=True)
+        self.IssueDashboardLink = channel.unary_unary(
+                '/motet.v1.SystemService/IssueDashboardLink',
+                request_serializer=control__pb2.IssueDashboardLinkRequest.SerializeToString,
+                response_deserializer=control__pb2.DashboardLink.FromString,
+                _registered_method=True)
 
 
 class SystemServiceServicer(object):
@@ -1760,6 +1765,13 @@ class SystemServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IssueDashboardLink(self, request, context):
+        """An address that opens the dashboard once, in the role of who asks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SystemServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1767,6 +1779,11 @@ def add_SystemServiceServicer_to_server(servicer, server):
                     servicer.GetInfo,
                     request_deserializer=control__pb2.GetInfoRequest.FromString,
                     response_serializer=control__pb2.Info.SerializeToString,
+            ),
+            'IssueDashboardLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueDashboardLink,
+                    request_deserializer=control__pb2.IssueDashboardLinkRequest.FromString,
+                    response_serializer=control__pb2.DashboardLink.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1798,6 +1815,33 @@ class SystemService(object):
             '/motet.v1.SystemService/GetInfo',
             control__pb2.GetInfoRequest.SerializeToString,
             control__pb2.Info.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueDashboardLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/motet.v1.SystemService/IssueDashboardLink',
+            control__pb2.IssueDashboardLinkRequest.SerializeToString,
+            control__pb2.DashboardLink.FromString,
             options,
             channel_credentials,
             insecure,

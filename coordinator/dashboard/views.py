@@ -1,0 +1,95 @@
+"""The charts of each page, from its record."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coordinator.dashboard.charts.bars import Bar, lying_bars, stacked_bars
+from coordinator.dashboard.charts.lines import Axes, Series, line_chart
+from coordinator.dashboard.charts.scale import number, seconds, size
+from coordinator.dashboard.charts.timeline import timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from coordinator.dashboard.charts.svg import Chart
+    from coordinator.dashboard.pages.figures import Figure
+    from coordinator.dashboard.pages.run import RunPage
+    from coordinator.dashboard.pages.runs import RunsPage
+
+SHOWN: dict[str, Callable[[float], str]] = {
+    "seconds": seconds,
+    "accuracy": lambda v: f"{100 * v:.1f} %",
+    "macro_f1": lambda v: f"{100 * v:.1f} %",
+}
+COUNTS = ("clipped", "rejected", "late_replies", "duplicate_replies", "refused_replies", "equivocations")
+LAYERS = ("To the coordinator", "To the clients")
+
+
+def charts_of_runs(page: RunsPage) -> list[Chart]:
+    """Bytes of a round, by method; nothing while there is but one method to compare."""
+    if len(page.methods) < 2:
+        return []
+    bars = [
+        Bar(
+            label=m.method,
+            parts=(m.up_a_round, m.down_a_round),
+            note=f"{m.rounds} rounds of {m.runs} run{'s' if m.runs > 1 else ''}",
+        )
+        for m in page.methods
+    ]
+    note = "mean over closed rounds of the runs on this page, all clients together"
+    made = lying_bars(
+        "bytes-by-method", "Bytes a round, by method", LAYERS, bars, of="Method", show=size, note=note
+    )
+    return [made] if made else []
+
+
+def learning_charts(page: RunPage) -> list[Chart]:
+    """A curve for each figure that says how well the model learns, and each client's own score."""
+    made = [_curve(f) for f in page.figures if f.is_learning]
+    scores = page.client_figures
+    if scores:
+        show = SHOWN.get(scores[0].name, number)
+        bars = [
+            Bar(label=s.client_id, parts=(s.value,), tone="s1" if s.is_federated else "quiet") for s in scores
+        ]
+        made.append(
+            lying_bars(
+                "by-client",
+                "Each client alone, and together",
+                [scores[0].name.capitalize()],
+                bars,
+                of="Trained by",
+                show=show,
+                note="held-out examples, scored where the run was simulated",
+            )
+        )
+    return [chart for chart in made if chart]
+
+
+def round_charts(page: RunPage) -> list[Chart]:
+    """Error of aggregation, bytes, and what was counted besides."""
+    made = [_curve(f) for f in page.figures if f.name in {"relative_error", "truncation_error"}]
+    bars = [Bar(label=str(a.round_index + 1), parts=(a.bytes_up, a.bytes_down)) for a in page.closed]
+    made.append(stacked_bars("bytes", f"Bytes a round, {page.method}", LAYERS, bars, show=size))
+    made += [_curve(f) for f in page.figures if f.name == "seconds"]
+    told = [f for f in page.figures if f.name in COUNTS and any(v for _, v in f.points)]
+    counted = [Series(label=f.title, points=f.points) for f in told]
+    made.append(
+        line_chart("counts", "Updates that were not taken as they came", counted, Axes(from_zero=True))
+    )
+    return [chart for chart in made if chart]
+
+
+def timeline_chart(page: RunPage) -> Chart | None:
+    """What each client did in each attempt."""
+    return timeline(page.attempts)
+
+
+def _curve(figure: Figure) -> Chart | None:
+    axes = Axes(show=SHOWN.get(figure.name, number), from_zero=figure.name == "seconds")
+    name = "".join(c if c.isalnum() else "-" for c in figure.name.lower())
+    return line_chart(
+        name, figure.title, [Series(label=figure.title, points=figure.points)], axes, note=figure.note
+    )
