@@ -74,8 +74,8 @@ class ServiceConfig:
     port 0 takes a free one, ``enrolment`` of where clients without a certificate enrol. ``reflection``: whether the API
     tells operators its contract. ``metrics``: ``host:port`` for Prometheus; None for no one. ``max_runs``: how many
     runs are worked on at once; a client works for one of them at a time, unless its owner allows more.
-    ``approves_runs``: a researcher's run waits for an operator's approval. ``dashboard``: ``host:port`` of the dashboard;
-    port 0 takes a free one, None serves none.
+    ``approves_runs``: a researcher's run waits for an operator's approval. ``dashboard``: ``host:port`` of it; port
+    0 takes a free one, None serves none.
     """
 
     home: Path

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from coordinator.dashboard.records import Records
     from coordinator.dashboard.sessions import Session, Sessions
 
+    Make = Callable[[Request, Session], Response]
+
 log = logging.getLogger(__name__)
 LIVE = "motet-live"
 """Header of a page that asks for itself again; it gets the middle alone."""
@@ -44,8 +47,6 @@ FILES = {
     "mark.svg": "image/svg+xml",
 }
 _A_YEAR = "public, max-age=31536000, immutable"
-
-Page = "Callable[[Request, Session], Response]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,10 +161,10 @@ class Pages:
                     return self._refused(
                         403, f"The role {session.peer.role} does not see this page.", session
                     )
-                if name == "leave":
-                    return await self.leave(request, session)
-                made = await run_in_threadpool(make, request, session)
-                return made  # type: ignore[return-value]
+                if inspect.iscoroutinefunction(make):
+                    made: Response = await make(request, session)
+                    return made
+                return await run_in_threadpool(cast("Make", make), request, session)
             except Exception as e:  # noqa: BLE001 - told in words; the log has the rest
                 return self._fault(e)
 

@@ -62,7 +62,7 @@ class Records:
         """State -> how many runs are in it."""
         query = select(RunRow.state, func.count()).group_by(RunRow.state)
         with self.database.reading() as session:
-            return {state: count for state, count in session.execute(query)}
+            return {row[0]: row[1] for row in session.execute(query)}
 
     def closed(self, run_ids: Sequence[str]) -> dict[str, int]:
         """Run -> closed rounds; a run without any is not there."""
@@ -70,7 +70,7 @@ class Records:
             RoundRow.run_id.in_(run_ids), RoundRow.state == "CLOSED"
         )
         with self.database.reading() as session:
-            return {run: count for run, count in session.execute(query.group_by(RoundRow.run_id))}
+            return {row[0]: row[1] for row in session.execute(query.group_by(RoundRow.run_id))}
 
     def traffic(self, run_ids: Sequence[str]) -> dict[str, Traffic]:
         """Run -> bytes and clients; a run that has asked nobody is not there."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from coordinator.dashboard.charts.scale import number, seconds, size
+from coordinator.dashboard.charts.scale import NONE, number, seconds, size
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -32,7 +32,7 @@ TONES = {
 def moment(at: float | None) -> Markup:
     """A time in UTC, which the browser turns into the reader's own and a span; a dash for none."""
     if not at:
-        return Markup("–")
+        return escape(NONE)
     when = datetime.datetime.fromtimestamp(at, datetime.UTC)
     return Markup('<time datetime="{}">{}</time>').format(
         when.strftime("%Y-%m-%dT%H:%M:%SZ"), when.strftime("%d %b %Y %H:%M UTC")

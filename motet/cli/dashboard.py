@@ -8,7 +8,6 @@ import threading
 import time
 import webbrowser
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +16,7 @@ from motet.cli.reach import DEFAULT_HOME, Coordinator, Home, WhoAmI, reached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 
 def dashboard_command(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from coordinator.dashboard.charts.scale import number, thinned, ticks
+from coordinator.dashboard.charts.scale import NONE, number, thinned, ticks
 from coordinator.dashboard.charts.svg import FRAMES, NARROW, Chart, Frame, el, path, picture
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def line_chart(
     places = sorted({x for s in drawn for x, _ in s.points})
     values = [dict(s.points) for s in drawn]
     rows = [
-        [axes.show_x(x), *(axes.show(v[x]) if x in v and math.isfinite(v[x]) else "–" for v in values)]
+        [axes.show_x(x), *(axes.show(v[x]) if x in v and math.isfinite(v[x]) else NONE for v in values)]
         for x in places
     ]
     return Chart(
@@ -138,8 +138,7 @@ def _rounds(
 ) -> list[Markup]:
     chosen = thinned(range(len(xs)), most)
     y = frame.height - frame.bottom + 18
-    parts = [el("text", axes.show_x(xs[i]), x=at(xs[i]), y=y, class_="tick mid") for i in chosen]
-    return parts
+    return [el("text", axes.show_x(xs[i]), x=at(xs[i]), y=y, class_="tick mid") for i in chosen]
 
 
 def _hits(

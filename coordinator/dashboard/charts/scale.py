@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+NONE = "\N{EN DASH}"
+"""In the place of a figure that is not there."""
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -32,9 +34,9 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 def number(value: float | None) -> str:
     """A figure with three significant digits; a dash where there is none."""
     if value is None:
-        return "–"
+        return NONE
     if not math.isfinite(value):
-        return "∞" if value > 0 else "–"
+        return "∞" if value > 0 else NONE
     if value == 0:
         return "0"
     size = abs(value)
@@ -50,7 +52,7 @@ def number(value: float | None) -> str:
 def size(num_bytes: float | None) -> str:
     """Bytes in the largest unit that leaves a number of at least one; 1 kB is 1,000 B."""
     if num_bytes is None:
-        return "–"
+        return NONE
     value, unit = float(num_bytes), 0
     while abs(value) >= 999.5 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
@@ -60,7 +62,7 @@ def size(num_bytes: float | None) -> str:
 def seconds(value: float | None) -> str:
     """A span of time in its two largest units."""
     if value is None:
-        return "–"
+        return NONE
     if value < 1:
         return f"{value * 1000:.0f} ms"
     if value < 60:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.dashboard.charts.scale import seconds, thinned
+from coordinator.dashboard.charts.scale import NONE, seconds, thinned
 from coordinator.dashboard.charts.svg import NARROW, WIDE, Chart, Frame, el, picture
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 SIGNS = {
     "answered": "",
     "clipped": "~",
-    "rejected": "×",
+    "rejected": "\N{MULTIPLICATION SIGN}",
     "asked": "…",
-    "late": "›",
-    "left behind": "»",
+    "late": "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}",
+    "left behind": "\N{RIGHT-POINTING DOUBLE ANGLE QUOTATION MARK}",
     "failed": "!",
     "not drawn": "·",
 }
@@ -71,9 +71,9 @@ def timeline(attempts: Sequence[Attempt]) -> Chart | None:
                 str(a.attempt + 1),
                 a.state.lower(),
                 seconds(a.seconds),
-                ", ".join(a.stragglers) or "–",
-                ", ".join(a.failures) or "–",
-                a.reason or "–",
+                ", ".join(a.stragglers) or NONE,
+                ", ".join(a.failures) or NONE,
+                a.reason or NONE,
             ]
             for a in attempts
         ],
