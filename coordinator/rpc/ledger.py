@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING, Any
 
 from coordinator.rpc.artifacts import CHUNK_BYTES
 from coordinator.rpc.interceptors import calling
 from coordinator.rpc.pages import after, size_of, token_after
+from coordinator.rpc.roles import CLIENT, may_call
 from coordinator.rpc.system import software_version
 from motet.audit.errors import BundleError
 from motet.connection.errors import BadRequestError
@@ -17,8 +17,9 @@ from motet.wire.control import ConsistencyProof, InclusionProof, LedgerCheckpoin
 from motet.wire.control_codec import encode
 from motet.wire.v1 import control_pb2, control_pb2_grpc
 from privacy.ledger.canonical import parse_canonical
+from privacy.ledger.chain import entry_from_bytes
 from privacy.ledger.errors import LedgerFormatError
-from privacy.ledger.merkle import MerkleTree
+from privacy.ledger.merkle import leaf_hash
 from privacy.ledger.notes import open_checkpoint
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from coordinator.rpc.context import Resources
 
 log = logging.getLogger(__name__)
+LIST_ENTRIES = "/motet.v1.LedgerService/ListEntries"
 
 
 class LedgerServicer(control_pb2_grpc.LedgerServiceServicer):
@@ -37,69 +39,62 @@ class LedgerServicer(control_pb2_grpc.LedgerServiceServicer):
     def __init__(self, resources: Resources) -> None:
         self._ledger, self._clock = resources.store.ledger, resources.clock
         self._file = self._ledger.file
-        self._lock = threading.Lock()  # the file's own memory is for one thread
-        self._tree = MerkleTree()
-        self._leaves: list[bytes] = []
 
     def GetCheckpoint(  # noqa: N802 - the contract's name
         self, _request: control_pb2.GetCheckpointRequest, _context: grpc.ServicerContext
     ) -> control_pb2.Checkpoint:
         """The newest one that was signed."""
-        with self._lock:
-            message: control_pb2.Checkpoint = encode(self._newest())
-            return message
+        message: control_pb2.Checkpoint = encode(self._newest())
+        return message
 
     def GetInclusionProof(  # noqa: N802
         self, request: control_pb2.GetInclusionProofRequest, _context: grpc.ServicerContext
     ) -> control_pb2.InclusionProof:
-        """That an entry is in the tree of a size."""
-        with self._lock:
-            tree, size = self._grown(), self._size(request.size)
-            if request.sequence >= size:
-                raise BadRequestError(f"a tree of {size} entries has no entry {request.sequence}")
-            message: control_pb2.InclusionProof = encode(
-                InclusionProof(
-                    sequence=request.sequence,
-                    size=size,
-                    leaf=self._leaves[request.sequence],
-                    hashes=tuple(tree.inclusion_proof(request.sequence, size)),
-                    root=tree.root(size),
-                )
+        """That an entry is in the tree of a size; the entry itself for those who may read it."""
+        size = self._size(request.size)
+        if request.sequence >= size:
+            raise BadRequestError(f"a tree of {size} entries has no entry {request.sequence}")
+        leaf = self._file.leaves_between(request.sequence, request.sequence + 1)[0]
+        message: control_pb2.InclusionProof = encode(
+            InclusionProof(
+                sequence=request.sequence,
+                size=size,
+                leaf=leaf if _may_read(leaf) else b"",
+                leaf_hash=leaf_hash(leaf),
+                hashes=tuple(self._file.inclusion_proof(request.sequence, size)),
+                root=self._file.root(size),
             )
-            return message
+        )
+        return message
 
     def GetConsistencyProof(  # noqa: N802
         self, request: control_pb2.GetConsistencyProofRequest, _context: grpc.ServicerContext
     ) -> control_pb2.ConsistencyProof:
         """That a tree is the beginning of a larger one."""
-        with self._lock:
-            tree, size = self._grown(), self._size(request.size)
-            if not 1 <= request.old_size <= size:
-                raise BadRequestError(f"the older size must be from 1 to {size}")
-            message: control_pb2.ConsistencyProof = encode(
-                ConsistencyProof(
-                    old_size=request.old_size,
-                    size=size,
-                    old_root=tree.root(request.old_size),
-                    root=tree.root(size),
-                    hashes=tuple(tree.consistency_proof(request.old_size, size)),
-                )
+        size = self._size(request.size)
+        if not 1 <= request.old_size <= size:
+            raise BadRequestError(f"the older size must be from 1 to {size}")
+        message: control_pb2.ConsistencyProof = encode(
+            ConsistencyProof(
+                old_size=request.old_size,
+                size=size,
+                old_root=self._file.root(request.old_size),
+                root=self._file.root(size),
+                hashes=tuple(self._file.consistency_proof(request.old_size, size)),
             )
-            return message
+        )
+        return message
 
     def ListEntries(  # noqa: N802
         self, request: control_pb2.ListEntriesRequest, _context: grpc.ServicerContext
     ) -> control_pb2.ListEntriesResponse:
         """Signed entries, in order."""
         last = after(request, (int,))
-        begin = 0 if last is None else last[0] + 1
-        with self._lock:
-            self._grown()
-            end = min(begin + size_of(request), len(self._leaves))
-            entries = [
-                encode(LedgerEntry(sequence=n, leaf=self._leaves[n])) for n in range(max(begin, 0), end)
-            ]
-            token = token_after((end - 1,)) if end < len(self._leaves) and entries else ""
+        begin = 0 if last is None else max(last[0] + 1, 0)
+        leaves = self._file.leaves_between(begin, begin + size_of(request))
+        end = begin + len(leaves)
+        token = token_after((end - 1,)) if leaves and end < self._file.size() else ""
+        entries = [encode(LedgerEntry(sequence=n, leaf=leaf)) for n, leaf in enumerate(leaves, begin)]
         return control_pb2.ListEntriesResponse(entries=entries, next_page_token=token)
 
     def ExportAudit(  # noqa: N802
@@ -136,37 +131,34 @@ class LedgerServicer(control_pb2_grpc.LedgerServiceServicer):
             raise NotFoundError(e.message, hint=e.hint) from e
 
     def _newest(self) -> LedgerCheckpoint:
-        notes = self._file.checkpoints()
-        if not notes:
+        note = self._file.newest_note()
+        if note is None:
             raise NotFoundError(
                 "nothing was signed yet", hint="the first charge or run is signed as it starts"
             )
         verifier = self._file.verifier()
-        checkpoint = open_checkpoint(notes[-1], verifier)
+        checkpoint = open_checkpoint(note, verifier)
         return LedgerCheckpoint(
             origin=checkpoint.origin,
             size=checkpoint.size,
             root=checkpoint.root,
-            signed_note=notes[-1],
+            signed_note=note,
             public_key=verifier.to_text(),
         )
 
-    def _grown(self) -> MerkleTree:
-        """The tree over what is in the file now."""
-        leaves = self._file.leaves()
-        if leaves[: len(self._leaves)] != self._leaves:
-            self._tree = MerkleTree()
-            self._leaves = []
-        for leaf in leaves[len(self._leaves) :]:
-            self._tree.append(leaf)
-        self._leaves = leaves
-        return self._tree
-
     def _size(self, asked: int) -> int:
         size = asked or self._newest().size
-        if size > len(self._leaves):
-            raise BadRequestError(f"the ledger has {len(self._leaves)} entries")
+        if size > self._file.size():
+            raise BadRequestError(f"the ledger has {self._file.size()} entries")
         return size
+
+
+def _may_read(leaf: bytes) -> bool:
+    """Who may not list entries reads none; a client reads those of itself."""
+    peer = calling().peer
+    if may_call(peer.role, LIST_ENTRIES):
+        return True
+    return peer.role == CLIENT and getattr(entry_from_bytes(leaf).body, "client_id", None) == peer.name
 
 
 def _countersignature(data: bytes) -> dict[str, Any]:

@@ -55,6 +55,7 @@ ALLOWED: dict[str, frozenset[str]] = {
 OWN_ONLY = {
     "/motet.v1.ClientService/GetClient": "a client sees itself",
     "/motet.v1.BudgetService/ListBudgets": "a client sees its own",
+    "/motet.v1.LedgerService/GetInclusionProof": "a client sees the entries of itself, a researcher their hashes",
     "/motet.v1.RunService/StartRun": "a researcher starts its own runs",
     "/motet.v1.RunService/CancelRun": "a researcher cancels its own runs",
     "/motet.v1.RunService/ResumeRun": "a researcher resumes its own runs",

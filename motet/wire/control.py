@@ -165,13 +165,17 @@ class LedgerCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InclusionProof:
-    """That ``leaf`` is entry ``sequence`` of the first ``size`` (RFC 6962); hashes from the lowest up."""
+    """That ``leaf`` is entry ``sequence`` of the first ``size`` (RFC 6962); hashes from the lowest up.
+
+    ``leaf`` is empty for who may not list entries, unless it is a client's own; ``leaf_hash`` is always there.
+    """
 
     sequence: int
     size: int
     leaf: bytes
     hashes: Sequence[bytes] = ()
     root: bytes = b""
+    leaf_hash: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

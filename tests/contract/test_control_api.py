@@ -427,7 +427,7 @@ def test_the_ledger_is_proved_to_whoever_asks(served, people):
         proof = ledger.inclusion_proof(sequence)
         assert proof.root == after.root
         assert verify_inclusion(
-            leaf=leaf_hash(proof.leaf), index=sequence, size=after.size, proof=proof.hashes, root=after.root
+            leaf=proof.leaf_hash, index=sequence, size=after.size, proof=proof.hashes, root=after.root
         )
     grown = ledger.consistency_proof(before.size)
     assert verify_consistency(
@@ -439,6 +439,23 @@ def test_the_ledger_is_proved_to_whoever_asks(served, people):
     for bad in (lambda: ledger.inclusion_proof(after.size), lambda: ledger.consistency_proof(0)):
         with pytest.raises(BadRequestError):
             bad()
+
+
+def test_a_proof_shows_an_entry_only_to_those_who_may_read_it(served, people):
+    submit(served, "r-mine")
+    play(served, "r-mine")
+    entries = list(people["auditor"].ledger.entries())
+    owners = {e.sequence: json.loads(e.leaf)["body"].get("client_id") for e in entries}
+    assert {"a", None} < set(owners.values())
+    mine = served.connect("client", "a")
+    for who in (*people.values(), mine):
+        for entry in entries:
+            proof = who.ledger.inclusion_proof(entry.sequence)
+            may = who in (people["operator"], people["auditor"]) or (
+                who is mine and owners[entry.sequence] == "a"
+            )
+            assert proof.leaf == (entry.leaf if may else b"")
+            assert proof.leaf_hash == leaf_hash(entry.leaf)
 
 
 def test_pages_hold_every_row_once_also_when_rows_are_added_between(served, people):

@@ -669,18 +669,20 @@ class GetInclusionProofRequest(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., size: _Optional[int] = ...) -> None: ...
 
 class InclusionProof(_message.Message):
-    __slots__ = ("sequence", "size", "leaf", "hashes", "root")
+    __slots__ = ("sequence", "size", "leaf", "hashes", "root", "leaf_hash")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     LEAF_FIELD_NUMBER: _ClassVar[int]
     HASHES_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
+    LEAF_HASH_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     size: int
     leaf: bytes
     hashes: _containers.RepeatedScalarFieldContainer[bytes]
     root: bytes
-    def __init__(self, sequence: _Optional[int] = ..., size: _Optional[int] = ..., leaf: _Optional[bytes] = ..., hashes: _Optional[_Iterable[bytes]] = ..., root: _Optional[bytes] = ...) -> None: ...
+    leaf_hash: bytes
+    def __init__(self, sequence: _Optional[int] = ..., size: _Optional[int] = ..., leaf: _Optional[bytes] = ..., hashes: _Optional[_Iterable[bytes]] = ..., root: _Optional[bytes] = ..., leaf_hash: _Optional[bytes] = ...) -> None: ...
 
 class GetConsistencyProofRequest(_message.Message):
     __slots__ = ("old_size", "size")
