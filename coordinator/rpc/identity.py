@@ -7,8 +7,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from coordinator.rpc.roles import ANYONE, OPERATOR
+from coordinator.storage.actions import Actor
+from coordinator.storage.identities import serial_text
 from motet.connection.errors import NotAuthenticatedError
 from motet.identity import SKEW, IdentityError, identity_of
 
@@ -34,11 +37,15 @@ class NothingRevoked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """A caller. ``serial`` is of its certificate; 0 for the user of this home and for a peer without one."""
+    """A caller. ``serial`` and ``fingerprint`` (SHA-256, hexadecimal) are of its certificate.
+
+    0 and empty for the user of this home and for a peer without one.
+    """
 
     role: str
     name: str
     serial: int = 0
+    fingerprint: str = ""
     not_before: float = 0.0
     not_after: float = float("inf")
 
@@ -46,6 +53,12 @@ class Peer:
     def label(self) -> str:
         """``role/name``, for logs and records."""
         return f"{self.role}/{self.name}"
+
+    @property
+    def actor(self) -> Actor:
+        """For the record of what was done to a run."""
+        serial = serial_text(self.serial) if self.serial else ""
+        return Actor(label=self.label, serial=serial, fingerprint=self.fingerprint)
 
 
 LOCAL_OPERATOR = Peer(role=OPERATOR, name="local")
@@ -99,6 +112,7 @@ def _parsed(pem: bytes, federation: str) -> Peer:
         role=role,
         name=name,
         serial=certificate.serial_number,
+        fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
         not_before=certificate.not_valid_before_utc.timestamp() - SKEW.total_seconds(),
         not_after=certificate.not_valid_after_utc.timestamp(),
     )

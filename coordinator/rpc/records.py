@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.engine.waiting import Situation, why_it_waits
 from coordinator.rounds.table import ENDED
-from motet.wire.control import Client, Contribution, Round, Run
+from motet.wire.control import Client, Contribution, Round, Run, RunAction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,6 +59,21 @@ def run_of(
         priority=row.priority,
         approved_by=tuple(approved),
         waiting_for=(reason,) if reason and row.state not in ENDED else (),
+    )
+
+
+def actions_of(store: Store, run_id: str) -> tuple[RunAction, ...]:
+    """Who did what to a run, in order."""
+    return tuple(
+        RunAction(
+            action=row.action,
+            made_by=row.made_by,
+            serial=row.serial,
+            fingerprint=row.fingerprint,
+            at=row.made_at,
+            detail=row.detail,
+        )
+        for row in store.actions.of(run_id)
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coordinator.rounds.table import WAITS_FOR_A_WORD
 from coordinator.rpc.interceptors import calling
 from coordinator.rpc.pages import page
-from coordinator.rpc.records import run_record
+from coordinator.rpc.records import actions_of, run_record
 from coordinator.rpc.roles import RESEARCHER
 from coordinator.rpc.watching import run_events
 from motet.connection.errors import BadRequestError, NotAllowedError
@@ -64,6 +65,7 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
             priority=request.priority,
             state=state,
             reason=reason,
+            actor=peer.actor,
         )
         return self._run(run_id)
 
@@ -88,15 +90,17 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
         """Ask for the end of a run; one that waits ends at once."""
         run = self._own(request.run_id)
         if run.state in {*WAITS_FOR_A_WORD, "QUEUED"}:
-            self._store.end_run(run.run_id, "CANCELLED", "cancelled before it started")
-        self._store.request_cancel(run.run_id)
+            self._store.end_run(
+                run.run_id, "CANCELLED", "cancelled before it started", actor=calling().peer.actor
+            )
+        self._store.request_cancel(run.run_id, calling().peer.actor)
         return self._run(run.run_id)
 
     def ResumeRun(  # noqa: N802
         self, request: control_pb2.ResumeRunRequest, _context: grpc.ServicerContext
     ) -> control_pb2.Run:
         """A failed run goes on after its last closed round."""
-        self._store.resume_run(self._own(request.run_id).run_id)
+        self._store.resume_run(self._own(request.run_id).run_id, calling().peer.actor)
         return self._run(request.run_id)
 
     def StartRun(  # noqa: N802
@@ -110,7 +114,7 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
             raise WrongStateError(
                 f"run {run.run_id} waits for an operator", hint=f"an operator: motet run approve {run.run_id}"
             )
-        self._store.release_run(run.run_id)
+        self._store.release_run(run.run_id, calling().peer.actor)
         return self._run(run.run_id)
 
     def ApproveRun(  # noqa: N802
@@ -127,7 +131,7 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
                 f"run {run.run_id} is {run.state} and waits for no operator's approval",
                 hint=f"see: motet run show {run.run_id}",
             )
-        self._store.approve_run(run.run_id)
+        self._store.approve_run(run.run_id, calling().peer.actor)
         log.info("run %s was approved by %s", run.run_id, calling().peer.label)
         return self._run(run.run_id)
 
@@ -147,7 +151,8 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
             return ""
 
     def _run(self, run_id: str) -> control_pb2.Run:
-        message: control_pb2.Run = encode(run_record(self._store, self._store.get_run(run_id)))
+        run = run_record(self._store, self._store.get_run(run_id))
+        message: control_pb2.Run = encode(replace(run, actions=actions_of(self._store, run_id)))
         return message
 
     def _own(self, run_id: str) -> Run:

@@ -51,6 +51,24 @@ class RunRow(Base):
     priority: Mapped[int] = mapped_column(Integer, default=0)
 
 
+class RunActionRow(Base):
+    """What somebody did to a run, in order; a row never changes.
+
+    ``made_by``: ``role/name``. ``serial`` and ``fingerprint``: of the certificate of the call, hexadecimal; empty for
+    the user of this home, who needs none. ``detail``: such as the priority that was asked for.
+    """
+
+    __tablename__ = "run_actions"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    action: Mapped[str] = mapped_column(String(16))
+    made_by: Mapped[str] = mapped_column(String(80))
+    serial: Mapped[str] = mapped_column(String(64), default="")
+    fingerprint: Mapped[str] = mapped_column(String(64), default="")
+    made_at: Mapped[float] = mapped_column(Float)
+    detail: Mapped[str] = mapped_column(Text, default="")
+
+
 class RoundRow(Base):
     """One attempt at one round. ``optimizer_sha256``: artifact of the server optimiser's memory after it, if any."""
 

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 
-def let_go_on(session: Session, run_id: str, now: float) -> None:
+def let_go_on(session: Session, run_id: str, now: float) -> bool:
     """FAILED -> QUEUED. The attempts so far stay, are charged, and are counted apart from those to come.
 
     They are counted and not told by their time, since a clock that is set back must not buy attempts without end.
+
+    Returns:
+      whether it went on because of this.
 
     Raises:
       RunNotFoundError: there is none of that id.
@@ -32,7 +35,7 @@ def let_go_on(session: Session, run_id: str, now: float) -> None:
             f"run {run_id} is {run.state}; only a failed run can go on", hint="submit its recipe again"
         )
     if not table.moves(table.RESUME, run.state, what=f"run {run_id}"):
-        return
+        return False
     made = select(RoundRow.round_index, func.count()).where(RoundRow.run_id == run_id)
     for round_index, attempts in session.execute(made.group_by(RoundRow.round_index)).all():
         session.merge(
@@ -40,3 +43,4 @@ def let_go_on(session: Session, run_id: str, now: float) -> None:
         )
     run.state, run.reason, run.finished_at = table.RESUME.after, "", None
     run.resumed_at, run.cancel_requested = now, False
+    return True

@@ -16,6 +16,8 @@ from coordinator.crashpoints import AFTER_COMMIT, BEFORE_COMMIT, crashpoint
 from coordinator.errors import RunNotFoundError, StorageError
 from coordinator.rounds import table
 from coordinator.rounds.table import ABSENT, Transition, moves
+from coordinator.storage.actions import APPROVE, CANCEL, RESUME, START, SUBMIT, RunActions, record_approval
+from coordinator.storage.actions import remember_action as remember
 from coordinator.storage.budgets import charged_events, spent_together
 from coordinator.storage.charges import bodies_of
 from coordinator.storage.collecting import collect
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from aggregation.weighing import Verdict
+    from coordinator.storage.actions import Actor
     from coordinator.storage.artifacts import ArtifactStore
     from coordinator.storage.collecting import Collection, Retention
     from privacy.events import Event, PoissonGaussianEvent
@@ -65,6 +68,7 @@ class Store:
         self.identities = Identities(database, ledger, clock)
         self.leases = Leases(database)
         self.decisions = RecordedDecisions(database, ledger)
+        self.actions = RunActions(database)
 
     @classmethod
     def open(
@@ -130,6 +134,7 @@ class Store:
         priority: int = 0,
         state: str = "QUEUED",
         reason: str = "",
+        actor: Actor | None = None,
     ) -> str:
         """Queue a run; the same ``run_id`` with the same recipe twice is one run, as it was submitted first.
 
@@ -162,6 +167,9 @@ class Store:
                 )
             )
             self._ledger.record(session, [_declared(run_id, recipe)])
+            session.flush()
+            detail = f"priority {priority}" if priority else ""
+            remember(session, run_id, SUBMIT, actor, self._clock, detail=detail)
         return run_id
 
     def get_run(self, run_id: str) -> RunRow:
@@ -207,25 +215,35 @@ class Store:
         with self._making(table.SAY_REASON) as session:
             session.execute(update(RunRow).where(RunRow.run_id == run_id).values(reason=reason))
 
-    def end_run(self, run_id: str, state: str, reason: str = "", adapter_sha256: str = "") -> None:
-        """To FINISHED, FAILED or CANCELLED; an ended run stays as it is."""
+    def end_run(
+        self,
+        run_id: str,
+        state: str,
+        reason: str = "",
+        adapter_sha256: str = "",
+        *,
+        actor: Actor | None = None,
+    ) -> None:
+        """To FINISHED, FAILED or CANCELLED; an ended run stays as it is. ``actor``: who asked for it."""
         self._move_run(
             run_id,
             table.END[state],
+            CANCEL,
+            actor,
             reason=reason,
             adapter_sha256=adapter_sha256,
             finished_at=self._clock.now(),
         )
 
-    def approve_run(self, run_id: str) -> None:
-        """PROPOSED -> QUEUED; one that is further on stays."""
-        self._move_run(run_id, table.APPROVE, reason="")
+    def approve_run(self, run_id: str, actor: Actor | None = None) -> None:
+        """PROPOSED -> QUEUED; one that is further on stays. Of a run with privacy the ledger says who it was."""
+        self._move_run(run_id, table.APPROVE, APPROVE, actor, reason="")
 
-    def release_run(self, run_id: str) -> None:
+    def release_run(self, run_id: str, actor: Actor | None = None) -> None:
         """HELD -> QUEUED; one that is further on stays."""
-        self._move_run(run_id, table.RELEASE, reason="")
+        self._move_run(run_id, table.RELEASE, START, actor, reason="")
 
-    def resume_run(self, run_id: str) -> None:
+    def resume_run(self, run_id: str, actor: Actor | None = None) -> None:
         """FAILED -> QUEUED: it goes on after its last closed round, with new attempts that are charged as any.
 
         Raises:
@@ -233,17 +251,28 @@ class Store:
           WrongStateError: it has finished or was cancelled.
         """
         with self._making(table.RESUME) as session:
-            let_go_on(session, run_id, self._clock.now())
+            if let_go_on(session, run_id, self._clock.now()):
+                remember(session, run_id, RESUME, actor, self._clock)
 
-    def _move_run(self, run_id: str, transition: Transition, **values: Any) -> None:  # noqa: ANN401 - column values
+    def _move_run(
+        self,
+        run_id: str,
+        transition: Transition,
+        action: str = "",
+        actor: Actor | None = None,
+        **values: Any,  # noqa: ANN401 - column values
+    ) -> None:
         with self._making(transition) as session:
             run = session.get(RunRow, run_id)
             if moves(transition, run.state if run else ABSENT, what=f"run {run_id}"):
                 session.execute(
                     update(RunRow).where(RunRow.run_id == run_id).values(state=transition.after, **values)
                 )
+                remember(session, run_id, action, actor, self._clock)
+                if action == APPROVE and run is not None and actor is not None:
+                    record_approval(session, self._ledger, run, actor, self._clock)
 
-    def request_cancel(self, run_id: str) -> None:
+    def request_cancel(self, run_id: str, actor: Actor | None = None) -> None:
         """Ask for the end of a run; the engine obeys between replies.
 
         Raises:
@@ -251,6 +280,9 @@ class Store:
         """
         self.get_run(run_id)
         with self._making(table.ASK_CANCEL) as session:
+            known = session.get(RunRow, run_id)
+            if known is not None and not known.cancel_requested and known.state not in table.ENDED:
+                remember(session, run_id, CANCEL, actor, self._clock)
             session.execute(update(RunRow).where(RunRow.run_id == run_id).values(cancel_requested=True))
 
     # -- rounds --------------------------------------------------------------------------------------------------

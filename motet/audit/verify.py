@@ -399,5 +399,6 @@ def _summary(result: AuditResult) -> None:
         "settled": len(state.settled),
         "orders": state.orders,
         "decisions": len(state.decisions),
+        "approvals": len(state.approvals),
         "countersignatures": len(bundle.countersignatures),
     }

@@ -145,6 +145,7 @@ def result_as_json(result: AuditResult) -> dict[str, Any]:
             for s in result.data_sets
         ],
         "recipe_decisions": decisions_of(result),
+        "operator_approvals": [asdict(approval) for approval in result.state.approvals],
         **result.summary,
     }
 
@@ -213,6 +214,8 @@ def print_result(result: AuditResult, console: Console) -> None:
             table.add_row(*row, f"{s.epsilon_pld:.4f}", f"{s.target_delta:g}")
         console.print(table, highlight=False)
     print_decisions(result, console)
+    for a in result.state.approvals:
+        console.print(f"run {a.run_id} was approved by {a.approved_by}", markup=False, highlight=False)
     for finding in result.findings[:_FINDINGS_SHOWN]:
         where = f"row {finding.row}" if finding.row else "the file"
         console.print(

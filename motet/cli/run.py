@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+from dataclasses import asdict
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +25,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def described(run: Run, rounds: Sequence[Round]) -> dict[str, Any]:
     """One run with its rounds as plain values."""
-    return summary(run) | {"rounds": [round_as_values(r) for r in rounds]}
+    actions = [asdict(action) for action in run.actions]
+    return summary(run) | {"actions": actions, "rounds": [round_as_values(r) for r in rounds]}
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -121,6 +124,14 @@ def list_command(
     Console().print(table if runs else "no runs yet; submit one: motet run submit RECIPE")
 
 
+def _action(action: dict[str, Any]) -> str:
+    """Who did what, when, by which certificate."""
+    when = f"{datetime.datetime.fromtimestamp(action['at'], datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
+    certificate = f", certificate {action['serial'][:12]}" if action["serial"] else ""
+    detail = f", {action['detail']}" if action["detail"] else ""
+    return f"{when}  {action['action']} by {action['made_by']}{certificate}{detail}"
+
+
 def _how(client: dict[str, Any]) -> str:
     """What became of a client's update, where it was not simply counted."""
     if client["state"] != "RECEIVED":
@@ -157,6 +168,8 @@ def show_command(
     )
     if row["reason"]:
         console.print(row["reason"], markup=False)
+    for action in row["actions"]:
+        console.print(_action(action), markup=False, soft_wrap=True)
     table = Table("round", "state", "seconds", "error", "clients")
     for r in row["rounds"]:
         clients = ", ".join(c["client_id"] + _how(c) for c in r["clients"])

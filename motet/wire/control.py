@@ -10,8 +10,26 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunAction:
+    """What somebody did to a run: submit, approve, start, cancel, resume.
+
+    ``serial`` and ``fingerprint`` are of the certificate of the call; empty for the user of the coordinator's home.
+    """
+
+    action: str
+    made_by: str
+    serial: str = ""
+    fingerprint: str = ""
+    at: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One training of one adapter. ``waiting_for``: what is missing before it starts or goes on."""
+    """One training of one adapter. ``waiting_for``: what is missing before it starts or goes on.
+
+    ``actions``: who did what to it; told by ``get`` and by each change, not by ``list`` and ``watch``.
+    """
 
     run_id: str
     name: str
@@ -28,6 +46,7 @@ class Run:
     priority: int = 0
     approved_by: Sequence[str] = ()
     waiting_for: Sequence[str] = ()
+    actions: Sequence[RunAction] = ()
 
     @property
     def has_ended(self) -> bool:

@@ -174,9 +174,31 @@ class Decision:
     signature: str
 
 
-Body = Genesis | ClientKey | RunDeclared | Reserve | Order | Settle | CancelRefused | Decision
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """An operator allowed a run with privacy that somebody proposed. The coordinator says so; nobody signed it.
+
+    Attributes:
+      run_id: the run.
+      recipe_sha256: of the recipe that the run has.
+      approved_by: ``role/name`` of the operator.
+      certificate_sha256: of the certificate that the operator called with; empty for the user of the coordinator's
+        home, who called without one.
+      approved_at_ms: when, milliseconds since 1970 (UTC), by the coordinator's clock.
+    """
+
+    kind: ClassVar[str] = "approval"
+    run_id: str
+    recipe_sha256: str
+    approved_by: str
+    certificate_sha256: str
+    approved_at_ms: int
+
+
+Body = Genesis | ClientKey | RunDeclared | Reserve | Order | Settle | CancelRefused | Decision | Approval
 _KINDS: Mapping[str, type[Body]] = {
-    c.kind: c for c in (Genesis, ClientKey, RunDeclared, Reserve, Order, Settle, CancelRefused, Decision)
+    c.kind: c
+    for c in (Genesis, ClientKey, RunDeclared, Reserve, Order, Settle, CancelRefused, Decision, Approval)
 }
 
 
@@ -211,7 +233,7 @@ def identity(body: Body) -> tuple[str, ...]:
     """What a ledger holds at most once; an entry whose identity is there already is not written again."""
     if isinstance(body, ClientKey):
         return (body.kind, body.client_id, body.public_key)
-    if isinstance(body, RunDeclared):
+    if isinstance(body, RunDeclared | Approval):
         return (body.kind, body.run_id)
     if isinstance(body, Genesis):
         return (body.kind,)

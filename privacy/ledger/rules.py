@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from privacy.errors import MalformedEventError
 from privacy.events import Event, PoissonGaussianEvent, Unit, UnknownEvent, event_from_json, of_unit, units_of
 from privacy.ledger.entries import (
+    Approval,
     CancelRefused,
     Decision,
     Genesis,
@@ -59,6 +60,7 @@ class LedgerState:
       orders: number of training orders.
       settled: reservation ids whose update came back.
       decisions: data owners' decisions on recipes, each with the index of its entry.
+      approvals: operators' approvals of runs, in order.
       after_refusal: orders to clients whose newest decision on the recipe, at that place, was a no.
       findings: what does not hold.
     """
@@ -72,6 +74,7 @@ class LedgerState:
     ordered: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
     decisions: list[tuple[int, Decision]] = field(default_factory=list)
+    approvals: list[Approval] = field(default_factory=list)
     after_refusal: list[Order] = field(default_factory=list)
     recipes: dict[str, str] = field(default_factory=dict)
     standing: dict[tuple[str, str], Decision] = field(default_factory=dict)
@@ -133,6 +136,8 @@ def _replay(state: LedgerState, body: Body, index: int, report: Callable[[str, s
         _outcome(state, body, report)
     elif isinstance(body, Decision):
         _decision(state, body, index, report)
+    elif isinstance(body, Approval):
+        _approval(state, body, report)
 
 
 def _run(state: LedgerState, body: RunDeclared, report: Callable[[str, str], None]) -> None:
@@ -159,6 +164,15 @@ def _decision(state: LedgerState, body: Decision, index: int, report: Callable[[
     known = state.standing.get(place)
     if known is None or known.decided_at_ms <= body.decided_at_ms:
         state.standing[place] = body
+
+
+def _approval(state: LedgerState, body: Approval, report: Callable[[str, str], None]) -> None:
+    """An approval stands after its run, and is of the recipe that the run has."""
+    state.approvals.append(body)
+    if body.run_id not in state.runs:
+        report("unknown_run", f"run {body.run_id} was not declared before it was approved")
+    elif body.recipe_sha256 != state.recipes[body.run_id]:
+        report("approval", f"run {body.run_id} was approved with another recipe than it has")
 
 
 def _reserve(state: LedgerState, body: Reserve, index: int, report: Callable[[str, str], None]) -> None:

@@ -275,7 +275,7 @@ class ListRecipesResponse(_message.Message):
     def __init__(self, recipes: _Optional[_Iterable[_Union[Recipe, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("run_id", "name", "state", "reason", "rounds_total", "rounds_closed", "adapter_sha256", "recipe_sha256", "created_at", "finished_at", "cancel_requested", "submitted_by", "priority", "approved_by", "waiting_for")
+    __slots__ = ("run_id", "name", "state", "reason", "rounds_total", "rounds_closed", "adapter_sha256", "recipe_sha256", "created_at", "finished_at", "cancel_requested", "submitted_by", "priority", "approved_by", "waiting_for", "actions")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -291,6 +291,7 @@ class Run(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     APPROVED_BY_FIELD_NUMBER: _ClassVar[int]
     WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     name: str
     state: str
@@ -306,7 +307,24 @@ class Run(_message.Message):
     priority: int
     approved_by: _containers.RepeatedScalarFieldContainer[str]
     waiting_for: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., rounds_total: _Optional[int] = ..., rounds_closed: _Optional[int] = ..., adapter_sha256: _Optional[str] = ..., recipe_sha256: _Optional[str] = ..., created_at: _Optional[float] = ..., finished_at: _Optional[float] = ..., cancel_requested: bool = ..., submitted_by: _Optional[str] = ..., priority: _Optional[int] = ..., approved_by: _Optional[_Iterable[str]] = ..., waiting_for: _Optional[_Iterable[str]] = ...) -> None: ...
+    actions: _containers.RepeatedCompositeFieldContainer[RunAction]
+    def __init__(self, run_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., rounds_total: _Optional[int] = ..., rounds_closed: _Optional[int] = ..., adapter_sha256: _Optional[str] = ..., recipe_sha256: _Optional[str] = ..., created_at: _Optional[float] = ..., finished_at: _Optional[float] = ..., cancel_requested: bool = ..., submitted_by: _Optional[str] = ..., priority: _Optional[int] = ..., approved_by: _Optional[_Iterable[str]] = ..., waiting_for: _Optional[_Iterable[str]] = ..., actions: _Optional[_Iterable[_Union[RunAction, _Mapping]]] = ...) -> None: ...
+
+class RunAction(_message.Message):
+    __slots__ = ("action", "made_by", "serial", "fingerprint", "at", "detail")
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    MADE_BY_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    action: str
+    made_by: str
+    serial: str
+    fingerprint: str
+    at: float
+    detail: str
+    def __init__(self, action: _Optional[str] = ..., made_by: _Optional[str] = ..., serial: _Optional[str] = ..., fingerprint: _Optional[str] = ..., at: _Optional[float] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class SubmitRunRequest(_message.Message):
     __slots__ = ("recipe_text", "run_id", "priority", "hold")

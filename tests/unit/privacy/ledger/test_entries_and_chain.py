@@ -18,6 +18,7 @@ from privacy.ledger.chain import (
     verify_chain,
 )
 from privacy.ledger.entries import (
+    Approval,
     CancelRefused,
     ClientKey,
     Genesis,
@@ -44,6 +45,13 @@ BODIES = [
     Order(**WHERE, message_id="m"),
     Settle(reservation_id=RESERVATION, payload_sha256=""),
     CancelRefused(reservation_id=RESERVATION, reason="deadline"),
+    Approval(
+        run_id="r",
+        recipe_sha256="0" * 64,
+        approved_by="operator/boss",
+        certificate_sha256="",
+        approved_at_ms=7,
+    ),
 ]
 
 
