@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from coordinator.dashboard.proofs import CALLS as PROOFS
 from coordinator.rpc.roles import may_call
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ ROUTES: Mapping[str, tuple[str, ...]] = {
     "run.json": RUN,
     "run-rounds.csv": RUN,
     "run-clients.csv": RUN,
+    "ledger": (f"{_V1}LedgerService/GetCheckpoint",),
+    **PROOFS,
     "leave": ANYBODY,
 }
 """Route -> the calls of the API whose answers it shows; a role needs all of them."""

@@ -15,12 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from coordinator.dashboard import downloads, views
+from coordinator.dashboard import downloads, proofs, views
 from coordinator.dashboard.access import CERTIFICATES, PUBLIC, may_see
 from coordinator.dashboard.door import Door
 from coordinator.dashboard.pages.run import run_page
 from coordinator.dashboard.pages.runs import runs_page
-from coordinator.dashboard.rendering import STATIC, render
+from coordinator.dashboard.rendering import STATIC, asset, render
 from coordinator.dashboard.sessions import SESSION_S, is_token
 from coordinator.rpc.roles import may_call
 from motet.connection.faults import told
@@ -44,6 +44,9 @@ FILES = {
     "motet.css": "text/css",
     "motet.js": "text/javascript",
     "theme.js": "text/javascript",
+    "verify.js": "text/javascript",
+    "checks.js": "text/javascript",
+    "ledger.js": "text/javascript",
     "mark.svg": "image/svg+xml",
 }
 _A_YEAR = "public, max-age=31536000, immutable"
@@ -116,6 +119,22 @@ class Pages:
         page = run_page(self._records, request.path_params["run_id"])
         return _file(downloads.clients_of_run_csv(page), f"{page.run_id}-clients.csv")
 
+    def ledger(self, request: Request, session: Session) -> Response:
+        """Where the browser checks the ledger."""
+        return self._page(request, session, "ledger.html")
+
+    def proofs(self) -> list[Route]:
+        """What it checks it by; whoever may not list entries gets none."""
+
+        def may_read(request: Request) -> bool:
+            return request.state.may_read is True
+
+        ledger = self._records.store.ledger.file
+        return [
+            Route(route.path, self.guarded(str(route.name), _for_role(route)), name=route.name)
+            for route in proofs.routes(ledger, may_read=may_read)
+        ]
+
     # -- coming and going ----------------------------------------------------------------------------------------
 
     def enter(self, request: Request) -> Response:
@@ -180,7 +199,7 @@ class Pages:
             path=request.url.path,
             session=session,
             federation=self._records.federation,
-            sees={name: may_see(role, name) for name in ("runs", "clients", "privacy")}
+            sees={name: may_see(role, name) for name in ("runs", "clients", "privacy", "ledger")}
             | {"certificates": all(may_call(role, call) for call in CERTIFICATES)},
             **values,
         )
@@ -228,8 +247,10 @@ def routes_of(pages: Pages) -> list[Route]:
         "run-clients.csv": ("/runs/{run_id}/clients.csv", pages.run_clients),
         "run.json": ("/runs/{run_id}/run.json", pages.run_json),
         "run": ("/runs/{run_id}", pages.run),
+        "ledger": ("/ledger", pages.ledger),
     }
     routes = [Route(path, pages.guarded(name, make), name=name) for name, (path, make) in seen.items()]
+    routes += pages.proofs()
     routes.append(Route("/leave", pages.guarded("leave", pages.leave), name="leave", methods=["POST"]))
     routes.append(Route("/enter", pages.enter, name="enter"))
     routes.append(Route("/static/{name}", _static, name="static"))
@@ -246,7 +267,19 @@ def _static(request: Request) -> Response:
     kind = FILES.get(name)
     if kind is None:
         return PlainTextResponse("no such file\n", status_code=404)
-    return FileResponse(STATIC / name, media_type=kind, headers={"cache-control": _A_YEAR})
+    # A module asks for those that it imports without the mark of their content, so these are asked for each time.
+    is_marked = asset(name).endswith(f"?{request.url.query}")
+    kept = _A_YEAR if is_marked else "no-cache"
+    return FileResponse(STATIC / name, media_type=kind, headers={"cache-control": kept})
+
+
+def _for_role(route: Route) -> Callable[[Request, Session], Awaitable[Response]]:
+    async def answer(request: Request, session: Session) -> Response:
+        request.state.may_read = may_see(session.peer.role, "ledger-entries")
+        made: Response = await route.endpoint(request)
+        return made
+
+    return answer
 
 
 def _file(body: bytes, name: str) -> Response:

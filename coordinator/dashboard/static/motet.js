@@ -169,7 +169,7 @@ async function look() {
 }
 
 // -- keys ------------------------------------------------------------------------------------------------------------
-const PLACES = { r: "nav-runs", c: "nav-clients", p: "nav-privacy" };
+const PLACES = { r: "nav-runs", c: "nav-clients", p: "nav-privacy", l: "nav-ledger" };
 let after = "";
 document.addEventListener("keydown", (event) => {
   const plot = event.target.closest?.(".plot");

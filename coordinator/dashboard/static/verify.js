@@ -57,13 +57,13 @@ class Page {
       this.list,
       this.bar,
       buttons,
-      make("h3", { text: "One entry" }),
+      make("h2", { text: "One entry" }),
       this.entryForm(),
-      make("h3", { text: "Another's head" }),
+      make("h2", { text: "Another's head" }),
       this.otherForm(),
-      make("h3", { text: "What this does not prove" }),
+      make("h2", { text: "What this does not prove" }),
       make("ul", {}, LIMITS.map((text) => make("li", { text }))),
-      make("h3", { text: "The signed head" }),
+      make("h2", { text: "The signed head" }),
       this.note,
     );
   }

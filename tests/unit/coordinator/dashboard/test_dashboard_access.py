@@ -8,6 +8,7 @@ from dashboard_home import COOKIE, HOST, play, site, submit
 from coordinator.dashboard import access, app
 from coordinator.dashboard.access import PUBLIC, ROUTES, may_see
 from coordinator.dashboard.app import Pages, routes_of
+from coordinator.dashboard.rendering import asset
 from coordinator.rpc.roles import ALLOWED, ROLES
 from coordinator.rpc.server import called_methods
 
@@ -27,8 +28,17 @@ def routes(served):
     return routes_of(Pages(served.records, served.sessions, None))
 
 
+ASKS = {
+    "ledger-entries": "?start=0&end=1",
+    "ledger-hashes": "?start=0&end=1",
+    "ledger-inclusion": "?sequence=0&size=1",
+    "ledger-consistency": "?old_size=1&size=1",
+}
+
+
 def path_of(route):
-    return route.path.replace("{run_id}", "r-1").replace("{name}", "motet.css")
+    path = route.path.replace("{run_id}", "r-1").replace("{name}", "motet.css")
+    return path + ASKS.get(route.name, "")
 
 
 def test_every_route_is_public_by_name_or_has_the_calls_that_it_shows(served):
@@ -181,3 +191,23 @@ def test_a_fault_is_told_without_a_traceback(served, monkeypatch):
 def test_files_outside_of_the_folder_are_not_served(served):
     for name in ("..%2fapp.py", "%2e%2e/app.py", "../app.py", "motet.css/../../app.py", "none.js"):
         assert served.sign_in().get(f"/static/{name}").status_code in {400, 404}
+
+
+def test_a_file_is_kept_for_a_year_only_under_the_mark_of_its_content(served):
+    marked = served.stranger.get(asset("checks.js"))
+    assert "immutable" in marked.headers["cache-control"]
+    for path in ("/static/checks.js", "/static/checks.js?v=0123456789ab"):
+        assert served.stranger.get(path).headers["cache-control"] == "no-cache"
+
+
+def test_entries_of_the_ledger_are_for_the_roles_that_may_list_them(served):
+    for role in ROLES:
+        client = served.sign_in(role)
+        told = client.get("/ledger/checkpoint.json").json()
+        entry = client.get(f"/ledger/inclusion.json?sequence=0&size={told['size']}").json()
+        reads = role in {"operator", "auditor"}
+        assert told["may_read"] is reads
+        assert ("entry" in entry) is reads
+        assert client.get("/ledger/entries.jsonl?start=0&end=1").status_code == (200 if reads else 403)
+        assert client.get("/ledger/hashes.bin?start=0&end=1").status_code == 200
+        assert client.get("/ledger/hashes.bin?start=x&end=1").status_code == 400
