@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from motet.cli.completing import recipes
+
 if TYPE_CHECKING:
     from aggregation.table import Need
     from motet.advice import Advice
@@ -19,7 +21,10 @@ _Flag = bool | None
 
 def advise_command(
     recipe: Annotated[
-        Path | None, typer.Argument(help="A recipe whose needs to read; flags change them.", metavar="RECIPE")
+        Path | None,
+        typer.Argument(
+            help="A recipe whose needs to read; flags change them.", metavar="RECIPE", autocompletion=recipes
+        ),
     ] = None,
     mixed_ranks: Annotated[
         _Flag, typer.Option("--mixed-ranks/--no-mixed-ranks", help="Clients may train different ranks.")

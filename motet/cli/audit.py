@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from motet.cli.completing import run_ids
 from motet.cli.reach import Coordinator, Home, WhoAmI, reached
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 
 @app.command("export")
 def export_command(
-    run: Annotated[str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN")],
+    run: Annotated[
+        str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN", autocompletion=run_ids)
+    ],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     home: Home = None,
     coordinator: Coordinator = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from motet.cli.completing import client_ids
 from motet.cli.reach import Coordinator, WhoAmI, reached
 from motet.cli.reach import Home as ReachedHome
 
@@ -152,7 +153,10 @@ def issue_command(
 @app.command("revoke")
 def revoke_command(
     who: Annotated[
-        str, typer.Argument(help="A name, or the serial of one certificate.", metavar="NAME|SERIAL")
+        str,
+        typer.Argument(
+            help="A name, or the serial of one certificate.", metavar="NAME|SERIAL", autocompletion=client_ids
+        ),
     ],
     home: ReachedHome = None,
     coordinator: Coordinator = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from motet.cli import reach
+from motet.cli.completing import client_ids
 from motet.cli.storage import ArtifactKey, gc_command, rotate_keys_command
 from motet.cli.words import LogFormat  # noqa: TC001 - typer looks at it
 
@@ -181,7 +182,9 @@ def start_command(
 
 @app.command("register")
 def register_command(
-    client_id: Annotated[str, typer.Argument(help="The client's name in recipes.", metavar="CLIENT")],
+    client_id: Annotated[
+        str, typer.Argument(help="The client's name in recipes.", metavar="CLIENT", autocompletion=client_ids)
+    ],
     public_key: Annotated[Path, typer.Option("--public-key", help="client.pub, which the client made.")],
     home: reach.Home = None,
     coordinator: reach.Coordinator = None,

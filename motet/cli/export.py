@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from motet.cli.completing import run_ids
 from motet.cli.reach import Coordinator, Home, WhoAmI, reached
 
 
@@ -17,7 +18,9 @@ def cut_words(facts: dict[str, Any]) -> str:
 
 
 def export_command(
-    run_id: Annotated[str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN")],
+    run_id: Annotated[
+        str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN", autocompletion=run_ids)
+    ],
     out: Annotated[
         Path, typer.Option("--out", help="Folder to write; made, or an earlier export that is replaced.")
     ],

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from motet.cli.completing import run_ids
 from motet.cli.reach import Coordinator, Home, WhoAmI, reached
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ _TOKENS_SHOWN = 12
 
 
 def inspect_command(
-    run_id: Annotated[str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN")],
+    run_id: Annotated[
+        str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN", autocompletion=run_ids)
+    ],
     home: Home = None,
     coordinator: Coordinator = None,
     identity: WhoAmI = None,

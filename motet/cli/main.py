@@ -7,6 +7,8 @@ import os
 import sys
 import warnings
 
+from motet.cli.commands import COMMANDS
+
 # Before any dependency is imported: no telemetry, no update checks, no look-ups on a model hub.
 QUIET_ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -21,35 +23,11 @@ QUIET_ENVIRONMENT = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
 
+NAME = "motet"
 HELP = """Fine-tune one transformer together, with no example leaving its owner.
 
 Start with: motet demo
 """
-
-COMMANDS = {
-    "demo": "motet.cli.demo:demo_command",
-    "simulate": "motet.cli.simulate:simulate_command",
-    "watch": "motet.cli.watch:watch_command",
-    "plan": "motet.cli.plan:plan_command",
-    "export": "motet.cli.export:export_command",
-    "merge": "motet.cli.merge:merge_command",
-    "port": "motet.cli.port:port_command",
-    "advise": "motet.cli.advise:advise_command",
-    "inspect": "motet.cli.inspect:inspect_command",
-    "doctor": "motet.cli.doctor:doctor_command",
-    "dashboard": "motet.cli.dashboard:dashboard_command",
-    "backup": "motet.cli.backup:backup_command",
-    "restore": "motet.cli.backup:restore_command",
-}
-GROUPS = {
-    "materials": "motet.cli.materials:app",
-    "run": "motet.cli.run:app",
-    "coordinator": "motet.cli.coordinator:app",
-    "client": "motet.cli.client:app",
-    "ca": "motet.cli.ca:app",
-    "audit": "motet.cli.audit:app",
-    "budget": "motet.cli.budget:app",
-}
 
 
 def _load(target: str) -> object:
@@ -57,8 +35,15 @@ def _load(target: str) -> object:
     return getattr(importlib.import_module(module), name)
 
 
+def _unread() -> None:
+    """In the place of a command that was not asked for."""
+
+
 def build_app(argv: list[str]) -> object:
-    """The typer application. Only the command that ``argv`` names is imported, so that ``--help`` stays quick."""
+    """The typer application, with what ``argv`` needs: all commands where it is empty.
+
+    Only the command that it names is imported; where it names none, names and summaries are enough.
+    """
     import typer
 
     app = typer.Typer(
@@ -69,13 +54,15 @@ def build_app(argv: list[str]) -> object:
         rich_markup_mode="rich",
     )
     named = next((a for a in argv if not a.startswith("-")), None)
-    wanted = {named} if named in COMMANDS or named in GROUPS else {*COMMANDS, *GROUPS}
-    for name, target in COMMANDS.items():
-        if name in wanted:
-            app.command(name)(_load(target))  # type: ignore[type-var]
-    for name, target in GROUPS.items():
-        if name in wanted:
-            app.add_typer(_load(target), name=name)  # type: ignore[arg-type]
+    for name, known in COMMANDS.items():
+        if argv and name != named and named in COMMANDS:
+            continue
+        if argv and name != named:
+            app.command(name, help=known.summary)(_unread)
+        elif known.is_group:
+            app.add_typer(_load(known.target), name=name)  # type: ignore[arg-type]
+        else:
+            app.command(name)(_load(known.target))  # type: ignore[type-var]
 
     def version(value: bool) -> None:
         if value:
@@ -114,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     # Opacus hooks inputs that need no gradient; that is what we want of a frozen base.
     warnings.filterwarnings("ignore", message="Full backward hook is firing")
     try:
-        build_app(arguments)(args=arguments)  # type: ignore[operator]
+        _call(arguments)
     except MotetError as error:
         console.print("[bold red]error:[/] ", end="")
         console.print(error.message, markup=False)
@@ -133,6 +120,19 @@ def main(argv: list[str] | None = None) -> None:
         console.print(f"Motet met a fault of its own: {type(error).__name__}: {error}", markup=False)
         console.print(f"[bold]next:[/] please report it with the file {_keep_traceback()}")
         sys.exit(1)
+
+
+def _call(arguments: list[str]) -> None:
+    if f"_{NAME.upper()}_COMPLETE" not in os.environ:
+        build_app(arguments or ["--help"])(args=arguments, prog_name=NAME)  # type: ignore[operator]
+        return
+    import typer
+
+    from motet.cli.completing import leave_paths_to_the_shell, words_so_far
+
+    command = typer.main.get_command(build_app(words_so_far()))  # type: ignore[arg-type]
+    leave_paths_to_the_shell(command)
+    command(args=arguments, prog_name=NAME)
 
 
 def _keep_traceback() -> str:

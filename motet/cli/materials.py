@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from motet.cli.completing import materials
 from motet.cli.report import format_bytes
 from motet.materials import MATERIALS, Material, fetch, is_fetched
 from motet.materials.cache import cache_folder, find_material
@@ -45,7 +46,8 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
 @app.command("fetch")
 def fetch_command(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Which; all but the optional ones when absent.")
+        list[str] | None,
+        typer.Argument(help="Which; all but the optional ones when absent.", autocompletion=materials),
     ] = None,
     from_folder: Annotated[
         Path | None,

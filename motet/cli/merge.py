@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from motet.cli.completing import methods
 from motet.cli.words import UsageError, check_choice
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ def merge_command(
         Path, typer.Option("--out", help="Folder to write; made, or an earlier merge that is replaced.")
     ],
     method: Annotated[
-        str, typer.Option("--method", help="How to combine; see docs/methods.md. flora is exact.")
+        str,
+        typer.Option(
+            "--method", help="How to combine; see docs/methods.md. flora is exact.", autocompletion=methods
+        ),
     ] = "flora",
     weights: Annotated[
         str | None, typer.Option("--weights", help="One positive number an adapter: 3,2,1. Default: equal.")

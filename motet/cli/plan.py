@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from motet.cli.completing import recipes
 from motet.cli.report import format_bytes
 from motet.errors import MotetError
 
@@ -28,7 +29,9 @@ class BudgetTooSmallError(MotetError):
 
 
 def plan_command(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")],
+    recipe: Annotated[
+        Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE", autocompletion=recipes)
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     probe: Annotated[bool, typer.Option(help="Read the data and time a few steps on this machine.")] = True,
 ) -> None:

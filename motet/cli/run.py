@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from motet.cli.completing import recipes, run_ids
 from motet.cli.reach import Coordinator, Home, WhoAmI, again, reached
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from motet.wire.control import Round, Run
 
 app = typer.Typer(no_args_is_help=True, help="Submit runs to a coordinator and follow them.")
-RunId = Annotated[str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN")]
+RunId = Annotated[
+    str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN", autocompletion=run_ids)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -75,7 +78,9 @@ def round_as_values(found: Round) -> dict[str, Any]:
 
 @app.command("submit")
 def submit_command(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")],
+    recipe: Annotated[
+        Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE", autocompletion=recipes)
+    ],
     home: Home = None,
     coordinator: Coordinator = None,
     identity: WhoAmI = None,

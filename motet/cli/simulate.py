@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from motet.cli.completing import recipes
 from motet.cli.export import cut_words
 from motet.cli.progress import RoundProgress
 from motet.cli.report import clients_table, is_private, metrics_table, plot_learning_curve
@@ -45,7 +46,9 @@ def _class_of(text: str) -> tuple[str, str]:
 
 
 def simulate_command(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")],
+    recipe: Annotated[
+        Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE", autocompletion=recipes)
+    ],
     out: Annotated[
         Path, typer.Option("--out", help="Folder for the adapter, databases and pictures.")
     ] = Path("runs/simulation"),

@@ -11,7 +11,6 @@ from motet.connection.channel import CALL_S
 from motet.connection.errors import BadRequestError
 from motet.connection.receiving import whole_file
 from motet.errors import MotetError
-from motet.recipe import Recipe, canonical_json, load_recipe
 from motet.wire.control import (
     Artifact,
     Budget,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from motet.connection.channel import Channel
+    from motet.recipe import Recipe
 
 _Record = TypeVar("_Record")
 DOWNLOAD_S = 3600.0
@@ -351,7 +351,9 @@ class RunSubmission(Calls):
           RecipeError: the recipe is refused, here or by the coordinator.
           NotAllowedError: the caller may not submit.
         """
-        parsed = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+        from motet.recipe import canonical_json, load_recipe
+
+        parsed = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
         request = control_pb2.SubmitRunRequest(
             recipe_text=canonical_json(parsed),
             run_id=run_id or f"r-{secrets.token_hex(6)}",
