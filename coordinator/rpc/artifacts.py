@@ -45,19 +45,30 @@ class ArtifactServicer(control_pb2_grpc.ArtifactServiceServicer):
     def DownloadArtifact(  # noqa: N802
         self, request: control_pb2.DownloadArtifactRequest, _context: grpc.ServicerContext
     ) -> Iterator[control_pb2.ArtifactChunk]:
-        """Its bytes from a place on, checked against the name before the first one leaves."""
+        """Its bytes from a place on, checked against the name before the first one leaves.
+
+        The file is read twice, so that a frame of it is in memory at a time and not the whole.
+        """
         from coordinator.storage.artifacts import ArtifactStore  # loads torch
 
         if all(row.sha256 != request.sha256 for row in self._store.artifacts()):
             raise NotFoundError(
                 "there is no artifact of that hash", hint="a run's adapter_sha256 names one: motet run show"
             )
-        data = ArtifactStore(self._folder).get(request.sha256)
-        if request.offset > len(data):
-            raise BadRequestError(f"the artifact has {len(data)} bytes", hint="begin again from 0")
-        for start in range(request.offset, max(len(data), 1), CHUNK_BYTES):
-            part = data[start : start + CHUNK_BYTES]
-            yield control_pb2.ArtifactChunk(offset=start, data=part, num_bytes=len(data))
+        artifacts = ArtifactStore(self._folder)
+        size = sum(map(len, artifacts.chunks(request.sha256)))
+        if request.offset > size:
+            raise BadRequestError(f"the artifact has {size} bytes", hint="begin again from 0")
+        start = 0
+        for frame in artifacts.chunks(request.sha256):
+            for cut in range(0, len(frame), CHUNK_BYTES):
+                part = frame[max(cut, request.offset - start) : cut + CHUNK_BYTES]
+                if part:
+                    offset = start + max(cut, request.offset - start)
+                    yield control_pb2.ArtifactChunk(offset=offset, data=part, num_bytes=size)
+            start += len(frame)
+        if request.offset == size:
+            yield control_pb2.ArtifactChunk(offset=size, num_bytes=size)
 
     def CollectGarbage(  # noqa: N802
         self, request: control_pb2.CollectGarbageRequest, _context: grpc.ServicerContext
