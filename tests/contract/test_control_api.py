@@ -1,13 +1,12 @@
 """What the control API promises, over TLS and a real store: each call, each role, each refusal."""
 
 import datetime
-import json
 import threading
 import time
 
 import grpc
 import pytest
-from control_house import ROLES, house, write_identity
+from control_house import RECIPE, ROLES, house, play, submit, write_identity
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.authority import ensure_authority
@@ -32,21 +31,7 @@ from motet.errors import DatabaseAwayError, NotFoundError, RunNotFoundError, Sto
 from motet.identity import Identity, load_identity
 from motet.recipe import parse_recipe
 from motet.wire.v1 import control_pb2
-from privacy.events import PoissonGaussianEvent
-from privacy.ledger.merkle import leaf_hash, verify_consistency, verify_inclusion
 
-RECIPE = """
-name: shown
-base_model: {tiny: tiny-bert}
-task: {kind: sequence-classification, num_labels: 2}
-data: {path: none.jsonl}
-adapter: {lora_rank: 2}
-method: {name: flora}
-training: {rounds: 3, local_steps: 10}
-privacy: {noise_multiplier: 1.0, sampling_rate: 0.1}
-cohort: {clients: [a, b], minimum: 1}
-"""
-EVENT = PoissonGaussianEvent(noise_multiplier=1.0, sampling_rate=0.1, num_steps=10)
 LEFT = ("/motet.v1.RunService/WatchRun", "CANCELLED")
 NOBODY_MAY = {m for m in called_methods() if "EnrolmentService" in m}
 
@@ -60,24 +45,6 @@ def served(tmp_path_factory):
 @pytest.fixture(scope="module")
 def people(served):
     return {role: served.connect(role) for role in ROLES}
-
-
-def submit(served, run_id):
-    return served.store.submit_run(parse_recipe(RECIPE), run_id=run_id)
-
-
-def play(served, run_id, round_index=0):
-    """One round: a answers, b does not; closed."""
-    store = served.store
-    keys = (run_id, round_index, 0)
-    store.start_run(run_id)
-    store.plan_round(*keys, start_sha256="0" * 64, deadline_s=5, ranks={"a": 2, "b": 2}, event=EVENT)
-    for client in "ab":
-        store.order_sent(*keys, client, message_id=f"m-{run_id}-{round_index}-{client}", bytes_down=1)
-    store.reply_received(*keys, "a", payload_sha256="1" * 64, bytes_up=7, weight=1.0, num_examples=0)
-    store.reply_failed(*keys, "b", code="deadline", message="late")
-    store.close_round(*keys, adapter_sha256=f"{round_index}" * 64, num_bytes=5, relative_error=0.25)
-    store.ledger.publish()
 
 
 def refusal(connection, method, request=b"", *, timeout=20.0, metadata=()):
@@ -413,49 +380,6 @@ def test_an_artifact_is_downloaded_whole_and_a_clients_update_is_not_served(serv
     artifacts.path_of(sha256).write_bytes(b"damaged")
     with pytest.raises(StorageError):
         people["operator"].artifacts.download(sha256, tmp_path / "adapter-2")
-
-
-def test_the_ledger_is_proved_to_whoever_asks(served, people):
-    submit(served, "r-proved")
-    play(served, "r-proved")
-    ledger = people["client"].ledger
-    before = ledger.checkpoint()
-    play(served, "r-proved", 1)
-    after = ledger.checkpoint()
-    assert after.size > before.size
-    for sequence in (0, before.size - 1, after.size - 1):
-        proof = ledger.inclusion_proof(sequence)
-        assert proof.root == after.root
-        assert verify_inclusion(
-            leaf=proof.leaf_hash, index=sequence, size=after.size, proof=proof.hashes, root=after.root
-        )
-    grown = ledger.consistency_proof(before.size)
-    assert verify_consistency(
-        old_size=before.size, size=after.size, proof=grown.hashes, old_root=before.root, root=after.root
-    )
-    entries = list(people["auditor"].ledger.entries())
-    assert [e.sequence for e in entries] == list(range(after.size))
-    assert json.loads(entries[0].leaf)
-    for bad in (lambda: ledger.inclusion_proof(after.size), lambda: ledger.consistency_proof(0)):
-        with pytest.raises(BadRequestError):
-            bad()
-
-
-def test_a_proof_shows_an_entry_only_to_those_who_may_read_it(served, people):
-    submit(served, "r-mine")
-    play(served, "r-mine")
-    entries = list(people["auditor"].ledger.entries())
-    owners = {e.sequence: json.loads(e.leaf)["body"].get("client_id") for e in entries}
-    assert {"a", None} < set(owners.values())
-    mine = served.connect("client", "a")
-    for who in (*people.values(), mine):
-        for entry in entries:
-            proof = who.ledger.inclusion_proof(entry.sequence)
-            may = who in (people["operator"], people["auditor"]) or (
-                who is mine and owners[entry.sequence] == "a"
-            )
-            assert proof.leaf == (entry.leaf if may else b"")
-            assert proof.leaf_hash == leaf_hash(entry.leaf)
 
 
 def test_pages_hold_every_row_once_also_when_rows_are_added_between(served, people):

@@ -21,8 +21,22 @@ from motet.addresses import Addresses
 from motet.connection.channel import Channel
 from motet.connection.connection import Connection
 from motet.identity import load_identity
+from motet.recipe import parse_recipe
+from privacy.events import PoissonGaussianEvent
 
 UTC = datetime.UTC
+RECIPE = """
+name: shown
+base_model: {tiny: tiny-bert}
+task: {kind: sequence-classification, num_labels: 2}
+data: {path: none.jsonl}
+adapter: {lora_rank: 2}
+method: {name: flora}
+training: {rounds: 3, local_steps: 10}
+privacy: {noise_multiplier: 1.0, sampling_rate: 0.1}
+cohort: {clients: [a, b], minimum: 1}
+"""
+EVENT = PoissonGaussianEvent(noise_multiplier=1.0, sampling_rate=0.1, num_steps=10)
 
 
 class House:
@@ -113,3 +127,21 @@ def house(home: Path, **settings):
 
 
 __all__ = ["ROLES", "House", "house", "write_identity", "x509"]
+
+
+def submit(served, run_id):
+    return served.store.submit_run(parse_recipe(RECIPE), run_id=run_id)
+
+
+def play(served, run_id, round_index=0):
+    """One round: a answers, b does not; closed."""
+    store = served.store
+    keys = (run_id, round_index, 0)
+    store.start_run(run_id)
+    store.plan_round(*keys, start_sha256="0" * 64, deadline_s=5, ranks={"a": 2, "b": 2}, event=EVENT)
+    for client in "ab":
+        store.order_sent(*keys, client, message_id=f"m-{run_id}-{round_index}-{client}", bytes_down=1)
+    store.reply_received(*keys, "a", payload_sha256="1" * 64, bytes_up=7, weight=1.0, num_examples=0)
+    store.reply_failed(*keys, "b", code="deadline", message="late")
+    store.close_round(*keys, adapter_sha256=f"{round_index}" * 64, num_bytes=5, relative_error=0.25)
+    store.ledger.publish()
