@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import uvicorn
 
+from coordinator.engine.handshakes import counting
 from coordinator.engine.pace import Pace
 from coordinator.engine.patience import ImpatientProtocol
 from motet.wire.pace import HEADER, SOON_HEADER
@@ -154,7 +155,7 @@ def main() -> None:
     parser.add_argument("--key", required=True)
     a = parser.parse_args()
     host, port = a.listen.rsplit(":", 1)
-    uvicorn.run(
+    config = uvicorn.Config(
         FleetOnly(ReverseProxy(a.upstream, a.upstream_ca)),
         host=host,
         port=int(port),
@@ -167,6 +168,10 @@ def main() -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=2,  # a client at work does not see that we close, and need not: it comes again
     )
+    config.load()
+    if config.ssl is not None:
+        counting(config.ssl)
+    uvicorn.Server(config).run()
 
 
 if __name__ == "__main__":

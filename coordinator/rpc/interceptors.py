@@ -97,8 +97,16 @@ class CallCounts:
     def refusals(self) -> dict[str, int]:
         """Refused calls by kind. ``handshake``: TLS handshakes that no call followed, nearly all of them refused."""
         with self._lock:
-            silent = max(0, self._handshakes - self._connections)
+            silent = self._silent()
             return dict(self._refused) | ({"handshake": silent} if silent else {})
+
+    def silent_connections(self) -> int:
+        """Connections so far that began a handshake and made no call, yet."""
+        with self._lock:
+            return self._silent()
+
+    def _silent(self) -> int:
+        return max(0, self._handshakes - self._connections)
 
     def calls(self) -> dict[tuple[str, str], int]:
         """Ended calls by method and status."""

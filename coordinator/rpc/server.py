@@ -8,6 +8,7 @@ not take a thread from those who are known.
 from __future__ import annotations
 
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 THREADS, MOST_STREAMS = 40, 24
 ENROLMENT_THREADS = 4
 STOP_GRACE_S = 3.0
+SILENT_LOOK_S = 15.0
 SERVICERS: Mapping[str, type] = {
     "ClientService": ClientServicer,
     "RecipeService": RecipeServicer,
@@ -104,6 +106,7 @@ class ControlServer:
     def __init__(self, resources: Resources, *, enrolment: object = None, reflection: bool = False) -> None:
         self._resources, self._enrolment, self._reflection = resources, enrolment, reflection
         self._servers: list[grpc.Server] = []
+        self._says_silent = False
         self._health = health.HealthServicer(experimental_non_blocking=False)
 
     def listen(self, address: str, certificates: Certificates, revocations: Revocations) -> int:
@@ -152,6 +155,8 @@ class ControlServer:
         """Answer calls."""
         for server in self._servers:
             server.start()
+        if self._says_silent:
+            threading.Thread(target=self._say_silent, name="control-handshakes", daemon=True).start()
 
     def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Say that the server leaves, end streams, let calls finish for ``grace_s`` seconds."""
@@ -160,6 +165,22 @@ class ControlServer:
         ending = [server.stop(grace_s) for server in self._servers]
         for ended in ending:
             ended.wait(grace_s + 5)
+
+    def _say_silent(self) -> None:
+        """Log how many connections made no call. One is counted when it was there at the look before as well."""
+        counts, stopping = self._resources.counts, self._resources.stopping
+        before = said = 0
+        while not stopping.wait(SILENT_LOOK_S):
+            now = counts.silent_connections()
+            lasting, before = min(before, now), now
+            if lasting > said:
+                log.warning(
+                    "%d connections to the control API made no call, %d since the start: no certificate, one that "
+                    "has ended or is of another authority, no TLS at all, or idle",
+                    lasting - said,
+                    lasting,
+                )
+            said = lasting
 
     def _add_services(self, server: grpc.Server) -> None:
         servicers: dict[str, object] = {name: make(self._resources) for name, make in SERVICERS.items()}
@@ -178,6 +199,7 @@ class ControlServer:
 
     def _credentials(self, certificates: Certificates, *, is_mutual: bool) -> grpc.ServerCredentials:
         counts = self._resources.counts
+        self._says_silent = True
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
             counts.handshake()
