@@ -1,8 +1,9 @@
 """Find a Chromium for the tests of the dashboard, or get one. Never fails: without one those tests are skipped.
 
 `make test` calls it. It needs the standard library alone. A browser is taken from, in this order, MOTET_CHROMIUM, the
-search path, and the folder where Playwright keeps its own. Where there is none, Debian's and Ubuntu's package is
-installed if this process may do so (root with apt-get), else Playwright's own build is downloaded.
+search path, and the folder where Playwright keeps its own. Where there is none, Playwright's own build is downloaded
+into that folder; in continuous integration (CI=true, root with apt-get) Debian's and Ubuntu's package is installed.
+On a person's machine no system package is touched.
 MOTET_CHROMIUM=none says that no browser is wanted: nothing is installed and those tests are skipped.
 """
 
@@ -58,7 +59,7 @@ def get_browser() -> str | None:
     found = found_browser()
     if found or os.environ.get("MOTET_CHROMIUM"):
         return found
-    if hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
+    if os.environ.get("CI") and os.geteuid() == 0 and shutil.which("apt-get"):
         print("no Chromium for the tests of the dashboard: installing the system's package", flush=True)
         if _done([*_APT, "-qq", "update"]):
             for package in PACKAGES:
