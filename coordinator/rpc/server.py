@@ -8,9 +8,11 @@ not take a thread from those who are known.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -217,8 +219,8 @@ class ControlServer:
 
     def _bind(self, server: grpc.Server, address: str, credentials: grpc.ServerCredentials) -> int:
         try:
-            port = server.add_secure_port(address, credentials)
-        except RuntimeError:
+            port = server.add_secure_port(_numeric(address), credentials)
+        except (RuntimeError, OSError):
             port = 0
         if not port:
             raise ControlServerError(
@@ -226,6 +228,25 @@ class ControlServer:
             )
         self._servers.append(server)
         return port
+
+
+def _numeric(address: str) -> str:
+    """``address`` with a name resolved as this machine does.
+
+    gRPC's own resolver takes every address of whoever has the name, and would listen on networks that were not meant.
+
+    Raises:
+      OSError: there is no such name.
+    """
+    host, _, port = address.rpartition(":")
+    if address.startswith("unix:"):
+        return address
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        found = str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+        return f"[{found}]:{port}" if ":" in found else f"{found}:{port}"
+    return address
 
 
 def _server(guard: Guard, threads: int, options: tuple[tuple[str, int], ...]) -> grpc.Server:

@@ -26,7 +26,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 @app.command("export")
 def export_command(
     run: Annotated[
-        str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN", autocompletion=run_ids)
+        str,
+        typer.Argument(
+            help="The run; see `motet run list`. Or `latest`, submitted last.",
+            metavar="RUN",
+            autocompletion=run_ids,
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     home: Home = None,
@@ -44,6 +49,9 @@ def export_command(
     """
     documents = [_read(path).rstrip(b"\n") for path in receipts or []]
     with reached(home, coordinator, identity) as connection:
+        if run == "latest":
+            newest = max(connection.runs.list(), key=lambda one: one.created_at, default=None)
+            run = newest.run_id if newest else run
         made = connection.ledger.export(run, out, countersignatures=documents)
     if as_json:
         told = {"file": str(out), "entries": made.size, "root": made.root.hex(), "key": made.public_key}

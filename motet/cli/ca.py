@@ -92,6 +92,9 @@ def token_command(
         Path | None,
         typer.Option("--out", help="Write the token to a file (mode 0600) instead of printing it."),
     ] = None,
+    unless_known: Annotated[
+        bool, typer.Option("--unless-known", help="Make none for a client that is registered already.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a token that admits one client once. It is shown once; hand it over as you would a password.
@@ -105,6 +108,9 @@ def token_command(
     if address:
         check_address(address, option="--address")
     with _authority(home, coordinator, identity) as connection:
+        if unless_known and any(row.client_id == client for row in connection.clients.list()):
+            _say({"client_id": client, "known": True}, f"{client} is registered already; no token", as_json)
+            return
         made = connection.identities.token(
             client, lifetime_s=seconds, capacity_class=capacity_class, address=address or ""
         )

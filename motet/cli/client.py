@@ -153,6 +153,10 @@ def start_command(
         typer.Option("--join", help="join.json from the coordinator; an enrolled client has one."),
     ] = None,
     home: Home = DEFAULT_HOME,
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", help="Enrol with the token in this file first, unless that was done."),
+    ] = None,
     policy: Annotated[
         Path | None,
         typer.Option("--policy", help="TOML file: what this data owner allows; see docs/policy.md."),
@@ -173,6 +177,8 @@ def start_command(
 
     check_choice("--log-format", log_format, FORMATS)
     configure(verbose=verbose, log_format=log_format)
+    if token_file is not None:
+        _enrol_once(home, token_file)
     name = name or _enrolled_name(home)
     joined = load_join_file(join or home / "join.json")
     if not data.exists():
@@ -194,6 +200,18 @@ def start_command(
         print(json.dumps(told) if as_json else f"client {name} is connected to {joined.address}", flush=True)
 
     serve(home, joined, worker.handle, on_ready=connected)
+
+
+def _enrol_once(home: Path, token_file: Path) -> None:
+    """Spend the token, unless this home has an identity; a token that was spent is then never read."""
+    from motet.cli.words import read_secret
+    from motet.identity import CERTIFICATE
+
+    if (home / "identity" / CERTIFICATE).exists():  # it is written last
+        return
+    from client.enrolment import enrol
+
+    enrol(home, read_secret("--token", None, str(token_file)))
 
 
 def _enrolled_name(home: Path) -> str:

@@ -30,6 +30,10 @@ COMMANDS = {
         "motet.cli.plan:plan_command",
         "Show bytes, trained parameters, epsilon and time of a recipe. Starts nothing, sends nothing.",
     ),
+    "deal": Known(
+        "motet.cli.deal:deal_command",
+        "Deal a recipe's data to clients, for a federation that is tried out; real owners have their own.",
+    ),
     "export": Known(
         "motet.cli.export:export_command",
         "Write the adapter of RUN so that peft loads it unchanged, heads included.",

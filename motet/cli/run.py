@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from motet.connection.connection import Connection
+    from motet.recipe import Recipe
     from motet.wire.control import Round, Run
 
 app = typer.Typer(no_args_is_help=True, help="Submit runs to a coordinator and follow them.")
@@ -88,6 +90,15 @@ def submit_command(
         int, typer.Option("--priority", min=-1000, max=1000, help="Of the queue: higher goes first.")
     ] = 0,
     hold: Annotated[bool, typer.Option("--hold", help="Keep it until `motet run start`.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Take the run of this recipe that is there, unless it failed.")
+    ] = False,
+    export_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--export-to", metavar="FOLDER", help="Follow the run to its end, then export it there."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Queue a run.
@@ -98,12 +109,44 @@ def submit_command(
 
     parsed = load_recipe(recipe)
     with reached(home, coordinator, identity, create=True) as connection:
-        run = connection.runs.submit(parsed, priority=priority, hold=hold)
+        found = _known(connection, parsed) if once else None
+        run = found or connection.runs.submit(parsed, priority=priority, hold=hold)
+    if export_to is not None:
+        _export_at_end(run, export_to, home, coordinator, identity, as_json=as_json)
+        return
     if as_json:
         print(json.dumps({"run_id": run.run_id}))
         return
     stands = "is queued" if run.state == "QUEUED" else run.reason or f"is {run.state}"
     print(f"{run.run_id} {stands}\nnext: motet run watch {run.run_id} {again(home, coordinator, identity)}")
+
+
+def _known(connection: Connection, recipe: Recipe) -> Run | None:
+    """The newest run of this recipe that waits, is at work or finished."""
+    from motet.recipe import recipe_sha256
+
+    sha256 = recipe_sha256(recipe)
+    lost = {"FAILED", "CANCELLED"}
+    runs = [r for r in connection.runs.list() if r.recipe_sha256 == sha256 and r.state not in lost]
+    return max(runs, key=lambda run: run.created_at, default=None)
+
+
+def _export_at_end(
+    run: Run, out: Path, home: Path | None, coordinator: str | None, identity: Path | None, *, as_json: bool
+) -> None:
+    """Follow a run and write its adapter; exit code 9 when it ends without one."""
+    from motet.exporting import export_from
+
+    print(f"{run.run_id} {run.name}", file=sys.stderr, flush=True)
+    _follow(run.run_id, home, coordinator, identity, timeout_s=0, is_quiet=as_json)
+    with reached(home, coordinator, identity) as connection:
+        ended = connection.runs.get(run.run_id)
+        if ended.state != "FINISHED":
+            print(f"{run.run_id} is {ended.state}: {ended.reason}", file=sys.stderr)
+            raise typer.Exit(9)
+        facts = export_from(connection, run.run_id, out)
+    words = f"{run.run_id} has finished; its adapter is in {facts['out_dir']}"
+    print(json.dumps(facts) if as_json else words, flush=True)
 
 
 @app.command("list")
@@ -195,6 +238,25 @@ def _whole(connection: Connection, run_id: str) -> dict[str, Any]:
     return described(connection.runs.get(run_id), connection.rounds.list(run_id))
 
 
+def _follow(
+    run_id: str,
+    home: Path | None,
+    coordinator: str | None,
+    identity: Path | None,
+    *,
+    timeout_s: float,
+    is_quiet: bool,
+) -> None:
+    """Tell in lines what becomes of a run, until it ends or the time is over."""
+    from motet.cli.following import Away, Place, followed
+
+    place = Place(home=home, coordinator=coordinator, identity=identity)
+    said: tuple[Any, ...] = ()
+    for heard in followed(place, run_id, timeout_s=timeout_s):
+        if not (isinstance(heard, Away) or heard.event.run is None or is_quiet):
+            said = _say(heard.event.run, said)
+
+
 @app.command("watch")
 def watch_command(
     run_id: RunId,
@@ -210,13 +272,7 @@ def watch_command(
 
     Example: motet run watch r-3f9a1c
     """
-    from motet.cli.following import Away, Place, followed
-
-    place = Place(home=home, coordinator=coordinator, identity=identity)
-    said: tuple[Any, ...] = ()
-    for heard in followed(place, run_id, timeout_s=timeout_s):
-        if not (isinstance(heard, Away) or heard.event.run is None or as_json):
-            said = _say(heard.event.run, said)
+    _follow(run_id, home, coordinator, identity, timeout_s=timeout_s, is_quiet=as_json)
     with reached(home, coordinator, identity) as connection:
         row = _whole(connection, run_id)
     if as_json:

@@ -94,7 +94,7 @@ def _person_column(recipe: Recipe) -> str | None:
     return None if recipe.privacy is None else recipe.privacy.unit_column
 
 
-def write_shards(dealt: Partition, folder: Path) -> dict[str, Path]:
+def write_shards(dealt: Partition, folder: Path, *, with_test: bool = True) -> dict[str, Path]:
     """Write ``<client_id>.jsonl`` for each client and ``test.jsonl``; return the clients' files.
 
     Raises:
@@ -111,7 +111,8 @@ def write_shards(dealt: Partition, folder: Path) -> dict[str, Path]:
             person_column=dealt.person_column,
         )
 
-    write(dealt.test, TEST_FILE)
+    if with_test:
+        write(dealt.test, TEST_FILE)
     return {client: write(dealt.train[client], client) for client in sorted(dealt.train)}
 
 

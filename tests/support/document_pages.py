@@ -23,6 +23,7 @@ NOT_RUN = {
     "make demo": "minutes; tests/e2e/test_simulate_and_export.py runs what it runs",
     "make test": "these are the tests",
     "make demo-causal-lm": "12 minutes of CPU time",
+    "docker compose up": "needs a container engine; tests/e2e/test_compose_demo.py runs the same file without one",
     "make demo-deployed": "minutes; its federation is that of tests/integration",
 }
 

@@ -1,0 +1,146 @@
+"""The compose runner on small services: order, health, networks, volumes, read-only roots, restarts, and no trace."""
+
+import time
+
+import pytest
+from compose_house import House, why_not_here
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(bool(why_not_here()), reason=why_not_here() or "runs here"),
+]
+PYTHON = "/opt/motet/bin/python"
+FILE = """
+x-safe: &safe
+  image: scratch
+  init: true
+  read_only: true
+  user: "10001:10001"
+  cap_drop: [ALL]
+  tmpfs: ["/tmp:size=1m,mode=1777"]
+services:
+  prepare: {<<: *safe, command: [sh, -c, "id -u > /data/who"], network_mode: none,
+    volumes: [{type: volume, source: data, target: /data}]}
+  server:
+    <<: *safe
+    command: [PYTHON, -m, http.server, --bind, api, "8000", --directory, /data]
+    restart: unless-stopped
+    stop_signal: SIGINT
+    networks: {front: {}, back: {aliases: [api]}}
+    volumes: [{type: volume, source: data, target: /data, read_only: true}]
+    depends_on: {prepare: {condition: service_completed_successfully}}
+    healthcheck: {test: [CMD, PYTHON, -c, "import socket; socket.create_connection(('api', 8000))"], interval: 1s}
+  friend: {<<: *safe, command: [sleep, "600"], restart: unless-stopped, networks: [back],
+    depends_on: {server: {condition: service_healthy}}}
+  stranger: {<<: *safe, command: [sleep, "600"], restart: unless-stopped, networks: [FRONT]}
+  late: {<<: *safe, command: [cat, /data/who], profiles: [extra], network_mode: none,
+    volumes: [{type: volume, source: data, target: /data, read_only: true}]}
+networks: {front: {internal: true}, back: {}}
+volumes: {data: {}}
+""".replace("PYTHON", PYTHON)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    path = tmp_path_factory.mktemp("boxes") / "small.yml"
+    path.write_text(FILE.replace("FRONT", "front"))
+    made = House(path)
+    try:
+        made.said = made.ok("up", "--timeout", "60")
+        yield made
+    finally:
+        made.down()
+
+
+def in_box(house, service, script):
+    return house.run("exec", service, "sh", "-c", script)
+
+
+def test_services_start_in_order_and_up_ends_when_all_is_well(house):
+    rows = house.rows()
+    assert rows["prepare"]["exit_code"] == 0
+    assert rows["prepare"]["ended_at"] <= rows["server"]["started_at"]
+    assert rows["server"]["healthy_at"] <= rows["friend"]["started_at"]
+    assert "late" not in rows
+    assert house.said.index("prepare: done") < house.said.index("server: healthy")
+
+
+def test_a_service_is_reached_from_its_networks_by_name_and_from_nowhere_else(house):
+    assert house.reaches("friend", "server:8000", PYTHON)
+    assert house.reaches("friend", "api:8000", PYTHON)
+    address = house.rows()["server"]["addresses"]["back"]
+    assert house.reaches("friend", f"{address}:8000", PYTHON)
+    assert not house.reaches("stranger", f"{address}:8000", PYTHON)
+    assert not house.reaches("stranger", "api:8000", PYTHON)
+    assert not house.reaches(
+        "stranger", "server:8000", PYTHON
+    )  # the same host, on a network where it does not listen
+    assert not house.reaches("stranger", "friend:8000", PYTHON)
+
+
+def test_a_box_has_its_user_no_capability_its_own_processes_and_a_root_that_takes_nothing(house):
+    said = in_box(
+        house, "server", "id -u; grep CapBnd /proc/self/status; cat /proc/1/comm; hostname"
+    ).stdout.split()
+    assert said[0] == "10001"
+    assert said[2] == "0" * 16
+    assert said[-1] == "server"
+    assert "Read-only" in in_box(house, "server", "touch /new").stdout
+    assert "Read-only" in in_box(house, "server", "touch /data/new").stdout
+    assert in_box(house, "server", "touch /tmp/new").returncode == 0
+    assert in_box(house, "friend", "ls /tmp /data").stdout.count("new") == 0
+    assert in_box(house, "stranger", "ls /data").returncode != 0
+    assert len(in_box(house, "friend", "ls -d /proc/[0-9]*").stdout.split()) < 6
+
+
+def test_a_step_of_a_profile_runs_when_it_is_asked_for_and_reads_the_volume(house):
+    assert house.ok("run", "late").strip() == "10001"
+
+
+def test_a_service_that_is_killed_starts_again_and_one_that_is_stopped_does_not(house):
+    before = house.rows()["server"]["starts"]
+    house.ok("kill", "server")
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        row = house.rows()["server"]
+        if row["starts"] == before + 1 and row["health"] == "healthy":
+            break
+        time.sleep(0.2)
+    assert row["starts"] == before + 1
+    house.ok("stop", "stranger")
+    time.sleep(1)
+    assert house.rows()["stranger"]["state"] == "exited"
+    house.ok("restart", "stranger")
+    time.sleep(0.5)
+    assert house.rows()["stranger"]["starts"] == 2
+
+
+def test_a_step_that_fails_fails_up_and_what_waits_for_it_is_given_up(tmp_path):
+    path = tmp_path / "failing.yml"
+    path.write_text(FILE.replace("FRONT", "front").replace("id -u > /data/who", "exit 3"))
+    house = House(path)
+    try:
+        done = house.run("up", "--timeout", "60")
+        assert done.returncode == 1
+        assert "prepare: ended with 3" in done.stdout
+        assert "server: given up" in done.stdout
+    finally:
+        house.down()
+
+
+def test_after_down_nothing_is_left_and_what_is_shut_in_is_found_open_once_the_file_says_so(tmp_path):
+    """The positive control of the two tests above: in another network the stranger does reach the server."""
+    path = tmp_path / "open.yml"
+    path.write_text(FILE.replace("FRONT", "front, back"))
+    house = House(path)
+    before = house.left()
+    try:
+        house.ok("up", "--timeout", "60")
+        assert house.reaches("stranger", "api:8000", PYTHON)
+        assert house.left()[0] != before[0]
+    finally:
+        house.down()
+    until = time.monotonic() + 20
+    while (left := house.left()) != ([], *before[1:3], False) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert left == ([], *before[1:3], False)
