@@ -164,7 +164,7 @@ def test_every_answer_has_the_headers_that_bind_a_browser(served):
         assert "frame-ancestors 'none'" in policy
         assert "unsafe" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["referrer-policy"] == "same-origin"
     assert all("no-store" in a.headers["cache-control"] for a in answers if "static" not in str(a.url))
 
 
