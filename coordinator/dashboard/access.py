@@ -11,7 +11,7 @@ from coordinator.dashboard.proofs import CALLS as PROOFS
 from coordinator.rpc.roles import may_call
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _V1 = "/motet.v1."
 RUNS = (f"{_V1}RunService/ListRuns", f"{_V1}RoundService/ListRounds")
@@ -36,6 +36,12 @@ ROUTES: Mapping[str, tuple[str, ...]] = {
     "run-clients.csv": RUN,
     "ledger": (f"{_V1}LedgerService/GetCheckpoint",),
     **PROOFS,
+    "clients": CLIENTS,
+    "clients.json": CLIENTS,
+    "clients.csv": CLIENTS,
+    "privacy": PRIVACY,
+    "privacy.json": PRIVACY,
+    "budgets.csv": PRIVACY,
     "leave": ANYBODY,
 }
 """Route -> the calls of the API whose answers it shows; a role needs all of them."""
@@ -43,7 +49,12 @@ PUBLIC = frozenset({"enter", "static"})
 """Routes that nobody needs a session for: the one-time link, and files that are the same for everyone."""
 
 
+def may(role: str, calls: Sequence[str]) -> bool:
+    """Whether a role may make all of some calls."""
+    return all(may_call(role, call) for call in calls)
+
+
 def may_see(role: str, route: str) -> bool:
     """Whether a role may see a route; False for one that has no entry."""
     calls = ROUTES.get(route, ())
-    return bool(calls) and all(may_call(role, call) for call in calls)
+    return bool(calls) and may(role, calls)

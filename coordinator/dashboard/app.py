@@ -16,13 +16,15 @@ from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from coordinator.dashboard import downloads, proofs, views
-from coordinator.dashboard.access import CERTIFICATES, PUBLIC, may_see
+from coordinator.dashboard.access import CERTIFICATES, may, may_see
+from coordinator.dashboard.budgets import Budgets
 from coordinator.dashboard.door import Door
+from coordinator.dashboard.pages.clients import clients_page
+from coordinator.dashboard.pages.privacy import privacy_page
 from coordinator.dashboard.pages.run import run_page
 from coordinator.dashboard.pages.runs import runs_page
 from coordinator.dashboard.rendering import STATIC, asset, render
 from coordinator.dashboard.sessions import SESSION_S, is_token
-from coordinator.rpc.roles import may_call
 from motet.connection.faults import told
 from motet.errors import DatabaseAwayError, NotFoundError, StorageError
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
+    from coordinator.dashboard.pages.clients import ClientsPage
     from coordinator.dashboard.records import Records
     from coordinator.dashboard.sessions import Session, Sessions
 
@@ -49,6 +52,7 @@ FILES = {
     "ledger.js": "text/javascript",
     "mark.svg": "image/svg+xml",
 }
+DOWNLOAD_WAIT_S = 120.0
 _A_YEAR = "public, max-age=31536000, immutable"
 
 
@@ -78,6 +82,7 @@ class Pages:
 
     def __init__(self, records: Records, sessions: Sessions, place: Place) -> None:
         self._records, self._sessions, self._place = records, sessions, place
+        self._budgets = Budgets(records.store, records.database)
 
     # -- pages ---------------------------------------------------------------------------------------------------
 
@@ -135,6 +140,40 @@ class Pages:
             for route in proofs.routes(ledger, may_read=may_read)
         ]
 
+    def clients(self, request: Request, session: Session) -> Response:
+        """All clients."""
+        page = self._clients(request, session)
+        return self._page(request, session, "clients.html", page=page)
+
+    def clients_json(self, request: Request, session: Session) -> Response:
+        """The same as JSON."""
+        return _file(downloads.as_json(self._clients(request, session)), "clients.json")
+
+    def clients_csv(self, request: Request, session: Session) -> Response:
+        """The same as CSV."""
+        return _file(downloads.clients_csv(self._clients(request, session)), "clients.csv")
+
+    def privacy(self, request: Request, session: Session) -> Response:
+        """Budgets and the ledger."""
+        page = privacy_page(self._records, self._budgets)
+        return self._page(request, session, "privacy.html", page=page, charts=views.privacy_charts(page))
+
+    def privacy_json(self, _request: Request, _session: Session) -> Response:
+        """The same as JSON."""
+        page = privacy_page(self._records, self._budgets, within_s=DOWNLOAD_WAIT_S)
+        return _file(downloads.as_json(page), "privacy.json")
+
+    def budgets_csv(self, _request: Request, _session: Session) -> Response:
+        """Budgets as CSV."""
+        page = privacy_page(self._records, self._budgets, within_s=DOWNLOAD_WAIT_S)
+        return _file(downloads.budgets_csv(page), "budgets.csv")
+
+    def _clients(self, request: Request, session: Session) -> ClientsPage:
+        may_know = may(session.peer.role, CERTIFICATES)
+        return clients_page(
+            self._records, _page_number(request), certificates=may_know, now=self._sessions.now()
+        )
+
     # -- coming and going ----------------------------------------------------------------------------------------
 
     def enter(self, request: Request) -> Response:
@@ -180,6 +219,7 @@ class Pages:
                     return self._refused(
                         403, f"The role {session.peer.role} does not see this page.", session
                     )
+                request.state.session = session
                 if inspect.iscoroutinefunction(make):
                     made: Response = await make(request, session)
                     return made
@@ -200,7 +240,7 @@ class Pages:
             session=session,
             federation=self._records.federation,
             sees={name: may_see(role, name) for name in ("runs", "clients", "privacy", "ledger")}
-            | {"certificates": all(may_call(role, call) for call in CERTIFICATES)},
+            | {"certificates": may(role, CERTIFICATES)},
             **values,
         )
         tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
@@ -249,17 +289,20 @@ def routes_of(pages: Pages) -> list[Route]:
         "run": ("/runs/{run_id}", pages.run),
         "ledger": ("/ledger", pages.ledger),
     }
+    seen |= {
+        "clients": ("/clients", pages.clients),
+        "clients.json": ("/clients.json", pages.clients_json),
+        "clients.csv": ("/clients.csv", pages.clients_csv),
+        "privacy": ("/privacy", pages.privacy),
+        "privacy.json": ("/privacy.json", pages.privacy_json),
+        "budgets.csv": ("/budgets.csv", pages.budgets_csv),
+    }
     routes = [Route(path, pages.guarded(name, make), name=name) for name, (path, make) in seen.items()]
     routes += pages.proofs()
     routes.append(Route("/leave", pages.guarded("leave", pages.leave), name="leave", methods=["POST"]))
     routes.append(Route("/enter", pages.enter, name="enter"))
     routes.append(Route("/static/{name}", _static, name="static"))
     return routes
-
-
-def is_public(name: str) -> bool:
-    """Whether a route needs no session."""
-    return name in PUBLIC
 
 
 def _static(request: Request) -> Response:

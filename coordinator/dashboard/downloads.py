@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from coordinator.dashboard.pages.clients import ClientsPage
+    from coordinator.dashboard.pages.privacy import PrivacyPage
     from coordinator.dashboard.pages.run import RunPage
     from coordinator.dashboard.pages.runs import RunsPage
 
@@ -62,6 +64,29 @@ def clients_of_run_csv(page: RunPage) -> bytes:
         for client, outcome in a.outcomes.items()
     ]
     return as_csv(["round", "attempt", "client", "outcome"], rows)
+
+
+def clients_csv(page: ClientsPage) -> bytes:
+    """A row for each client of the page; the certificate's columns are empty for who may not see it."""
+    columns = ["client", "class", "presence", "seen_at", "rank", "last_run", "last_outcome"]
+    columns += ["approved", "refused", "refusal", "certificate", "certificate_not_after", "registered_at"]
+    rows = []
+    for c in page.clients:
+        told = [c.client_id, c.capacity_class, c.presence, c.seen_at, c.rank, c.last_run, c.last_outcome]
+        told += [c.approved, c.refused, c.refusal]
+        told += [c.certificate.state, c.certificate.not_after] if c.certificate else [None, None]
+        rows.append([*told, c.registered_at])
+    return as_csv(columns, rows)
+
+
+def budgets_csv(page: PrivacyPage) -> bytes:
+    """A row for each budget."""
+    columns = ["client", "unit", "target_delta", "spent", "total", "limit", "left", "charges", "open_charges"]
+    rows = [
+        [g.client_id, g.unit, g.target_delta, g.spent, g.total, g.limit, g.left, g.charges, g.open_charges]
+        for g in page.gauges or ()
+    ]
+    return as_csv(columns, rows)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON

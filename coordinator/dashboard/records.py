@@ -28,6 +28,18 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LastAnswer:
+    """What a client was last asked. ``answered_at``: the end of that round, where it answered; seconds since 1970."""
+
+    run_id: str
+    rank: int
+    state: str
+    error_code: str
+    error_message: str
+    answered_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Records:
     """What pages are made of.
 
@@ -57,6 +69,40 @@ class Records:
         with self.database.reading() as session:
             total = session.scalar(select(func.count()).select_from(RunRow)) or 0
             return session.scalars(newest.offset(offset).limit(limit)).all(), total
+
+    def online(self) -> frozenset[str] | None:
+        """Clients that were connected at the last look; None where nobody serves."""
+        return None if self.status is None else self.status.presence()[0]
+
+    def seen(self) -> Mapping[str, float]:
+        """Client -> when it was last connected, since the coordinator leads."""
+        return {} if self.status is None else self.status.presence()[1]
+
+    def last_answers(self) -> dict[str, LastAnswer]:
+        """Client -> what it was last asked, over all runs, and what became of that."""
+        row, attempt = ContributionRow, RoundRow
+        newest = func.row_number().over(
+            partition_by=row.client_id, order_by=(attempt.started_at.desc(), row.run_id.desc())
+        )
+        same = (
+            (row.run_id == attempt.run_id)
+            & (row.round_index == attempt.round_index)
+            & (row.attempt == attempt.attempt)
+        )
+        columns = (row.client_id, row.run_id, row.lora_rank, row.state, row.error_code, row.error_message)
+        inner = select(*columns, attempt.closed_at, newest.label("place")).join(attempt, same).subquery()
+        with self.database.reading() as session:
+            return {
+                found.client_id: LastAnswer(
+                    run_id=found.run_id,
+                    rank=found.lora_rank,
+                    state=found.state,
+                    error_code=found.error_code,
+                    error_message=found.error_message,
+                    answered_at=found.closed_at if found.state in {"RECEIVED", "LATE"} else None,
+                )
+                for found in session.execute(select(inner).where(inner.c.place == 1))
+            }
 
     def states(self) -> dict[str, int]:
         """State -> how many runs are in it."""

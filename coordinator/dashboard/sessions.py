@@ -92,6 +92,10 @@ class Sessions:
             return None
         return found
 
+    def now(self) -> float:
+        """Seconds since 1970, by the clock that sessions end by."""
+        return self._clock.now()
+
     def leave(self, secret: str) -> None:
         """End a session."""
         with self._lock:

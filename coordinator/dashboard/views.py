@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import TYPE_CHECKING
 
 from coordinator.dashboard.charts.bars import Bar, lying_bars, stacked_bars
@@ -12,8 +13,10 @@ from coordinator.dashboard.charts.timeline import timeline
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from coordinator.dashboard.budgets import Curve
     from coordinator.dashboard.charts.svg import Chart
     from coordinator.dashboard.pages.figures import Figure
+    from coordinator.dashboard.pages.privacy import PrivacyPage
     from coordinator.dashboard.pages.run import RunPage
     from coordinator.dashboard.pages.runs import RunsPage
 
@@ -73,7 +76,6 @@ def round_charts(page: RunPage) -> list[Chart]:
     made = [_curve(f) for f in page.figures if f.name in {"relative_error", "truncation_error"}]
     bars = [Bar(label=str(a.round_index + 1), parts=(a.bytes_up, a.bytes_down)) for a in page.closed]
     made.append(stacked_bars("bytes", f"Bytes a round, {page.method}", LAYERS, bars, show=size))
-    made += [_curve(f) for f in page.figures if f.name == "seconds"]
     told = [f for f in page.figures if f.name in COUNTS and any(v for _, v in f.points)]
     counted = [Series(label=f.title, points=f.points) for f in told]
     made.append(
@@ -85,6 +87,23 @@ def round_charts(page: RunPage) -> list[Chart]:
 def timeline_chart(page: RunPage) -> Chart | None:
     """What each client did in each attempt."""
     return timeline(page.attempts)
+
+
+def privacy_charts(page: PrivacyPage) -> list[Chart]:
+    """Epsilon over time, of those who have spent most, with the lowest of their limits."""
+    series = [Series(label=_account(c), points=c.points) for c in page.curves]
+    axes = Axes(x_name="Charged", show=number, from_zero=True, show_x=_moment)
+    note = "the six budgets of which most is spent" if page.gauges and len(page.gauges) > len(series) else ""
+    made = line_chart("epsilon", "Epsilon over time", series, axes, note=note, is_wide=True)
+    return [made] if made else []
+
+
+def _account(curve: Curve) -> str:
+    return curve.client_id if curve.unit == "example" else f"{curve.client_id}, one {curve.unit}"
+
+
+def _moment(at: float) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%d %b %H:%M")
 
 
 def _curve(figure: Figure) -> Chart | None:

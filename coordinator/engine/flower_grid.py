@@ -122,6 +122,8 @@ class FlowerGrid:
         self._questions = Allowance(QUESTIONS_A_SECOND, QUESTIONS_AT_ONCE, monotonic)
         self._lock = threading.RLock()  # runs are threads
         self.online_at_last_look = 0
+        self.online_clients: frozenset[str] = frozenset()
+        self.last_online: Mapping[str, float] = {}
 
     def online(self) -> Mapping[str, GridClient]:
         """Registered clients whose node answers its heartbeat, and whose key is not revoked."""
@@ -145,6 +147,8 @@ class FlowerGrid:
             if self._nodes[client_id] in up
         }
         self.online_at_last_look = len(found)
+        self.online_clients = frozenset(found)
+        self.last_online = {**self.last_online, **dict.fromkeys(found, time.time())}
         return found
 
     def _look_for_revoked(self, *, is_due: bool) -> None:

@@ -38,6 +38,11 @@ class Status:
         grid = self.grid
         return 0 if grid is None else grid.online_at_last_look
 
+    def presence(self) -> tuple[frozenset[str], Mapping[str, float]]:
+        """Who was connected at the last look, and client -> when it last was; since this coordinator leads."""
+        grid = self.grid
+        return (frozenset(), {}) if grid is None else (grid.online_clients, grid.last_online)
+
     def ended(self) -> None:
         """It leads no more."""
         self.is_leading, self.grid, self.children = False, None, ()

@@ -47,6 +47,16 @@ class TestClock:
         self.at += seconds
 
 
+class Status:
+    """A service that serves, with these clients online."""
+
+    def __init__(self, online=(), seen=None):
+        self._online, self._seen = frozenset(online), dict(seen or {})
+
+    def presence(self):
+        return self._online, self._seen
+
+
 class Nobody:
     """Revocations that a test adds to."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.dashboard.charts.scale import NONE, number, thinned, ticks
-from coordinator.dashboard.charts.svg import FRAMES, NARROW, Chart, Frame, el, path, picture
+from coordinator.dashboard.charts.svg import FRAMES, WHOLE, Chart, Frame, el, path, picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +49,13 @@ class Axes:
 
 
 def line_chart(
-    name: str, title: str, series: Sequence[Series], axes: Axes | None = None, *, note: str = ""
+    name: str,
+    title: str,
+    series: Sequence[Series],
+    axes: Axes | None = None,
+    *,
+    note: str = "",
+    is_wide: bool = False,
 ) -> Chart | None:
     """A chart of up to ``MOST_SERIES`` lines; None where nothing can be drawn.
 
@@ -59,6 +65,7 @@ def line_chart(
       series: those beyond the first six stand in the table alone.
       axes: how values are read.
       note: where the figures are from.
+      is_wide: it has the page's width to itself.
     """
     axes = axes or Axes()
     drawn = [s for s in series if s.finite]
@@ -67,8 +74,8 @@ def line_chart(
     summary = _summary(title, drawn, axes)
     shown = drawn[:MOST_SERIES]
     pictures = [
-        picture(name, size, frame, title, summary, _parts(shown, frame, axes, size))
-        for size, frame in FRAMES.items()
+        picture(name, size, frame, title, summary, _parts(shown, frame, axes))
+        for size, frame in (WHOLE if is_wide else FRAMES).items()
     ]
     legend = [(f"s{i}", s.label) for i, s in enumerate(shown, 1)] if len(drawn) > 1 else []
     places = sorted({x for s in drawn for x, _ in s.points})
@@ -99,7 +106,7 @@ def _summary(title: str, series: Sequence[Series], axes: Axes) -> str:
     return f"{title}. " + "; ".join(parts) + "."
 
 
-def _parts(series: Sequence[Series], frame: Frame, axes: Axes, size: str) -> list[Markup]:
+def _parts(series: Sequence[Series], frame: Frame, axes: Axes) -> list[Markup]:
     xs = sorted({x for s in series for x, _ in s.finite})
     ys = [y for s in series for _, y in s.finite]
     marks = ticks(min([0.0, *ys]) if axes.from_zero else min(ys), max(ys))
@@ -111,7 +118,7 @@ def _parts(series: Sequence[Series], frame: Frame, axes: Axes, size: str) -> lis
         return frame.x(across), frame.y((y - bottom) / (top - bottom))
 
     parts = grid(frame, [(axes.show(m), (m - bottom) / (top - bottom)) for m in marks])
-    parts += _rounds(frame, xs, axes, lambda x: at(x, bottom)[0], 5 if size == NARROW else 9)
+    parts += _rounds(frame, xs, axes, lambda x: at(x, bottom)[0])
     for i, one in enumerate(series, 1):
         points = [at(x, y) for x, y in one.finite]
         parts.append(el("path", d=path(points), class_=f"line s{i}"))
@@ -133,10 +140,10 @@ def grid(frame: Frame, marks: Sequence[tuple[str, float]]) -> list[Markup]:
     return parts
 
 
-def _rounds(
-    frame: Frame, xs: Sequence[float], axes: Axes, at: Callable[[float], float], most: int
-) -> list[Markup]:
-    chosen = thinned(range(len(xs)), most)
+def _rounds(frame: Frame, xs: Sequence[float], axes: Axes, at: Callable[[float], float]) -> list[Markup]:
+    """As many words below the axis as do not touch each other."""
+    longest = max(len(axes.show_x(x)) for x in xs)
+    chosen = thinned(range(len(xs)), min(9, int(frame.plot_width / (7 * longest + 18))))
     y = frame.height - frame.bottom + 18
     return [el("text", axes.show_x(xs[i]), x=at(xs[i]), y=y, class_="tick mid") for i in chosen]
 

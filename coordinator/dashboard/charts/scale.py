@@ -41,7 +41,8 @@ def number(value: float | None) -> str:
         return "0"
     size = abs(value)
     if size >= 1e6 or size < 1e-3:
-        return f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e")
+        mantissa, _, power = f"{value:.2e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}"
     if size >= 1000:
         return f"{value:,.0f}"
     digits = max(0, 2 - math.floor(math.log10(size)))

@@ -70,6 +70,8 @@ class Frame:
 
 
 FRAMES = {WIDE: Frame(width=560, height=232), NARROW: Frame(width=340, height=220, left=46, right=10)}
+WHOLE = FRAMES | {WIDE: Frame(width=1140, height=260)}
+"""Of a chart that has the page's width to itself."""
 
 
 def el(tag: str, /, *children: object, **attributes: object) -> Markup:
