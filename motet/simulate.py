@@ -166,7 +166,16 @@ def run_engine(
     grid = LocalGrid(specs, factory="client.worker:build_handler", pool=pool)
     run = store.submit_run(recipe, run_id=run_id)
     try:
-        engine = RoundEngine(grid, store, artifacts, SystemClock(), shape=shape, on_round=on_round)
+        engine = RoundEngine(
+            grid,
+            store,
+            artifacts,
+            SystemClock(),
+            shape=shape,
+            on_round=on_round,
+            asks_leave=bool(shards.policies),
+            may_wait=False,
+        )
         result = engine.run(run)
         epsilons = epsilons_of(store, run, recipe, clients)
     finally:
@@ -233,7 +242,8 @@ def simulate(
       merged: write ``merged/`` as well, a whole model.
       processes: worker processes, one torch thread each; 0 runs the clients in this process.
       on_step: progress.
-      policies: folder with ``<client>.toml`` for each owner who has a policy.
+      policies: folder with ``<client>.toml`` for each owner who has a policy. With one, leave is asked of every client
+        as a deployed engine asks it; nobody is waited for.
       classes: capacity class by client, as a coordinator would register it.
 
     Returns:

@@ -38,6 +38,7 @@ class Gathering:
       approvals: what owners say.
       places: which clients are busy.
       pause: waits, and may end the run.
+      may_wait: for what owners can still change; a simulation has nobody who would.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Gathering:
         approvals: Approvals,
         places: ClientPlaces,
         pause: Callable[[float], None],
+        may_wait: bool = True,
     ) -> None:
+        self._may_wait = may_wait
         self._grid, self._store, self._clock, self._recipe = grid, store, clock, recipe
         self._run_id, self._approvals, self._places, self._pause = run_id, approvals, places, pause
         row = store.get_run(run_id)
@@ -61,7 +64,8 @@ class Gathering:
         """The clients of a round; they are this run's until they are let go.
 
         Raises:
-          RunFailedError: so many owners refuse that the minimum can not be reached; nobody was charged.
+          RunFailedError: so many owners refuse, or can not be waited for, that the minimum can not be reached; nobody
+            was charged.
         """
         began = self._clock.monotonic()
         while True:
@@ -79,7 +83,16 @@ class Gathering:
             is_first_answer = bool(now.silent) and waited < LOOK_S
             if not is_first_answer:
                 self._say(why_it_waits(now))
+                self._check_may_wait(round_index, now)
             self._pause(FIRST_LOOK_S if is_first_answer else LOOK_S)
+
+    def _check_may_wait(self, round_index: int, now: Situation) -> None:
+        if self._may_wait or now.silent:
+            return
+        raise RunFailedError(
+            f"run {self._run_id}, round {round_index}: {why_it_waits(now)}; a simulation waits for nobody",
+            hint="change the policy files, or leave those clients out; a deployed run waits",
+        )
 
     def _say(self, reason: str) -> None:
         """What ``motet run show`` prints of a run that goes on; written where it changes."""
@@ -108,6 +121,8 @@ class Gathering:
 
     def _is_whole(self, now: Situation, waited: float) -> bool:
         """Whether nobody else is worth waiting for."""
+        if not self._may_wait:
+            return not now.silent
         if waited >= min(COHORT_GRACE_S, self._recipe.cohort.deadline_s):
             return True
         is_named = self._recipe.cohort.clients is not None

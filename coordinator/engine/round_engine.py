@@ -80,6 +80,7 @@ class RoundEngine:
       is_stopping: asked between looks; True ends ``run`` by ``EngineStoppedError``.
       places: which clients are busy, shared by all engines over one grid.
       asks_leave: ask each client whether a run may take part before it is counted for a cohort.
+      may_wait: for owners who have not decided, or whose hours are over. Else it goes on without, or fails.
     """
 
     def __init__(
@@ -96,8 +97,10 @@ class RoundEngine:
         is_stopping: Callable[[], bool] = lambda: False,
         places: ClientPlaces | None = None,
         asks_leave: bool = False,
+        may_wait: bool = True,
     ) -> None:
         self._places, self._asks_leave = places or ClientPlaces(), asks_leave
+        self._may_wait = may_wait
         self._grid, self._store, self._artifacts, self._clock = grid, store, artifacts, clock
         self._shape_or_factory = shape
         self._on_round = on_round or (lambda _round_index, _state: None)
@@ -186,6 +189,7 @@ class _OneRun:
             approvals=self._approvals,
             places=self._places,
             pause=self._pause,
+            may_wait=engine._may_wait,  # noqa: SLF001
         )
 
     def go(self) -> str:

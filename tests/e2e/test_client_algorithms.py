@@ -9,6 +9,7 @@ from client.control import OwnControls
 from coordinator.engine.grid import GridFailure
 from coordinator.engine.local_grid import LocalGrid
 from coordinator.storage.artifacts import ArtifactStore
+from motet.errors import MotetError
 from motet.recipe import parse_recipe
 from motet.simulate import simulate
 
@@ -106,3 +107,17 @@ def test_simulated_owners_bound_their_rank_by_policy_and_by_class(recipe_text, t
     measured = tmp_path / "out/runs/federated/clients/a/capacity.json"
     assert measured.exists()  # a's memory is bounded, so it was measured; nobody else's was
     assert not measured.parent.with_name("b").joinpath("capacity.json").exists()
+
+
+def test_simulated_owners_are_asked_for_leave_and_who_refuses_is_charged_nothing(recipe_text, tmp_path):
+    policies = tmp_path / "policies"
+    policies.mkdir()
+    (policies / "a.toml").write_text('allowed_methods = ["ffa"]\n')
+    text = recipe_text("tiny-bert", "flora", "4", extra=PRIVATE)
+    result = simulate(parse_recipe(text), tmp_path / "out", baselines=False, processes=0, policies=policies)
+    told = {c["client_id"]: c["epsilon"] for c in result["clients"]}
+    assert told.get("a") in (None, 0.0)
+    assert told["b"] > 0
+    (policies / "b.toml").write_text('approval = "manual"\n')
+    with pytest.raises(MotetError, match=r"b without approval yet|with approval: b"):
+        simulate(parse_recipe(text), tmp_path / "two", baselines=False, processes=0, policies=policies)

@@ -322,3 +322,24 @@ def test_cancel_takes_orders_back_from_their_clients_and_charges_stay(federation
     assert federation.store.get_run(run_id).state == "CANCELLED"
     assert [len(federation.store.spent_events(c)) for c in "abc"] == [1, 1, 1]
     assert places.holders("c") == []
+
+
+def test_a_run_that_waits_for_nobody_goes_on_with_those_who_may_or_says_who_is_missing(
+    federation, owners, recipes
+):
+    owners.leaves["b"] = PENDING
+    began = federation.clock.time
+    done = run(federation, federation.submit(recipes["plain"]), may_wait=False)
+    assert done.state == "FINISHED"
+    assert federation.clock.time - began < 5.0  # a run that may wait gives a named client its grace
+    rounds = federation.store.contributions(done.run_id)
+    assert {c.client_id for c in rounds} == {"a", "c"}
+    owners.leaves |= {
+        "a": Leave(answer="closed", clause="hours", message="later", until="22:00"),
+        "c": PENDING,
+    }
+    stuck = federation.submit(recipes["plain"], run_id="r-stuck")
+    with pytest.raises(RunFailedError, match="waits for nobody"):
+        run(federation, stuck, may_wait=False)
+    assert "b, c without approval yet" in federation.store.get_run(stuck).reason
+    assert not federation.store.contributions(stuck)
