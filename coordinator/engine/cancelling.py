@@ -1,4 +1,4 @@
-"""The end of a cancelled run's open round: its clients are told, and every open order is answered here."""
+"""Orders that are taken back: those of a cancelled run's open round, and those whose answer came to be of no use."""
 
 from __future__ import annotations
 
@@ -8,12 +8,30 @@ from typing import TYPE_CHECKING
 from motet.abandoned import order_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from coordinator.engine.grid import Grid
+    from coordinator.storage.models import ContributionRow, RoundRow
     from coordinator.storage.store import Store
 
 log = logging.getLogger(__name__)
 CODE = "cancelled"
 REASON = "the run was cancelled"
+
+
+def tell_overtaken(grid: Grid, row: RoundRow, overtaken: Iterable[ContributionRow]) -> None:
+    """Tell clients whose answer is not needed any more to abandon their order. Charges stay: they may have trained.
+
+    Nothing rests on it: a client that does not hear it trains to its end, and its answer is counted as late. A start
+    that finds the round still open tells them again.
+
+    Args:
+      grid: how clients are reached; one that can not be is told when it is back.
+      row: the attempt at a round that has its minimum.
+      overtaken: who has not answered in it; the books are closed on them.
+    """
+    for contribution in overtaken:
+        grid.cancel(contribution.client_id, order_key(row.run_id, row.round_index, row.attempt))
 
 
 def take_back_orders(grid: Grid, store: Store, run_id: str) -> None:

@@ -17,6 +17,7 @@ from aggregation.errors import MalformedUpdateError
 from aggregation.serialize import sha256_hex, to_bytes
 from coordinator.crashpoints import AFTER_EFFECT, crashpoint
 from coordinator.engine.admission import admit
+from coordinator.engine.cancelling import CODE, tell_overtaken
 from coordinator.engine.controls import counted_rounds
 from coordinator.engine.grid import GridFailure
 from coordinator.rounds.attempts import clean_complaint
@@ -226,11 +227,16 @@ class Delivery:
         left = list(orders_to_send(rows))
         self._tell(row, [Refused(client_id=c.client_id, code=code, message=message) for c in left])
         self._overdue |= {c.message_id: c for c in left if c.message_id}
+        if code == OVERTAKEN:
+            known = [
+                c for c in rows if c.error_code == OVERTAKEN and c.state == "FAILED"
+            ]  # of before a restart
+            tell_overtaken(self._grid, row, [*left, *known])
 
     def _count_useless(self, row: RoundRow, message_id: str, reply: TrainReply | GridFailure) -> None:
-        """A late or second reply: it changes nothing but a counter."""
+        """A late or second reply: it changes nothing but a counter. That an order was abandoned is no late answer."""
         late = self._overdue.pop(message_id, None)
-        if late is not None and isinstance(reply, TrainReply):
+        if late is not None and isinstance(reply, TrainReply) and reply.error_code != CODE:
             self._store.reply_late(
                 late.run_id, late.round_index, late.attempt, late.client_id, bytes_up=len(reply.payload)
             )

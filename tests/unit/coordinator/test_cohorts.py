@@ -180,6 +180,55 @@ def test_a_private_run_charges_all_who_are_asked_also_those_whose_answer_was_not
         ("RECEIVED", ""),
         ("RECEIVED", ""),
     ]
+    (overtaken,) = asked_ - set(quick)
+    told = [c for c, key in federation.grid.cancelled if key == f"{run}/0/0"]
+    assert told == [overtaken]  # it is told to stop; nobody else is
+
+
+def test_who_misses_a_deadline_is_not_told_to_stop(federation):
+    federation.grid.clients = FIVE
+    federation.grid.handlers = {"a": None}
+    run = federation.submit(text())
+    assert federation.engine().run(run).state == "FINISHED"
+    assert ("FAILED", "deadline") in states(federation, run, 0).values()
+    assert federation.grid.cancelled == []
+
+
+def test_an_answer_that_an_order_was_abandoned_is_not_counted_as_late(federation, honest):
+    from client.protect import refuse
+
+    federation.grid.clients = FIVE
+    run = federation.submit(text("over_select: 1.5"))
+    told = {"n": 0}
+
+    def unless_overtaken(order):
+        if (order.client_id, f"{run}/{order.round_index}/{order.attempt}") in federation.grid.cancelled:
+            told["n"] += 1
+            return refuse(order, "cancelled", "the order was taken back")
+        return honest(order)
+
+    federation.grid.handlers = dict.fromkeys(FIVE, unless_overtaken)
+    original = federation.grid.collect
+
+    def one_at_a_time(ids):
+        found = []
+        for message_id in ids:
+            order = federation.grid.pending.get(message_id)
+            if order is None:
+                continue
+            is_told = (
+                order.client_id,
+                f"{run}/{order.round_index}/{order.attempt}",
+            ) in federation.grid.cancelled
+            if is_told or not found:
+                found += original([message_id])
+        return found
+
+    federation.grid.collect = one_at_a_time
+    assert federation.engine().run(run).state == "FINISHED"
+    assert told["n"] >= 1
+    assert ("FAILED", "overtaken") in states(federation, run, 0).values()
+    assert not [m for m in federation.store.metrics(run) if m.name == "late_replies"]
 
 
 def test_after_a_restart_a_round_that_has_its_minimum_asks_nobody_again(federation, monkeypatch):
