@@ -15,6 +15,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,6 +37,7 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import (
+    UnexpectedObjectContentError,
     get_all_nested_objects,
     get_object_tree,
     no_object_id_recompute,
@@ -45,7 +47,13 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, push_objects
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    ObjectUnavailableError,
+    pull_and_inflate_object_from_tree,
+    push_objects,
+)
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.retry import RetryInvoker, RetryState, exponential
@@ -69,6 +77,12 @@ REMEMBERED = 64  # messages taken up, for questions after them
 STOP_LOOK_S = 0.2  # an idle client looks so often whether it is to end
 LISTENER_END_S = 3.0
 UPLOAD_LOOK_S = 0.1  # a message is offered before its parts are there; flwr looks again after a second
+
+_GONE = (
+    ObjectPullError,
+    ObjectPushError,
+    ObjectUnavailableError,
+)  # parts of an order, or the time to send a reply
 
 Answer = Callable[[bytes], bytes]
 
@@ -413,7 +427,21 @@ class FleetWorker:
     def _handle_or_drop(self, head: Message, tree: Any) -> None:  # noqa: ANN401 - Flower's protobuf
         try:
             self._handle(head, tree)
-        except (httpx.HTTPError, RuntimeError, ValueError, KeyError, OSError) as e:
+        except _GONE as e:
+            # Answered before a crash, over, or stopped for long within its upload: where an answer is still wanted the
+            # coordinator asks, is told ``lost``, and sends the order again.
+            with suppress(ValueError):
+                self._taken.remove(tree.object_id)
+            log.warning("message %s is gone: %s", head.metadata.message_id[:12], type(e).__name__)
+        except (
+            httpx.HTTPError,
+            RuntimeError,
+            ValueError,
+            KeyError,
+            TypeError,
+            OSError,
+            UnexpectedObjectContentError,
+        ) as e:
             # The run is over, the payload is gone, or the SuperLink refused: drop the message and stay alive.
             log.warning("message %s dropped: %s", head.metadata.message_id[:12], type(e).__name__)
 

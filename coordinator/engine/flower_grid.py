@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from coordinator.engine.allowance import Allowance
@@ -69,6 +69,10 @@ class _Sent:
     questions: list[str] = field(default_factory=list)
     is_taken_back: bool = False
     is_past: bool = False
+
+    def lighten(self) -> None:
+        """It is never sent again: what tells one order from another is kept, the adapter is not."""
+        self.order = replace(self.order, payload=b"")
 
 
 class FlowerGrid:
@@ -199,7 +203,9 @@ class FlowerGrid:
         for sent in self._sent.values():
             order = sent.order
             if order.run_id == newest.run_id and (order.round_index, order.attempt) < place:
-                sent.is_past = sent.is_past or not order.asks_leave
+                sent.is_past = not order.asks_leave
+                if sent.is_past:
+                    sent.lighten()
 
     def collect(self, message_ids: Sequence[str]) -> list[tuple[str, TrainReply | GridFailure]]:
         """Replies that arrived; what is not signed or can not be decoded is a failure of that client."""
@@ -270,6 +276,7 @@ class FlowerGrid:
     def _remember(self, sent: _Sent, came: str, arrived: Mapping[str, Arrived]) -> None:
         """Other carriers of an answered order may still bring something."""
         digest = _digest(arrived[came])
+        sent.lighten()
         for carrier in (sent.carrier, *sent.earlier):
             if carrier and carrier != came:
                 self._answered[carrier] = (sent, digest)

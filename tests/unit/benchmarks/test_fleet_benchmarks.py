@@ -47,6 +47,14 @@ def test_each_round_takes_ten_to_thirty_per_cent_away_half_of_them_by_a_kill(fif
     assert fifty.draw_absent(names, names, random.Random(3)) == draws[3]
 
 
+def test_who_was_back_in_time_is_told_from_who_was_not(fifty):
+    moves = [(10.0, "a", False), (20.0, "a", True), (12.0, "b", False), (29.0, "b", True), (14.0, "c", False)]
+    names = ["a", "b", "c", "d"]
+    assert fifty.there_at(moves, names, 30.0) == {"a", "d"}  # b came a second ago
+    assert fifty.there_at(moves, names, 31.0) == {"a", "b", "d"}
+    assert fifty.there_at(moves, names, 11.0) == {"b", "c", "d"}
+
+
 def test_a_slope_is_that_of_the_least_squares_line(fifty, thousand):
     for module in (fifty, thousand):
         assert module.slope([1.0, 3.0, 5.0]) == pytest.approx(2.0)

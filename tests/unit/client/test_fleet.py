@@ -99,6 +99,100 @@ def test_a_fault_of_the_network_is_waited_out(tmp_path):
     assert not thread.is_alive()
 
 
+def a_message(name, data=b"an order", kind=MessageType.TRAIN):
+    """Its head and object tree, as the SuperLink hands them out, and the whole message."""
+    metadata = Metadata(
+        run_id=1,
+        message_id="",
+        src_node_id=1,
+        dst_node_id=2,
+        reply_to_message_id="",
+        group_id=name,
+        created_at=1.0,
+        ttl=60.0,
+        message_type=kind,
+    )
+    message = make_message(metadata, fleet.split(data))
+    tree = get_object_tree(message)
+    message.metadata.__dict__["_message_id"] = tree.object_id
+    head = fleet.remove_content_from_message(message)
+    head.metadata.__dict__["_message_id"] = tree.object_id
+    return head, tree, message
+
+
+class Forgetful(Silent):
+    """A link that hands out messages whose parts, or whose time to be answered, may be gone."""
+
+    def __init__(self, messages, *, without=(), refuses=()):
+        super().__init__(None)
+        self.messages = {tree.object_id: message for _, tree, message in messages}
+        self.waiting = [(head, tree) for head, tree, _ in messages]
+        self.without, self.refuses, self.sent = list(without), list(refuses), []
+
+    def receive(self):
+        return self.waiting.pop(0) if self.waiting else None
+
+    def bundle_sha256(self, _run_id):
+        return "pinned"
+
+    def content(self, _run_id, tree):
+        if tree.object_id in self.without:
+            raise fleet.ObjectPullError(tree.object_id, "the object could not be found.")
+        return self.messages[tree.object_id]
+
+    def send(self, reply, run_id, _seconds):
+        if reply.metadata.reply_to_message_id in self.refuses:
+            raise fleet.ObjectPushError("part", run_id, "a session of before")
+        self.sent.append((reply.metadata.reply_to_message_id, fleet.join(reply.content)))
+
+    def confirm(self, _run_id, _tree):
+        pass
+
+
+def at_work(link, folder):
+    """A client over that link, in a thread; ``stop`` ends it."""
+    stop = threading.Event()
+    worker = fleet.FleetWorker(link, lambda order: b"did " + order, "pinned", folder, stop)
+    thread = threading.Thread(target=worker.loop)
+    thread.start()
+    return thread, stop
+
+
+def wait_for_replies(link, thread, count):
+    until = time.monotonic() + 30
+    while len(link.sent) < count and thread.is_alive() and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("trouble", ["without", "refuses"])
+def test_an_order_that_is_gone_does_not_end_the_client_and_is_told_as_lost(tmp_path, trouble):
+    gone, next_one = a_message("1"), a_message("2")
+    ids = gone[1].object_id, next_one[1].object_id
+    questions = [a_message(f"q{i}", id_.encode(), MessageType.QUERY) for i, id_ in enumerate(ids)]
+    link = Forgetful([gone, next_one], **{trouble: [ids[0]]})
+    thread, stop = at_work(link, tmp_path)
+    wait_for_replies(link, thread, 1)
+    link.messages |= {tree.object_id: message for _, tree, message in questions}
+    link.waiting += [(head, tree) for head, tree, _ in questions]
+    wait_for_replies(link, thread, 3)
+    stop.set()
+    thread.join(30)
+    asked = [tree.object_id for _, tree, _ in questions]
+    assert dict(link.sent) == {ids[1]: b"did an order", asked[0]: b"lost", asked[1]: b"held"}
+
+
+def test_a_client_that_died_after_its_answer_and_before_its_note_of_it_starts_again(tmp_path):
+    done, next_one = a_message("1"), a_message("2")
+    fleet.Journal(tmp_path / "in-flight.pb").add(done[0], done[1])  # the SuperLink has let go of its parts
+    link = Forgetful([next_one], without=[done[1].object_id])
+    thread, stop = at_work(link, tmp_path)
+    wait_for_replies(link, thread, 1)
+    stop.set()
+    thread.join(30)
+    assert dict(link.sent) == {next_one[1].object_id: b"did an order"}
+    assert fleet.Journal(tmp_path / "in-flight.pb").load() == []
+
+
 def test_the_journal_keeps_all_messages_that_are_not_answered_in_their_order(tmp_path):
     heads = []
     journal = fleet.Journal(tmp_path / "in-flight.pb")

@@ -75,6 +75,13 @@ def test_nobody_is_asked_after_an_order_of_a_round_that_is_past_and_its_answer_i
     assert site.outcome(late).payload == b"late"
 
 
+def test_the_adapter_of_an_order_is_let_go_once_its_round_is_past(site):
+    order, late, _ = site.send("a", payload=b"adapter")
+    assert site.grid._sent[late].order.payload == b"adapter"  # it may have to be sent again
+    site.send("b", round_index=order.round_index + 1)
+    assert site.grid._sent[late].order.payload == b""
+
+
 def test_the_order_of_another_run_makes_no_order_past(site):
     _, waiting, carrier = site.send("a")
     site.send("b", run_id="r-2", round_index=7)
