@@ -25,6 +25,8 @@ CLIENTS = (f"{_V1}ClientService/ListClients", f"{_V1}RoundService/ListRounds")
 PRIVACY = (f"{_V1}BudgetService/ListBudgets", f"{_V1}LedgerService/GetCheckpoint")
 CERTIFICATES = (f"{_V1}EnrolmentService/ListIdentities",)
 ANYBODY = (f"{_V1}SystemService/GetInfo",)
+LINK = f"{_V1}SystemService/IssueDashboardLink"
+"""Who may not ask for a link sees nothing, however it came by a session: a client's own budget is not on a page."""
 
 ROUTES: Mapping[str, tuple[str, ...]] = {
     "runs": RUNS,
@@ -57,4 +59,4 @@ def may(role: str, calls: Sequence[str]) -> bool:
 def may_see(role: str, route: str) -> bool:
     """Whether a role may see a route; False for one that has no entry."""
     calls = ROUTES.get(route, ())
-    return bool(calls) and may(role, calls)
+    return bool(calls) and may(role, (LINK, *calls))

@@ -40,6 +40,7 @@ def enter(browser_page, dashboard):
             page.goto(dashboard.url.rstrip("/") + path)
             if path == "/ledger":
                 page.wait_for_selector("[data-ledger]:not([data-state=checking])[data-state]")
+            page.get_by_text("Being computed").wait_for(state="detached")
             return page
 
         page.see = see
@@ -56,10 +57,19 @@ def paths(page):
 
 
 def test_the_pages_are_found(enter):
-    assert {"/", "/runs/r-1", "/runs/r-empty", "/ledger"} <= set(paths(enter()))
+    assert {"/", "/runs/r-1", "/runs/r-empty", "/clients", "/privacy", "/ledger"} <= set(paths(enter()))
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (360, True)])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [
+        (360, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [(1280, False), (1280, True), (360, False)]
+        ),
+    ],
+)
 def test_no_page_has_a_serious_fault_of_access_or_is_wider_than_the_window(enter, width, dark):
     page = enter("operator", width, 800, dark)
     for path in paths(page):
@@ -77,7 +87,8 @@ def test_words_of_others_are_shown_as_words(enter):
     assert page.get_by_text("onerror=alert(1)").first.is_visible()
     assert page.locator("img").count() == 0
     assert page.locator("main script").count() == 0
-    page.wait_for_timeout(2500)  # the page asks for itself again
+    with page.expect_response("**/runs/r-1"):  # the page asks for itself again
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     assert page.locator("img").count() == 0
 
 
@@ -119,7 +130,7 @@ def test_the_cookie_is_kept_from_scripts_is_new_for_each_session_and_gone_after_
 
 def test_a_page_is_walked_with_the_keyboard_alone_and_the_focus_is_seen(enter):
     page = enter()
-    for path in paths(page):
+    for path in ("/", "/runs/r-1", "/privacy", "/ledger"):
         page.see(path)
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.className") == "skip", path
@@ -133,7 +144,8 @@ def test_a_page_is_walked_with_the_keyboard_alone_and_the_focus_is_seen(enter):
                   const style = getComputedStyle(at), box = at.getBoundingClientRect();
                   const isSeen = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
                   const words = at.getAttribute("aria-label") || at.textContent.trim() || at.labels?.[0]?.textContent;
-                  return [`${at.tagName} ${words.slice(0, 60)}`, isSeen && box.width > 0 && box.height > 0];
+                  const place = [...document.querySelectorAll("*")].indexOf(at);
+                  return [`${place} ${at.tagName} ${words.slice(0, 60)}`, isSeen && box.width > 0 && box.height > 0];
                 }"""
             )
             if now is None:
@@ -181,6 +193,15 @@ def test_twice_as_large_and_in_forced_colours_every_page_can_be_read(enter):
                  .length)"""
         )
         assert not any(marks), (path, "a mark has the colour of the ground")
+        tabs = page.locator("nav[aria-label=Pages] a")
+        lines = tabs.evaluate_all("tabs => tabs.map(tab => getComputedStyle(tab).borderBottomColor)")
+        here = tabs.evaluate_all("tabs => tabs.findIndex(tab => tab.hasAttribute('aria-current'))")
+        assert lines.count(lines[here]) == 1, (path, "the page that one is on is not marked", lines)
+        tones = page.evaluate(
+            """() => [...document.querySelectorAll(".legend:has(li + li) .swatch:not(.o-asked)")]
+                 .map(swatch => getComputedStyle(swatch).backgroundColor)"""
+        )
+        assert len(set(tones)) > 1 or not tones, (path, "a legend tells nothing", tones)
 
 
 def test_the_ledger_page_checks_the_ledger_of_this_coordinator(enter, dashboard):

@@ -200,8 +200,17 @@ def test_a_file_is_kept_for_a_year_only_under_the_mark_of_its_content(served):
         assert served.stranger.get(path).headers["cache-control"] == "no-cache"
 
 
+def test_whoever_may_ask_for_no_link_sees_nothing_with_a_session(served, monkeypatch):
+    assert not any(may_see("client", name) for name in ROUTES)
+    client = served.sign_in("client")
+    assert {client.get(path).status_code for path in ("/", "/privacy", "/privacy.json", "/ledger")} == {403}
+    everybody = ALLOWED["/motet.v1.SystemService/IssueDashboardLink"] | {"client"}
+    monkeypatch.setitem(ALLOWED, "/motet.v1.SystemService/IssueDashboardLink", everybody)
+    assert client.get("/ledger").status_code == 200
+
+
 def test_entries_of_the_ledger_are_for_the_roles_that_may_list_them(served):
-    for role in ROLES:
+    for role in ("operator", "auditor", "researcher"):
         client = served.sign_in(role)
         told = client.get("/ledger/checkpoint.json").json()
         entry = client.get(f"/ledger/inclusion.json?sequence=0&size={told['size']}").json()
