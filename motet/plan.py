@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from aggregation import sketch_rounds
 from aggregation.floats import control_shapes, received_shapes, sent_shapes, trained_numbers
 from aggregation.table import TABLE
+from motet.asking import Asking, asking_of, asking_words, most_asked
 from motet.errors import MotetError
 from motet.recipe import Problem, Recipe, RecipeError, recipe_sha256
 from motet.recipe.checks import check_shapes
@@ -73,6 +74,7 @@ class PrivacyPlan:
       num_steps: of the whole run.
       target_delta: of the epsilons here.
       epsilon: of the whole run (PLD).
+      expected_epsilon: of the rounds in which a client is expected to be asked, rounded up; None where that is all.
       epsilon_limit: of the recipe.
       rounds_within_limit: rounds that the limit allows, at most those of the recipe.
     """
@@ -84,6 +86,7 @@ class PrivacyPlan:
     num_steps: int
     target_delta: float
     epsilon: float
+    expected_epsilon: float | None
     epsilon_limit: float | None
     rounds_within_limit: int
 
@@ -99,6 +102,7 @@ class Plan:
       total_parameters: of the base model, or None when it was not loaded.
       clients: one for each client, or for each rank class when clients are not named.
       clients_are_known: whether ``clients`` are the real ones.
+      asking: how often a client is asked; None where all are in every round, or nobody knows how many there are.
       privacy: None when the recipe is not private.
       seconds_per_step: of one optimiser step here, measured; None when it was not.
       notes: what a person should know before starting.
@@ -113,6 +117,7 @@ class Plan:
     total_parameters: int | None
     clients: tuple[ClientPlan, ...]
     clients_are_known: bool
+    asking: Asking | None
     privacy: PrivacyPlan | None
     seconds_per_step: float | None
     notes: tuple[str, ...]
@@ -123,8 +128,14 @@ class Plan:
         return None if self.seconds_per_step is None else self.seconds_per_step * self.local_steps
 
     @property
+    def expected_bytes(self) -> float:
+        """Both ways, of all clients over the whole run, as often as they are expected to be asked."""
+        share = 1.0 if self.asking is None else self.asking.share
+        return share * sum(client.total_bytes for client in self.clients)
+
+    @property
     def fits_budget(self) -> bool:
-        """Whether every round stays within ``privacy.epsilon_limit``."""
+        """Whether every round stays within ``privacy.epsilon_limit``, also for a client that is asked in each."""
         return self.privacy is None or self.privacy.rounds_within_limit >= self.rounds
 
     def to_dict(self) -> dict[str, object]:
@@ -134,7 +145,11 @@ class Plan:
             plain["total_bytes"] = client.total_bytes
         if self.privacy is not None and not math.isfinite(self.privacy.epsilon):
             values["privacy"]["epsilon"] = None
-        return values | {"seconds_per_round": self.seconds_per_round, "fits_budget": self.fits_budget}
+        return values | {
+            "seconds_per_round": self.seconds_per_round,
+            "fits_budget": self.fits_budget,
+            "expected_bytes": self.expected_bytes,
+        }
 
 
 def plan(recipe: Recipe, *, probe: bool = True) -> Plan:
@@ -167,7 +182,10 @@ def plan(recipe: Recipe, *, probe: bool = True) -> Plan:
             "compeft's messages depend on the values: what a client sends is the most that it can be"
         )
     seconds, total = _measure(recipe, notes) if probe else (None, None)
-    privacy = _privacy(_with_roster(recipe, sizes) if known else recipe)
+    asking = asking_of(recipe, len(sizes)) if known else None
+    privacy = _privacy(_with_roster(recipe, sizes) if known else recipe, asking)
+    if asking is not None:
+        notes.append(asking_words(asking, recipe.training.rounds))
     notes += _notes(recipe, sizes, known=known)
     if privacy is not None:
         trained = max((client.trainable_parameters for client in clients), default=0)
@@ -185,6 +203,7 @@ def plan(recipe: Recipe, *, probe: bool = True) -> Plan:
         total_parameters=total,
         clients=clients,
         clients_are_known=known,
+        asking=asking,
         privacy=privacy,
         seconds_per_step=seconds,
         notes=tuple(notes),
@@ -238,9 +257,13 @@ def _clients(
     sizes: Mapping[str, int | None],
 ) -> tuple[ClientPlan, ...]:
     ranks = {client: recipe.lora_rank_of(client) for client in sizes}
+    most = most_asked(recipe.cohort.minimum, recipe.cohort.over_select)
+    summed = sorted(ranks.values(), reverse=True)[
+        :most
+    ]  # so many updates are in one sum, the largest of them
     rows = []
     for client in ranks:
-        up, down = _bytes_of(recipe, shapes, heads, ranks, client)
+        up, down = _bytes_of(recipe, shapes, heads, summed, ranks[client])
         held = [_capped(recipe, ranks[client], t) for t in range(recipe.training.rounds)]
         numel = sum(math.prod(shape) for shape in heads.values())
         trained = [
@@ -267,10 +290,13 @@ def _bytes_of(
     recipe: Recipe,
     shapes: Mapping[str, tuple[int, int]],
     heads: Mapping[str, tuple[int, ...]],
-    ranks: Mapping[str, int],
-    client: str,
+    summed: Sequence[int],
+    lora_rank: int,
 ) -> tuple[list[int], list[int]]:
-    """Bytes that one client sends and receives in each round; with compeft, the most that it sends."""
+    """Bytes that a client of a rank sends and receives in each round; with compeft, the most that it sends.
+
+    ``summed``: ranks of the updates that one round sums, at most.
+    """
     from aggregation.compression import payload_bytes
     from aggregation.serialize import message_bytes
     from motet.recipe.method import scheme_of
@@ -279,7 +305,7 @@ def _bytes_of(
     scheme = scheme_of(recipe)
     up, down = [], []
     for t in range(recipe.training.rounds):
-        rank = _capped(recipe, ranks[client], t)
+        rank = _capped(recipe, lora_rank, t)
         sent, received = (
             (
                 sketch_rounds.sent_shapes(shapes, rank, heads, t),
@@ -288,7 +314,7 @@ def _bytes_of(
             if recipe.sketches_in()
             else (
                 sent_shapes(method, shapes, rank, heads, t),
-                received_shapes(method, shapes, [*ranks.values()], rank, heads, t),
+                received_shapes(method, shapes, summed, rank, heads, t),
             )
         )
         moved = {key: shape for key, shape in sent.items() if not key.endswith("/scale")}
@@ -311,7 +337,7 @@ def _with_roster(recipe: Recipe, clients: Iterable[str]) -> Recipe:
     return recipe.model_copy(update={"cohort": recipe.cohort.model_copy(update={"clients": sorted(clients)})})
 
 
-def _privacy(recipe: Recipe) -> PrivacyPlan | None:
+def _privacy(recipe: Recipe, asking: Asking | None) -> PrivacyPlan | None:
     if recipe.privacy is None:
         return None
     from motet.recipe.noise import round_event
@@ -337,6 +363,9 @@ def _privacy(recipe: Recipe) -> PrivacyPlan | None:
         num_steps=rounds * event.num_steps,
         target_delta=delta,
         epsilon=epsilon,
+        expected_epsilon=None
+        if asking is None
+        else epsilon_pld([event] * max(1, math.ceil(asking.expected_rounds - 1e-9)), delta),
         epsilon_limit=limit,
         rounds_within_limit=within,
     )

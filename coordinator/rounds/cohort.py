@@ -7,8 +7,9 @@ nothing. No guarantee rests on it; the draw of ``privacy.unit: client`` is anoth
 from __future__ import annotations
 
 import hashlib
-import math
 from typing import TYPE_CHECKING
+
+from motet.asking import most_asked
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -18,11 +19,6 @@ def coin(seed: int, round_index: int, attempt: int, client_id: str) -> float:
     """A client's number of one attempt, uniform in [0, 1)."""
     text = f"motet cohort/{seed}/{round_index}/{attempt}/{client_id}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-
-
-def most_asked(minimum: int, over_select: float | None) -> int | None:
-    """How many are asked at most: ``over_select`` times the minimum, rounded up; None without a bound."""
-    return None if over_select is None else math.ceil(over_select * minimum - 1e-9)
 
 
 def asked(
@@ -45,7 +41,7 @@ def asked(
       attempt: at it.
       draw_rate: each takes part with this probability, independently (a Poisson draw).
       minimum: where the coins give fewer, those with the lowest coins make up so many.
-      over_select: see ``most_asked``; of those drawn the lowest coins.
+      over_select: see ``motet.asking.most_asked``; of those drawn the lowest coins.
       busy: clients still at work on an older order; they are asked last.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import groupby
 from pathlib import Path  # noqa: TC003 - typer reads the annotation
 from typing import TYPE_CHECKING, Annotated
@@ -93,19 +94,24 @@ def _privacy_words(result: Plan) -> str:
         return "none: updates may reveal examples"
     cohort = "" if privacy.expected_cohort is None else f", sums divided by {privacy.expected_cohort:g}"
     limit = "" if privacy.epsilon_limit is None else f", limit {privacy.epsilon_limit:g}"
+    expected = ""
+    if result.asking is not None and privacy.expected_epsilon is not None:
+        rounds = math.ceil(result.asking.expected_rounds - 1e-9)
+        expected = f"\nthat is the most; asked in {rounds} rounds, as expected: epsilon {privacy.expected_epsilon:.3f}"
     return (
         f"epsilon {privacy.epsilon:.3f} at delta {privacy.target_delta:g} for {UNIT_WORDS[privacy.unit]}{limit}\n"
         f"{TRUST_WORDS[privacy.unit]}\n"
         f"noise multiplier {privacy.noise_multiplier:g}, {privacy.num_steps} steps at rate "
-        f"{privacy.sampling_rate:g}" + cohort
+        f"{privacy.sampling_rate:g}" + cohort + expected
     )
 
 
 def _table(result: Plan) -> Table:
     """One row for each group of clients that cost the same."""
     table = Table(title="bytes of one client", title_justify="left", show_footer=result.clients_are_known)
-    total = format_bytes(sum(client.total_bytes for client in result.clients))
-    table.add_column("clients", footer=f"all {len(result.clients)}", overflow="fold")
+    total = format_bytes(round(result.expected_bytes))
+    footer = f"all {len(result.clients)}" if result.asking is None else f"{len(result.clients)}, as expected"
+    table.add_column("clients", footer=footer, overflow="fold")
     table.add_column("rank", justify="right")
     table.add_column("trains", justify="right")
     table.add_column("sends\na round", justify="right")

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.rounds.cohort import asked, coin, most_asked
+from coordinator.rounds.cohort import asked, coin
+from motet.asking import most_asked
 from motet.recipe import RecipeError, parse_recipe
 
 OPEN = """
