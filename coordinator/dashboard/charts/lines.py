@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MOST_SERIES = 6
 _DOTS_UP_TO = 40
+_LETTER, _APART = 7.0, 18.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,9 +144,17 @@ def grid(frame: Frame, marks: Sequence[tuple[str, float]]) -> list[Markup]:
 def _rounds(frame: Frame, xs: Sequence[float], axes: Axes, at: Callable[[float], float]) -> list[Markup]:
     """As many words below the axis as do not touch each other."""
     longest = max(len(axes.show_x(x)) for x in xs)
-    chosen = thinned(range(len(xs)), min(9, int(frame.plot_width / (7 * longest + 18))))
+    width = _LETTER * longest + _APART
     y = frame.height - frame.bottom + 18
-    return [el("text", axes.show_x(xs[i]), x=at(xs[i]), y=y, class_="tick mid") for i in chosen]
+    parts, free = [], 0.0
+    for i in thinned(range(len(xs)), min(9, int(frame.plot_width / width))):
+        words = axes.show_x(xs[i])
+        half = _LETTER * len(words) / 2
+        middle = min(at(xs[i]), frame.width - half)
+        if middle - half >= free:  # places of times are not evenly apart
+            parts.append(el("text", words, x=middle, y=y, class_="tick mid"))
+            free = middle + half + _APART
+    return parts
 
 
 def _hits(
