@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--volume", action="append", default=[], metavar="NAME=FOLDER", help="a folder for a volume"
     )
     up.add_argument("--timeout", type=float, default=1800.0)
+    up.add_argument("--rootless", action="store_true", help="a user namespace, as for those who are not root")
     up.add_argument("--detach", "-d", action="store_true", help="do not wait")
     command("wait", _wait).add_argument("--timeout", type=float, default=1800.0)
     command("ps", _ps).add_argument("--json", action="store_true")
@@ -104,7 +105,7 @@ def _up(asked: argparse.Namespace) -> int:
 
 
 def _start_supervisor(asked: argparse.Namespace) -> None:
-    is_root = os.getuid() == 0
+    is_root = os.getuid() == 0 and not asked.rootless
     unshare = ["unshare", *([] if is_root else ["--user", "--map-root-user"])]
     unshare += ["--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
     given = [word for volume in asked.volume for word in ("--volume", volume)]

@@ -75,10 +75,6 @@ class Running:
 
     def run(self) -> None:
         """Start it, and again as its restart policy says, until it ends for good or is stopped."""
-        found = stand_in(self.service.image)
-        if found is None:
-            self.state = "not here"
-            return
         self._is_wanted.set()
         pause, again = 0.2, 0
         while self._is_wanted.is_set():

@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from compose.errors import ComposeError
+from compose.images import stand_in
 from compose.memory import bytes_below
 from compose.network import hosts_file, join, make_bridges, namespaces, planned
 from compose.service import Place, Running
@@ -92,17 +93,22 @@ class Supervisor:
             running.state, running.exit_code = "exited", 125
 
     def _wait_for_others(self, running: Running) -> bool:
+        if stand_in(running.service.image) is None:
+            running.state = "not here"
+            return False
         for other, condition in running.service.depends_on.items():
             while not self._holds(self._running[other], condition):
                 if self._over.wait(_LOOK_S):
                     return False
-                if self._running[other].has_failed() or self._running[other].state in {
-                    "not here",
-                    "given up",
-                }:
+                if self._is_lost(self._running[other], condition):
                     running.state, running.exit_code = "given up", 1
                     return False
         return True
+
+    def _is_lost(self, other: Running, condition: str) -> bool:
+        """Whether it makes no sense to wait for ``other`` any longer."""
+        is_ill = condition == "service_healthy" and other.health == "unhealthy"
+        return is_ill or other.has_failed() or other.state in {"not here", "given up"}
 
     def _holds(self, other: Running, condition: str) -> bool:
         if condition == "service_completed_successfully":

@@ -13,12 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNNER = ROOT / "scripts" / "compose_runner.py"
 PROBE = """
 import socket, sys
-host, port = sys.argv[1].rsplit(":", 1)
-try:
-    socket.create_connection((host, int(port)), 3).close()
-    print("reached")
-except OSError as e:
-    print("not reached:", e)
+for address in sys.argv[1:]:
+    host, port = address.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), 3).close()
+        print("reached")
+    except OSError as e:
+        print("closed:", e)
 """
 
 
@@ -86,11 +87,11 @@ class House:
         """What each service does, by name."""
         return {row["service"]: row for row in json.loads(self.ok("ps", "--json"))}
 
-    def reaches(self, service, address, python="python"):
-        """Whether a connection from a service to ``host:port`` is taken; by itself the probe always ends well."""
-        said = self.ok("exec", service, python, "-c", PROBE, address)
-        assert "reached" in said, said
-        return said.startswith("reached")
+    def reached(self, service, addresses, python="python"):
+        """Those of ``addresses`` (``host:port``) that take a connection from a service."""
+        said = self.ok("exec", service, python, "-c", PROBE, *addresses).splitlines()
+        assert len(said) == len(addresses), said
+        return {address for address, word in zip(addresses, said, strict=True) if word == "reached"}
 
     def logs(self):
         """The end of everything that was printed."""

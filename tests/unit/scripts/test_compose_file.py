@@ -119,7 +119,8 @@ def test_no_volume_of_a_client_is_seen_by_another_client_and_none_of_the_operato
     def volumes(name):
         return {m.source for m in project.services[name].mounts if m.kind == "volume"}
 
-    operators = {"coordinator-home", "database", "database-secret", "researcher-identity"}
+    operators = {"coordinator-home", "database", "database-secret"}
+    operators |= {volume for volume in project.volumes if volume.endswith("-identity")}
     for client in CLIENTS:
         assert not volumes(client) & operators
         for other in set(CLIENTS) - {client}:
@@ -133,12 +134,30 @@ def test_no_volume_of_a_client_is_seen_by_another_client_and_none_of_the_operato
     assert writers == {"materials"}
 
 
+def test_the_authoritys_key_and_the_databases_password_are_seen_by_few(project):
+    def who_mounts(volume):
+        return {s.name for s in project.services.values() if volume in {m.source for m in s.mounts}}
+
+    makes_identities = {"operator", "researcher", "auditor-identity"}
+    assert who_mounts("coordinator-home") == {"coordinator", *makes_identities}
+    assert who_mounts("database-secret") == {
+        "coordinator",
+        *makes_identities,
+        "postgres",
+        "database-password",
+    }
+    for name in makes_identities:
+        assert project.services[name].networks == {"database": ()}
+    for n in range(1, 5):
+        assert who_mounts(f"client-{n}-token") == {f"client-{n}-token", f"client-{n}"}
+
+
 def test_what_only_the_operator_may_reach_listens_on_a_name_that_clients_do_not_have(project):
     coordinator = project.services["coordinator"]
     words = dict(
         word[2:].split("=", 1) for word in coordinator.command if word.startswith("--") and "=" in word
     )
-    for option in ("control", "metrics"):
+    for option in ("control", "metrics", "dashboard"):
         host = words[option].rpartition(":")[0]
         (network,) = [n for n, names in coordinator.networks.items() if host in names]
         assert network not in CLIENTS
