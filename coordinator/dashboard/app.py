@@ -181,6 +181,7 @@ class Pages:
         secret = self._sessions.enter(request.query_params.get("key", ""))
         if secret is None:
             return self._refused(401, "This link was used, or is older than a minute.")
+        self._sessions.leave(request.cookies.get(self._place.cookie, ""))  # one session a browser
         answer = HTMLResponse(render("entered.html"))
         answer.set_cookie(
             self._place.cookie,

@@ -166,7 +166,7 @@ HEAD_LIES = [
     ({"note": lambda note: note.replace("\n6", "\n7", 1)}, "Signature", "does not fit"),
     ({"note": lambda note: note.split("\n\n")[0] + "\n\n"}, "Signature", "no signature line"),
     ({"note": "no note"}, "Signature", "no signed note"),
-    ({"note": None}, "Growth", "no ledger is shown any more"),
+    ({"note": None}, "Key", "no ledger is shown any more"),
     ({"key": lambda key: key.replace("motet/", "motes/")}, "Key", "the hash in the key"),
     ({"key": 7}, "Key", "no Ed25519 key"),
 ]
@@ -203,6 +203,19 @@ def test_growth_that_is_not_proven_is_a_fault(page, site, ledgers):
         site.lie_in("consistency.json", hashes=proof)
         assert look(page) == "fault"
         assert step(page, "Growth")[0] == "fault"
+
+
+def test_a_coordinator_that_does_not_answer_is_no_fault_and_nothing_is_said_to_hold(page, browser_page):
+    browser_page.expect("Failed to load resource")
+    assert look(page) == "holds"
+    page.route("**/ledger/checkpoint.json*", lambda route: route.abort())
+    assert look(page) == "unable"
+    assert "does not answer" in step(page, "Key")[1]
+    page.unroute("**/ledger/checkpoint.json*")
+    page.route("**/ledger/checkpoint.json*", lambda route: route.fulfill(status=503, body="away"))
+    assert look(page) == "unable"
+    page.unroute("**/ledger/checkpoint.json*")
+    assert look(page) == "holds"
 
 
 def ask_entry(page, number):

@@ -154,15 +154,15 @@ export async function checkHead(source, memory, steps) {
   });
   const key = await steps.run("Key", async () => {
     const told = await source.checkpoint();
+    if (told.note === null && seen) {
+      throw new Fault("rollback", `no ledger is shown any more; this browser saw one of ${seen.size} entries`);
+    }
     if (told.note === null) throw new Unable("nothing was signed yet: the first run or charge is, as it starts");
     const found = await readKey(told.key);
     const value = { ...found, note: String(told.note), mayRead: told.may_read === true };
     return { text: `${found.text}, fingerprint ${await fingerprint(found)}`, value };
   });
-  if (!key) {
-    if (seen) await steps.run("Growth", async () => notShown(seen));
-    return null;
-  }
+  if (!key) return null;
   const head = await steps.run("Signature", async () => {
     const value = await openCheckpoint(key.note, key);
     return { text: `${value.size} entries, root ${hex(value.root)}`, value };
@@ -173,10 +173,6 @@ export async function checkHead(source, memory, steps) {
     if (steps.worst === "holds") await keepHead(memory, steps, key, head);
   }
   return { key, head };
-}
-
-function notShown(seen) {
-  throw new Fault("rollback", `no ledger is shown any more; this browser saw one of ${seen.size} entries`);
 }
 
 async function keepHead(memory, steps, key, head) {

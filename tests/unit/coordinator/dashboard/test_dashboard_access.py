@@ -103,6 +103,17 @@ def test_the_cookie_is_kept_from_scripts_and_from_other_sites(served):
     assert "samesite=strict" in told
 
 
+def test_a_link_ends_the_session_that_the_browser_had(served):
+    client = served.sign_in("operator")
+    before = dict(client.cookies)
+    key, _ = served.sessions.link(served.peer("auditor"))
+    assert client.get(f"/enter?key={key}").status_code == 200
+    assert client.cookies[COOKIE] != before[COOKIE]
+    old = served.client()
+    old.cookies.update(before)
+    assert (old.get("/").status_code, client.get("/").status_code) == (401, 200)
+
+
 def test_a_revoked_identity_is_out_at_its_next_look(served):
     client = served.sign_in(serial=1234)
     assert client.get("/").status_code == 200
