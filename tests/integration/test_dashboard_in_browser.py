@@ -1,13 +1,17 @@
 """The dashboard in a real browser: readable by everybody, safe with hostile words, closed to who is not let in."""
 
+import datetime
+
 import pytest
 from browser import axe_faults
 from dashboard_home import play, submit
 from serving import served, site
 
+from coordinator.dashboard import server
 from coordinator.dashboard.server import serving_dashboard
 from coordinator.rpc.identity import Peer
 from coordinator.storage.where import open_store
+from coordinator.tls import ensure_certificates
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("browser")]
 HOSTILE = "<img src=x onerror=alert(1)>\"'{{7*7}}</script><script>alert(2)</script>\u202eevil\x00 " + "W" * 90
@@ -247,3 +251,23 @@ def test_a_foreign_page_reads_nothing_and_ends_no_session_though_the_browser_sen
         page.get_by_role("button", name="Free gift").click()
         page.wait_for_url("**/leave")
     assert page.see("/").get_by_role("heading", name="Runs").is_visible()
+
+
+def test_over_tls_the_cookie_is_for_tls_alone_and_the_ledger_is_checked(browser_page, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    store = open_store(home)
+    submit(store, "r-1", name="played")
+    play(store, "r-1")
+    store.ledger.publish()
+    ensure_certificates(home / "tls", ["localhost"], datetime.datetime.now(datetime.UTC))
+    monkeypatch.setattr(server, "is_loopback", lambda host: False)  # as for an address that others reach
+    with serving_dashboard(home, "127.0.0.1:0") as shown:
+        page = browser_page(ignore_https_errors=True)
+        page.goto(shown.link(Peer(role="auditor", name="somebody"))[0])
+        page.wait_for_url(shown.url)
+        assert shown.url.startswith("https://")
+        (cookie,) = page.context.cookies()
+        assert cookie["secure"] is True
+        page.goto(f"{shown.url}ledger")
+        page.wait_for_selector("[data-state=holds]")
+    store.close()
