@@ -28,8 +28,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from compose.errors import ComposeError  # noqa: E402 - after the path
 from compose.images import stand_in  # noqa: E402
+from compose.installed import install  # noqa: E402
 from compose.model import NOT_EMULATED, load  # noqa: E402
-from compose.service import Place  # noqa: E402
+from compose.service import IMAGE, Place  # noqa: E402
 from compose.supervisor import READY, SOCKET, supervise  # noqa: E402
 
 _READY_S = 60.0
@@ -98,6 +99,12 @@ def _up(asked: argparse.Namespace) -> int:
     for name in names:
         if stand_in(project.services[name].image) is None:
             print(f"{name}: nothing here stands for {project.services[name].image}; it is not run")
+    if any(project.services[name].image.startswith("motet:") for name in names) and not install(
+        asked.state / IMAGE
+    ):
+        print(
+            "hatchling is not installed: the checkout stands for our image, not the wheel that it would install"
+        )
     _start_supervisor(asked)
     if asked.detach:
         return 0

@@ -72,15 +72,19 @@ class StandIn:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
-def stand_in(image: str) -> StandIn | None:
+def stand_in(image: str, packages: Path | None = None) -> StandIn | None:
     """What stands for ``image``; None where this machine has nothing.
+
+    Args:
+      image: as the compose file names it.
+      packages: of our own image, installed; by default those of this checkout.
 
     Raises:
       ComposeError: an image that is not known here.
     """
     name = image.partition(":")[0]
     if name == "motet":
-        return _motet()
+        return _motet(packages or ROOT)
     if name == "postgres":
         return _postgres()
     if name == "prom/prometheus":
@@ -89,12 +93,12 @@ def stand_in(image: str) -> StandIn | None:
     if name == "grafana/grafana":
         return None
     if name == "scratch":  # for tests of the runner itself: this machine's shell and Python
-        return StandIn(environment={"PATH": SYSTEM_PATH}, binds=_python_binds(), files=_python_files())
+        return StandIn(environment={"PATH": SYSTEM_PATH}, binds=_python_binds(ROOT), files=_python_files())
     raise ComposeError(f"image {image}: nothing here stands for it")
 
 
-def _python_binds() -> tuple[tuple[str, str], ...]:
-    folders = {sys.prefix, sys.base_prefix, str(ROOT)}
+def _python_binds(packages: Path) -> tuple[tuple[str, str], ...]:
+    folders = {sys.prefix, sys.base_prefix, str(packages)}
     return tuple((f, f) for f in sorted(folders) if not f.startswith("/usr"))
 
 
@@ -102,16 +106,16 @@ def _python_files() -> dict[str, str]:
     return {"/opt/motet/bin/python": f'#!/bin/sh\nexec {sys.executable} "$@"\n'}
 
 
-def _motet() -> StandIn:
+def _motet(packages: Path) -> StandIn:
     facts = image_facts(ROOT / "docker" / "Dockerfile")
     start = f'#!/bin/sh\nexec {sys.executable} -m motet.cli.main "$@"\n'
     return StandIn(
         entrypoint=facts.entrypoint,
         command=facts.command,
-        environment={**facts.environment, "PYTHONPATH": str(ROOT)},
+        environment={**facts.environment, "PYTHONPATH": str(packages)},
         user=facts.user,
         working_dir=facts.working_dir,
-        binds=_python_binds(),
+        binds=_python_binds(packages),
         files={**_python_files(), "/opt/motet/bin/motet": start},
     )
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from compose.model import Mount, Service
 
 BOX = Path(__file__).with_name("box.py")
+IMAGE = "image"
 _MOST_PAUSE_S = 10.0
 
 
@@ -33,6 +34,12 @@ class Place:
     folder: Path
     in_user_namespace: bool
     given: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def packages(self) -> Path | None:
+        """Our own image's, where they were installed."""
+        folder = self.folder / IMAGE / "packages"
+        return folder if folder.exists() else None
 
     def log(self, name: str) -> Path:
         """What a service printed, over all its starts."""
@@ -171,7 +178,7 @@ class Running:
             process.wait(10)
 
     def _spec(self) -> dict[str, Any]:
-        service, found = self.service, stand_in(self.service.image)
+        service, found = self.service, stand_in(self.service.image, self.place.packages)
         if found is None:
             raise ComposeError(f"{service.name}: nothing here stands for {service.image}")
         words = [*(service.entrypoint or found.entrypoint)]
