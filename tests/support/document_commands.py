@@ -17,28 +17,13 @@ COMMANDS = {
     "python",
     "pip",
     "git",
-    "cd",
-    "cat",
-    "cp",
-    "for",
-    "export",
-    "curl",
-}
-COMMANDS |= {
-    "source",
-    ".",
-    "python3",
     "docker",
-    "head",
-    "sha256sum",
-    "mkdir",
-    "echo",
-    "sudo",
-    "psql",
+    "openssl",
+    "curl",
     "kill",
-    "diff",
+    "for",
 }
-DATA = {"yaml", "toml", "json", "jsonl"}
+COMMANDS |= {"cd", "cat", "cp", "mv", "rm", "ls", "export", ".", "sha256sum", "mkdir", "echo", "sed", "chmod"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +59,8 @@ class Block:
         """Its commands, one text each: a line, or as many as a loop, a here-document or a backslash take."""
         found, pending, end = [], [], None
         for line in self.lines:
+            if not pending and not line.strip():
+                continue
             pending.append(line)
             if end is None and (opened := re.search(r"<<-?\s*['\"]?(\w+)['\"]?", line)):
                 end = opened[1]

@@ -69,13 +69,14 @@ class DocumentShell:
       fills: pattern -> function of this shell and the match that gives a text: what stands on a page for something
         that only exists once it runs, such as RUN.
       has_run: commands that were run here.
+      known: what pages call by a name, such as RECIPE.
       run_id: of the last run that was submitted.
     """
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="motet-docs-"))
         self.home = Path(tempfile.mkdtemp(prefix="motet-shell-"))
-        self.fills, self.run_id, self.has_run = {}, None, set()
+        self.fills, self.run_id, self.known, self.has_run = {}, None, {}, set()
         self.services = []
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._socket = socket.socket(socket.AF_UNIX)
@@ -89,6 +90,7 @@ class DocumentShell:
             shim.chmod(0o755)
         (self.folder / ".venv/bin").mkdir(parents=True)
         (self.folder / ".venv/bin/motet").symlink_to(self.home / "bin/motet")
+        (self.folder / ".venv/bin/activate").write_text("# what runs here is on the PATH already\n")
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 

@@ -1,5 +1,7 @@
 """The documents show nothing that is not tried: every command, option, link, sample and piece of code in them."""
 
+import functools
+import json
 import re
 import shlex
 from pathlib import Path
@@ -76,10 +78,15 @@ def test_output_is_compared_but_for_what_differs_from_run_to_run(shown, printed,
 # -- what commands are made of -------------------------------------------------------------------------------
 
 
+@functools.cache
+def commands_of_motet():
+    return typer.main.get_command(build_app([]))
+
+
 def problem_of(command):
     """What of a command does not exist: a subcommand or an option; empty where all does."""
     words = [w for w in shlex.split(command, comments=True) if not w.startswith("...")][1:]
-    node = typer.main.get_command(build_app([]))
+    node = commands_of_motet()
     while words and getattr(node, "commands", None) is not None and not words[0].startswith("-"):
         if words[0] not in node.commands:
             return f"{command}: no {words[0]}"
@@ -119,6 +126,8 @@ def what_is_wrong_with(block, folder):
     try:
         if block.language == "yaml":
             check_yaml(block.text)
+        elif block.language == "jsonl":
+            [json.loads(line) for line in block.lines]
         elif block.language == "toml":
             check_policy(block.text, folder)
         else:
