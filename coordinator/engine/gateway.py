@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ssl
+import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -39,6 +40,8 @@ FLEET = frozenset(
 )
 MAX_BODY_BYTES = 16 << 20
 SILENCE_S = 30.0  # a body of which nothing comes for so long is given up
+SLOWEST_BYTES_S = 16_000.0  # so is one that is slower than this, beyond SILENCE_S
+HEAD_BYTES = 64 << 10  # so much of a body is there, or all of it, before the SuperLink is asked anything
 _ANSWER = "/v1/fleet/push-messages"
 _CALLER = b"flwr-public-key"  # Flower's header; importing its name would cost this process a hundred MB
 _HOP = frozenset(
@@ -110,8 +113,18 @@ class ReverseProxy:
             await send({"type": "lifespan.shutdown.complete"})
             return
         headers = [(k, v) for k, v in scope["headers"] if k not in _HOP]
+        length = int(dict(scope["headers"]).get(b"content-length", b"0"))
+        body = _body(receive, SILENCE_S + length / SLOWEST_BYTES_S)
+        try:
+            head = [part async for part in _first(body, HEAD_BYTES)]
+        except TimeoutError:
+            await _refuse(scope, send, 408)
+            return
+        except httpx.TransportError:
+            await _refuse(scope, send, 503)  # it left; nobody hears this
+            return
         request = self._client.build_request(
-            "POST", self._upstream + scope["path"], headers=headers, content=_body(receive)
+            "POST", self._upstream + scope["path"], headers=headers, content=_whole(head, body)
         )
         try:
             response = await self._client.send(request, stream=True)
@@ -135,14 +148,34 @@ class ReverseProxy:
             await response.aclose()
 
 
-async def _body(receive: Asgi) -> AsyncIterator[bytes]:
-    more = True
+async def _body(receive: Asgi, longest_s: float) -> AsyncIterator[bytes]:
+    """Parts of a request's body, as they come; each within ``SILENCE_S``, all within ``longest_s`` seconds."""
+    more, until = True, time.monotonic() + longest_s
     while more:
-        event = await asyncio.wait_for(receive(), SILENCE_S)
+        event = await asyncio.wait_for(receive(), max(0.0, min(SILENCE_S, until - time.monotonic())))
         if event["type"] == "http.disconnect":
             raise httpx.ReadError("the client left")
         more = event.get("more_body", False)
         yield event.get("body", b"")
+
+
+async def _first(parts: AsyncIterator[bytes], num_bytes: int) -> AsyncIterator[bytes]:
+    """Parts until there are so many bytes, or no more."""
+    size = 0
+    while size < num_bytes:
+        try:
+            part = await anext(parts)
+        except StopAsyncIteration:
+            return
+        size += len(part)
+        yield part
+
+
+async def _whole(head: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    for part in head:
+        yield part
+    async for part in rest:
+        yield part
 
 
 def main() -> None:

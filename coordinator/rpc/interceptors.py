@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
+from coordinator.rpc.bodies import Bodies
 from coordinator.rpc.identity import NOBODY, Peer
 from coordinator.rpc.roles import may_call
 from motet.connection.errors import BadRequestError, BusyError, NotAllowedError, ServerFaultError
@@ -121,6 +122,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc, unused-ignore]
       identify: the caller of a context; raises ``NotAuthenticatedError``.
       counts: of calls.
       most_streams: streams at once; each holds a thread.
+      most_slow: calls of one caller whose request may be on its way for long, at once; each holds a thread.
       tells_all: the caller owns this home, so that messages may name its paths.
     """
 
@@ -130,10 +132,11 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc, unused-ignore]
         counts: CallCounts,
         *,
         most_streams: int = 24,
+        most_slow: int = 4,
         tells_all: bool = False,
     ) -> None:
         self._identify, self._counts = identify, counts
-        self._tells_all = tells_all
+        self._tells_all, self.bodies = tells_all, Bodies(most_slow)
         self._streams = threading.BoundedSemaphore(most_streams)
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:  # noqa: ANN401 - gRPC's own
@@ -147,9 +150,10 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc, unused-ignore]
             return grpc.stream_stream_rpc_method_handler(
                 guarded.stream, handler.request_deserializer, handler.response_serializer
             )
+        # As streams of one request, so that who calls is known before the body is there: gRPC waits for it else.
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(guarded.stream, None, handler.response_serializer)
-        return grpc.unary_unary_rpc_method_handler(guarded.unary, None, handler.response_serializer)
+            return grpc.stream_stream_rpc_method_handler(guarded.stream, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(guarded.unary, None, handler.response_serializer)
 
     def admit(self, method: str, context: grpc.ServicerContext, *, longest_s: float) -> Call:
         """Who calls, and whether it may.
@@ -248,13 +252,13 @@ class _Guarded:
     def __init__(self, guard: Guard, handler: Any, method: str) -> None:  # noqa: ANN401 - gRPC's own
         self._guard, self._handler, self._method = guard, handler, method
 
-    def unary(self, data: bytes, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - a message
+    def unary(self, data: Iterator[bytes], context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - a message
         started, who = time.monotonic(), "nobody"
         try:
             call = self._guard.admit(self._method, context, longest_s=LONGEST_CALL_S)
             who = call.peer.label
             _CALL.set(call)
-            response = self._handler.unary_unary(self._parsed(data), context)
+            response = self._handler.unary_unary(self._parsed(data, context, who), context)
         except Exception as e:  # noqa: BLE001 - every error becomes a status; its class decides which
             self._guard.refuse(self._method, context, who, e, started)
         _echo(context, call.request_id)
@@ -273,7 +277,7 @@ class _Guarded:
             if self._handler.request_streaming:
                 yield from self._handler.stream_stream(data, context)
             else:
-                yield from self._handler.unary_stream(self._parsed(data), context)
+                yield from self._handler.unary_stream(self._parsed(data, context, who), context)
         except Exception as e:  # noqa: BLE001 - as above
             self._guard.refuse(self._method, context, who, e, started)
         except GeneratorExit:
@@ -288,7 +292,8 @@ class _Guarded:
         _echo(context, call.request_id)
         self._guard.ended(self._method, context, who, started)
 
-    def _parsed(self, data: bytes) -> Any:  # noqa: ANN401 - a message
+    def _parsed(self, messages: Iterator[bytes], context: grpc.ServicerContext, who: str) -> Any:  # noqa: ANN401 - a message
+        data = self._guard.bodies.read(messages, context, who)
         if len(data) > LARGEST_REQUEST_BYTES:
             raise BusyError(f"a request may have {LARGEST_REQUEST_BYTES} bytes, this one has {len(data)}")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coordinator.engine.waiting import Situation, why_it_waits
@@ -26,7 +27,8 @@ def run_record(store: Store, row: RunRow) -> Run:
     """One run."""
     approved = approved_by(store, row.recipe_sha256)
     closed = len(store.closed_rounds(row.run_id))
-    return run_of(row, rounds_closed=closed, approved=approved, reason=reason_of(store, row))
+    run = run_of(row, rounds_closed=closed, approved=approved, reason=reason_of(store, row))
+    return replace(run, actions=actions_of(store, row.run_id))
 
 
 def reason_of(store: Store, row: RunRow) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coordinator.rounds.table import WAITS_FOR_A_WORD
 from coordinator.rpc.interceptors import calling
 from coordinator.rpc.pages import page
-from coordinator.rpc.records import actions_of, run_record
+from coordinator.rpc.records import run_record
 from coordinator.rpc.roles import RESEARCHER
 from coordinator.rpc.watching import run_events
 from motet.connection.errors import BadRequestError, NotAllowedError
@@ -151,8 +150,7 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
             return ""
 
     def _run(self, run_id: str) -> control_pb2.Run:
-        run = run_record(self._store, self._store.get_run(run_id))
-        message: control_pb2.Run = encode(replace(run, actions=actions_of(self._store, run_id)))
+        message: control_pb2.Run = encode(run_record(self._store, self._store.get_run(run_id)))
         return message
 
     def _own(self, run_id: str) -> Run:

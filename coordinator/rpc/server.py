@@ -134,7 +134,7 @@ class ControlServer:
         Raises:
           ControlServerError: the address can not be listened on.
         """
-        guard = Guard(lambda _context: NOBODY, self._resources.counts, most_streams=1)
+        guard = Guard(lambda _context: NOBODY, self._resources.counts, most_streams=1, most_slow=1)
         overridden = dict(STRANGERS)
         options = (*((k, v) for k, v in OPTIONS if k not in overridden), *STRANGERS)
         server = _server(guard, ENROLMENT_THREADS, options)

@@ -28,7 +28,7 @@ class RunAction:
 class Run:
     """One training of one adapter. ``waiting_for``: what is missing before it starts or goes on.
 
-    ``actions``: who did what to it; told by ``get`` and by each change, not by ``list`` and ``watch``.
+    ``actions``: who did what to it; not told by ``watch``.
     """
 
     run_id: str

@@ -209,3 +209,72 @@ def test_answers_carry_how_often_to_ask_and_only_callers_that_the_superlink_admi
 
 def test_the_header_of_the_callers_key_is_the_one_that_flower_sends():
     assert FLEET_HTTP_PUBLIC_KEY_HEADER.encode() == gateway_module._CALLER
+
+
+def test_bodies_that_do_not_come_take_nothing_of_the_superlink_and_others_are_answered(monkeypatch):
+    """Fifty heads without a body; then one normal request."""
+    asked = []
+
+    class SuperLink(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request):
+            asked.append(b"")  # a connection is taken, whatever comes after
+            asked[-1] = b"".join([part async for part in request.stream])
+            return said(200)
+
+    gateway = ReverseProxy("https://127.0.0.1:1/", None)
+    gateway._client = httpx.AsyncClient(transport=SuperLink())
+    monkeypatch.setattr(gateway_module, "SILENCE_S", 2.0)
+
+    async def attack():
+        sent = []
+
+        async def never():
+            await asyncio.sleep(60)
+
+        async def send(message):
+            sent.append(message.get("status"))
+
+        slow = [asyncio.create_task(gateway(scope(length="100"), never, send)) for _ in range(50)]
+        await asyncio.sleep(0.1)
+        normal = []
+
+        async def receive():
+            return {"type": "http.request", "body": b"mine", "more_body": False}
+
+        async def keep(message):
+            normal.append(message)
+
+        began = asyncio.get_running_loop().time()
+        await gateway(scope(length="4"), receive, keep)
+        took = asyncio.get_running_loop().time() - began
+        assert asked == [b"mine"]  # none of the fifty has a connection there
+        await asyncio.gather(*slow)
+        return took, normal[0]["status"], sent
+
+    took, status_, refused = asyncio.run(attack())
+    assert (status_, took < 1.0) == (200, True)
+    assert [s for s in refused if s] == [408] * 50
+
+
+def test_a_body_that_comes_drop_by_drop_is_given_up(monkeypatch):
+    monkeypatch.setattr(gateway_module, "SILENCE_S", 0.5)
+    monkeypatch.setattr(gateway_module, "SLOWEST_BYTES_S", 1e6)
+    gateway = proxy(lambda _request: said(200))
+    drops = []
+
+    async def drip():
+        sent = []
+
+        async def receive():
+            await asyncio.sleep(0.2)  # each is within the silence
+            drops.append(1)
+            return {"type": "http.request", "body": b"x", "more_body": True}
+
+        async def send(message):
+            sent.append(message)
+
+        await asyncio.wait_for(gateway(scope(length="100"), receive, send), 30)
+        return sent[0]["status"]
+
+    assert asyncio.run(drip()) == 408
+    assert len(drops) < 20
