@@ -94,7 +94,7 @@ def privacy_charts(page: PrivacyPage) -> list[Chart]:
     series = [Series(label=_account(c), points=c.points) for c in page.curves]
     axes = Axes(x_name="Charged", show=number, from_zero=True, show_x=_moment)
     note = "the six budgets of which most is spent" if page.gauges and len(page.gauges) > len(series) else ""
-    made = line_chart("epsilon", "Epsilon over time", series, axes, note=note, is_wide=True)
+    made = line_chart("epsilon", "Epsilon over time, in UTC", series, axes, note=note, is_wide=True)
     return [made] if made else []
 
 

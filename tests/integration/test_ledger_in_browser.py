@@ -109,6 +109,8 @@ def test_a_ledger_that_is_not_the_one_seen_before_grown_is_told_loudly_and_not_r
         assert look(page) == "fault"
         assert words in step(page, "Growth")[1]
     assert "Do not rely" in page.get_by_role("alert").inner_text()
+    before = page.get_by_label("Head seen before").inner_text()
+    assert before.strip() == ledgers["grown"].newest_note().strip()  # what an auditor wants
     assert page.get_by_role("button", name="Check every entry").is_disabled()
     page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Forget what this browser saw").click()

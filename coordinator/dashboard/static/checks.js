@@ -150,7 +150,7 @@ export async function checkHead(source, memory, steps) {
   const recalled = await steps.run("Memory of this browser", async () => {
     seen = memory.recall();
     if (seen === null) return { state: "note", text: "this browser sees this ledger for the first time", value: true };
-    return { state: "note", text: `saw ${seen.size} entries last, on ${String(seen.at).slice(0, 16)} UTC`, value: true };
+    return { state: "note", text: `saw ${seen.size} entries last, on ${String(seen.at).slice(0, 16).replace("T", " ")} UTC`, value: true };
   });
   const key = await steps.run("Key", async () => {
     const told = await source.checkpoint();

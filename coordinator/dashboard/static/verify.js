@@ -1,7 +1,7 @@
 // Draws the checks of checks.js into the element that names a ledger: <section data-ledger="/ledger"></section>.
 // Everything that a coordinator says is set as text, never as markup.
 
-import { Memory, Source, Steps, checkEntries, checkHead, checkInclusion, checkOther } from "./checks.js";
+import { MEMORY, Memory, Source, Steps, checkEntries, checkHead, checkInclusion, checkOther } from "./checks.js";
 
 const WORDS = { holds: "holds", fault: "DOES NOT HOLD", unable: "not checked", note: "note" };
 const MARKS = { holds: "✓", fault: "✗", unable: "?", note: "·" };
@@ -52,11 +52,20 @@ class Page {
     const buttons = make("p", { className: "ledger-buttons" }, [this.all, this.again, this.forget]);
     this.note = make("pre", { className: "ledger-note", tabIndex: 0 });
     this.note.setAttribute("aria-label", "Signed head");
+    this.seen = make("pre", { className: "ledger-note", tabIndex: 0 });
+    this.seen.setAttribute("aria-label", "Head seen before");
+    const words = "Signed with the same key, it and the head below are evidence together. motet audit verify takes it.";
+    this.evidence = make("div", { hidden: true }, [
+      make("h2", { text: "The head that this browser saw before" }),
+      make("p", { text: words }),
+      this.seen,
+    ]);
     this.place.replaceChildren(
       this.verdict,
       this.list,
       this.bar,
       buttons,
+      this.evidence,
       make("h2", { text: "One entry" }),
       this.entryForm(),
       make("h2", { text: "Another's head" }),
@@ -135,8 +144,17 @@ class Page {
     this.trusted = steps.worst === "fault" ? null : found;
     this.all.disabled = !this.trusted;
     this.again.disabled = false;
-    this.forget.hidden = steps.worst !== "fault";
+    this.forget.hidden = this.evidence.hidden = steps.worst !== "fault";
+    this.seen.textContent = this.remembered();
     this.say(steps.worst);
+  }
+
+  remembered() {
+    try {
+      return this.memory.recall()?.note ?? "";
+    } catch {
+      return "";
+    }
   }
 
   async checkAll() {
@@ -155,7 +173,7 @@ class Page {
   }
 
   forgetSeen() {
-    const seen = globalThis.localStorage.getItem("motet-ledger-head");
+    const seen = globalThis.localStorage.getItem(MEMORY);
     const question = "The next look will be the first. Keep this as evidence before you go on:\n\n";
     if (globalThis.confirm(question + seen)) {
       this.memory.forget();
