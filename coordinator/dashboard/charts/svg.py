@@ -80,13 +80,13 @@ def el(tag: str, /, *children: object, **attributes: object) -> Markup:
     ``class_`` is ``class``; underscores in other names are dashes; a value of None leaves the attribute out; floats
     are rounded to a hundredth.
     """
-    told = Markup("").join(
-        Markup(' {}="{}"').format(name.rstrip("_").replace("_", "-"), _plain(value))
+    told = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{escape(_plain(value))}"'
         for name, value in attributes.items()
         if value is not None
     )
-    inside = Markup("").join(escape(child) for child in children)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(tag), told, inside)  # noqa: S704 - tag is a word of ours
+    inside = "".join(escape(child) for child in children)
+    return Markup(f"<{tag}{told}>{inside}</{tag}>")  # noqa: S704 - words of ours, and what was escaped above
 
 
 def picture(name: str, size: str, frame: Frame, title: str, summary: str, parts: Iterable[object]) -> Markup:

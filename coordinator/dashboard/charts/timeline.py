@@ -61,9 +61,7 @@ def timeline(attempts: Sequence[Attempt]) -> Chart | None:
         title="Timeline of rounds",
         summary=summary,
         pictures=pictures,
-        legend=[
-            (f"o-{o.replace(' ', '-')}", f"{sign} {o}".strip()) for o, sign in SIGNS.items() if o in used
-        ],
+        legend=[(_tone(o), f"{sign} {o}".strip()) for o, sign in SIGNS.items() if o in used],
         columns=["Round", "Attempt", "State", "Took", "Stragglers", "Failures", "Reason"],
         rows=[
             [
@@ -108,6 +106,9 @@ def _parts(attempts: Sequence[Attempt], clients: Sequence[str], frame: Frame) ->
     most = int(len(attempts) * slot // 30) or 1
     labelled = set(thinned(range(len(attempts)), most))
     parts = [el("text", "took", x=0, y=frame.top + _STRIP - 12, class_="tick")]
+    cells: dict[str, list[str]] = {}  # all of an outcome are one path, or a long run would be a heavy page
+    signs: list[Markup] = []
+    hits: list[Markup] = []
     top = frame.top + _STRIP
     for row, client in enumerate(clients):
         room = int((frame.left - 10) / 7)
@@ -132,23 +133,18 @@ def _parts(attempts: Sequence[Attempt], clients: Sequence[str], frame: Frame) ->
             if outcome is None:
                 continue
             y = top + row * _ROW
-            parts.append(
-                el(
-                    "rect",
-                    x=x,
-                    y=y,
-                    width=cell,
-                    height=_ROW - 4,
-                    rx=2,
-                    class_=f"cell o-{outcome.replace(' ', '-')}",
-                )
-            )
+            cells.setdefault(outcome, []).append(f"M{x:.4g} {y:g}h{cell:.3g}v{_ROW - 4:g}h-{cell:.3g}z")
             if SIGNS[outcome] and cell >= 7:
-                parts.append(el("text", SIGNS[outcome], x=x + cell / 2, y=y + 13, class_="sign"))
+                signs.append(el("text", SIGNS[outcome], x=x + cell / 2, y=y + 13, class_="sign"))
         if i in labelled:
             parts.append(el("text", _label(attempt), x=x + cell / 2, y=frame.height - 8, class_="tick mid"))
-        parts.append(_hit(attempt, x, cell, frame))
-    return parts
+        hits.append(_hit(attempt, x, cell, frame))
+    drawn = [el("path", d="".join(d), class_=f"cell {_tone(o)}") for o, d in cells.items()]
+    return [*parts, *drawn, *signs, *hits]
+
+
+def _tone(outcome: str) -> str:
+    return f"o-{outcome.replace(' ', '-')}"
 
 
 def _label(attempt: Attempt) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.dashboard.records import Traffic
+from coordinator.engine.waiting import Situation, why_it_waits
 from coordinator.rounds.table import ENDED
-from coordinator.rpc.records import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from coordinator.storage.models import RunRow
 
 PAGE = 50
+NOBODY_LEADS = why_it_waits(Situation(is_leading=False))
 STATES = ("RUNNING", "QUEUED", "PROPOSED", "HELD", "FINISHED", "FAILED", "CANCELLED")
 
 
@@ -85,8 +86,10 @@ def runs_page(records: Records, number: int = 1) -> RunsPage:
     rows, _ = records.runs(offset=(number - 1) * PAGE, limit=PAGE)
     names = [row.run_id for row in rows]
     closed, traffic = records.closed(names), records.traffic(names)
+    leader = records.store.leases.leader()
+    is_led = leader is not None and leader.left_s > 0
     lines = [
-        _line(records, row, closed.get(row.run_id, 0), traffic.get(row.run_id, Traffic())) for row in rows
+        _line(is_led, row, closed.get(row.run_id, 0), traffic.get(row.run_id, Traffic())) for row in rows
     ]
     return RunsPage(
         runs=lines,
@@ -98,7 +101,7 @@ def runs_page(records: Records, number: int = 1) -> RunsPage:
     )
 
 
-def _line(records: Records, row: RunRow, closed: int, traffic: Traffic) -> RunLine:
+def _line(is_led: bool, row: RunRow, closed: int, traffic: Traffic) -> RunLine:
     recipe = json.loads(row.recipe_json)
     return RunLine(
         run_id=row.run_id,
@@ -111,7 +114,7 @@ def _line(records: Records, row: RunRow, closed: int, traffic: Traffic) -> RunLi
         clients=traffic.clients,
         bytes_up=traffic.bytes_up,
         bytes_down=traffic.bytes_down,
-        reason=reason_of(records.store, row),
+        reason=row.reason if is_led or row.state not in {"QUEUED", "RUNNING"} else NOBODY_LEADS,
         submitted_by=row.submitted_by,
         created_at=row.created_at,
         finished_at=row.finished_at,
