@@ -49,8 +49,8 @@ def _of_playwright() -> str | None:
     folder = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or home)
     for build in sorted(folder.glob("chromium_headless_shell-*"), reverse=True):
         for path in sorted(build.glob("*/*headless*shell*")):
-            if path.is_file() and os.access(path, os.X_OK):
-                return str(path)
+            if path.is_file() and os.access(path, os.X_OK) and _done([str(path), "--version"]):
+                return str(path)  # one that lacks a library of the system does not start
     return None
 
 

@@ -125,11 +125,14 @@ def test_no_browser_is_got_where_none_is_wanted(monkeypatch):
     assert script.get_browser() is None
 
 
-@pytest.mark.parametrize("is_root", [True, False])
-def test_a_browser_that_is_missing_is_got_from_the_system_or_from_playwright(monkeypatch, tmp_path, is_root):
+@pytest.mark.parametrize(("is_ci", "is_root"), [(True, True), (True, False), (False, True), (False, False)])
+def test_only_in_continuous_integration_a_missing_browser_is_got_from_the_system(
+    monkeypatch, tmp_path, is_ci, is_root
+):
     script = browser.get_browser_script()
     ran = []
     monkeypatch.delenv("MOTET_CHROMIUM", raising=False)
+    monkeypatch.setenv("CI", "true" if is_ci else "")
     monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path))
     monkeypatch.setattr(
         script.shutil, "which", lambda name: "/usr/bin/apt-get" if name == "apt-get" else None
@@ -137,8 +140,10 @@ def test_a_browser_that_is_missing_is_got_from_the_system_or_from_playwright(mon
     monkeypatch.setattr(script.os, "geteuid", lambda: 0 if is_root else 1000)
     monkeypatch.setattr(script, "_done", lambda command: ran.append(command) is not None)
     assert script.get_browser() is None
-    assert [command[0] for command in ran] == ["apt-get"] * is_root + [sys.executable]
+    assert [command[0] for command in ran] == ["apt-get"] * (is_ci and is_root) + [sys.executable]
     build = tmp_path / "chromium_headless_shell-1200" / "chrome-linux"
     build.mkdir(parents=True)
     (build / "headless_shell").touch(mode=0o755)
+    assert script.get_browser() is None, "it does not start"
+    monkeypatch.setattr(script, "_done", lambda command: command[1:] == ["--version"])
     assert script.get_browser() == str(build / "headless_shell")
