@@ -55,7 +55,8 @@ class Running:
 
     def __init__(self, service: Service, place: Place, *, netns: str, hosts: str) -> None:
         self.service, self.place = service, place
-        self.state, self.health, self.exit_code, self.starts = "created", "", None, 0
+        self.state, self.health, self.starts = "created", "", 0
+        self.exit_code: int | None = None
         self.started_at = self.ended_at = self.healthy_at = 0.0
         self.peak_bytes = 0
         self._netns, self._hosts = netns, hosts
@@ -117,10 +118,10 @@ class Running:
         watched = threading.Event()
         if self.service.health:
             threading.Thread(target=self._watch_health, args=(watched,), daemon=True).start()
-        self.exit_code = self._process.wait()
+        code = self.exit_code = self._process.wait()
         watched.set()
         self.ended_at, self.state, self.health = time.time(), "exited", ""
-        return self.exit_code
+        return code
 
     def _watch_health(self, over: threading.Event) -> None:
         health, failed, began = self.service.health, 0, time.monotonic()
@@ -206,7 +207,7 @@ class Running:
             "in_user_namespace": self.place.in_user_namespace,
             "uid": int(uid),
             "gid": int(gid or uid),
-            "environment": {k: v for k, v in environment.items() if isinstance(v, str)},
+            "environment": environment,
             "cwd": service.working_dir or found.working_dir,
             "words": words,
         }

@@ -108,15 +108,31 @@ def test_a_service_that_is_killed_starts_again_and_one_that_is_stopped_does_not(
     assert house.rows()["stranger"]["starts"] == 2
 
 
-def test_a_step_that_fails_fails_up_and_what_waits_for_it_is_given_up(tmp_path):
+ILL = """
+  ill: {<<: *safe, command: [sleep, "600"], restart: unless-stopped, network_mode: none,
+    healthcheck: {test: [CMD, "false"], interval: 100ms, retries: 2}}
+  nurse: {<<: *safe, command: ["true"], network_mode: none, depends_on: {ill: {condition: service_healthy}}}
+networks:"""
+
+
+def test_what_waits_for_a_failed_step_or_an_ill_service_is_given_up_and_up_fails(tmp_path):
     path = tmp_path / "failing.yml"
-    path.write_text(FILE.replace("FRONT", "front").replace("id -u > /data/who", "exit 3"))
+    text = FILE.replace("FRONT", "front").replace("id -u > /data/who", "sleep 1; exit 3")
+    path.write_text(text.replace("\nnetworks:", ILL))
     house = House(path)
     try:
         done = house.run("up", "--timeout", "60")
         assert done.returncode == 1
-        assert "prepare: ended with 3" in done.stdout
-        assert "server: given up" in done.stdout
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            rows = house.rows()
+            if rows["server"]["state"] == rows["nurse"]["state"] == "given up":
+                break
+            time.sleep(0.3)
+        assert rows["prepare"]["exit_code"] == 3
+        assert [rows[name]["state"] for name in ("server", "friend", "nurse")] == ["given up"] * 3
+        assert rows["ill"]["health"] == "unhealthy"
+        assert rows["stranger"]["state"] == "running"
     finally:
         house.down()
 
