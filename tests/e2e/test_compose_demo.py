@@ -92,6 +92,10 @@ def is_audited(house):
     return said
 
 
+def charges_of(said):
+    return int(re.search(r"(\d+)\s+charges", said)[1])
+
+
 def nothing_is_left(house):
     house.ok("down")
     until = time.monotonic() + 20
@@ -131,10 +135,12 @@ def test_up_ends_with_a_trained_adapter_and_everything_closed_that_has_to_be(hou
     inside = {"control:8444", "control:8446", "postgres:5432", "metrics:9464"}
     assert house.reached("coordinator", sorted(inside)) == inside
 
-    is_audited(house)
-    house.ok("restart", "submit")  # as a second `up` would
-    house.ok("wait", "--timeout", "300")
+    charges = charges_of(is_audited(house))
+    assert charges == 24  # six rounds, four clients
+    house.ok("down", "--keep-volumes")
+    house.ok("up", "--timeout", "600", *MATERIALS)  # a second time: everything is found done
     assert has_trained(house) == run_id
+    assert charges_of(is_audited(house)) == charges
     assert (house.state / "logs" / "submit.log").read_text().count(f"{run_id} newsgroups-demo") == 2
     runs = house.ok("exec", "coordinator", "motet", "run", "list", "--home", HOME, "--json")
     assert [run["run_id"] for run in json.loads(runs)] == [run_id]

@@ -1,5 +1,7 @@
 """The compose runner on small services: order, health, networks, volumes, read-only roots, restarts, and no trace."""
 
+import os
+import signal
 import time
 
 import pytest
@@ -133,6 +135,10 @@ def test_what_waits_for_a_failed_step_or_an_ill_service_is_given_up_and_up_fails
         assert [rows[name]["state"] for name in ("server", "friend", "nurse")] == ["given up"] * 3
         assert rows["ill"]["health"] == "unhealthy"
         assert rows["stranger"]["state"] == "running"
+        os.kill(int((house.state / "pid").read_text()), signal.SIGKILL)  # the supervisor: nothing outlives it
+        while house.left()[0] and time.monotonic() < until:
+            time.sleep(0.2)
+        assert house.left()[0] == []
     finally:
         house.down()
 
