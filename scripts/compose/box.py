@@ -87,7 +87,7 @@ def _build(spec: dict[str, Any]) -> Path:
     for target, options in spec["tmpfs"]:
         path = root / target.lstrip("/")
         path.mkdir(parents=True, exist_ok=True)
-        _mount("tmpfs", path, "tmpfs", NOSUID | NODEV, options)
+        _mount("tmpfs", path, "tmpfs", NOSUID | NODEV | NOEXEC, options)
     for source, target in spec["binds"]:
         _bind(source, root / target.lstrip("/"), read_only=True)
     (root / "proc").mkdir()
