@@ -112,7 +112,7 @@ class Budgets:
     def _spending(self) -> Spending:
         from motet.audit.accounts import budget_of  # an accountant takes a second to load
 
-        rows = budget_of(self._store.charge_bodies())
+        rows = budget_of(self._store.charge_bodies(), witnessed=self._store.witnessed.lacking())
         most = sorted(rows, key=lambda r: (-r["total"], r["client_id"]))[:MOST_CURVES]
         curves = self._curves(most)
         return Spending(rows=rows, curves=curves, charges=sum(r["charges"] for r in rows))

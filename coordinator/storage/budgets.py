@@ -11,6 +11,7 @@ from sqlalchemy import func, insert, select, update
 from coordinator.errors import StorageError
 from coordinator.storage.models import BudgetRow, PrivacyEventRow
 from coordinator.storage.telling import in_parts
+from coordinator.storage.witnessed import witnessed_of_run, witnessed_texts
 from privacy.events import PoissonGaussianEvent, event_from_json
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def spent_together(session: Session, names: Sequence[str]) -> tuple[dict[str, li
     thousand rounds as after one. Events that are not understood stay as many as they are.
 
     Returns:
-      client id -> events, and client id -> number of charges; every name is in both.
+      client id -> events, those that count by the client's word alone among them, and client id -> number of charges
+      in this database; every name is in both.
     """
     events: dict[str, list[Event]] = {name: [] for name in names}
     charges = dict.fromkeys(names, 0)
@@ -94,6 +96,8 @@ def spent_together(session: Session, names: Sequence[str]) -> tuple[dict[str, li
                 events[client_id].append(replace(event, num_steps=event.num_steps * count))
             else:
                 events[client_id] += [event] * count
+        for client_id, text, count in witnessed_texts(session, part):
+            events[client_id] += [_read(text)] * count
     return events, charges
 
 
@@ -103,4 +107,5 @@ def charged_events(session: Session, client_id: str, run_id: str | None = None) 
     if run_id is not None:
         query = query.where(PrivacyEventRow.run_id == run_id)
     order = (PrivacyEventRow.reserved_at, PrivacyEventRow.reservation_id)
-    return [_read(text) for text in session.scalars(query.order_by(*order))]
+    texts = [*session.scalars(query.order_by(*order)), *witnessed_of_run(session, client_id, run_id)]
+    return [_read(text) for text in texts]

@@ -168,6 +168,19 @@ class PrivacyEventRow(Base):
     __table_args__ = (Index("ix_privacy_events_run_client", "run_id", "client_id"),)
 
 
+class WitnessedChargeRow(Base):
+    """A charge that a client's own signed record holds and this database lacked when it was told. It counts in full."""
+
+    __tablename__ = "witnessed_charges"
+    reservation_id: Mapped[str] = mapped_column(String(160), primary_key=True)
+    client_id: Mapped[str] = mapped_column(String(64), index=True)
+    run_id: Mapped[str] = mapped_column(String(64))
+    round_index: Mapped[int] = mapped_column(Integer)
+    attempt: Mapped[int] = mapped_column(Integer)
+    event_json: Mapped[str] = mapped_column(Text)
+    told_at: Mapped[float] = mapped_column(Float)
+
+
 class LedgerEntryRow(Base):
     """One entry of the ledger: the chain that auditors get. The table only grows, in order.
 

@@ -38,6 +38,7 @@ from coordinator.storage.models import (
 from coordinator.storage.planning import plan_attempt
 from coordinator.storage.resuming import let_go_on
 from coordinator.storage.telling import Received, Refused, Sent, Told, tell, transition_of
+from coordinator.storage.witnessed import WitnessedCharges
 from motet.clock import Clock, SystemClock
 from motet.recipe import Recipe, canonical_json, recipe_sha256
 from privacy.ledger.entries import (
@@ -69,6 +70,7 @@ class Store:
         self.leases = Leases(database)
         self.decisions = RecordedDecisions(database, ledger)
         self.actions = RunActions(database)
+        self.witnessed = WitnessedCharges(database, clock)
 
     @classmethod
     def open(

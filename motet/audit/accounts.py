@@ -29,6 +29,7 @@ class _Account:
     runs: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
     charges: int = 0
     open_charges: int = 0
+    witnessed: int = 0
 
 
 def charged_clients(bodies: Sequence[Body]) -> list[str]:
@@ -36,17 +37,24 @@ def charged_clients(bodies: Sequence[Body]) -> list[str]:
     return sorted({body.client_id for body in bodies if isinstance(body, Reserve)})
 
 
-def budget_of(bodies: Sequence[Body], *, only: Collection[str] | None = None) -> list[dict[str, Any]]:
+def budget_of(
+    bodies: Sequence[Body],
+    *,
+    only: Collection[str] | None = None,
+    witnessed: Sequence[Reserve] = (),
+) -> list[dict[str, Any]]:
     """One row a client and unit, from the entries of a ledger or a database.
 
     Args:
       bodies: all of them.
       only: clients that are wanted; an accountant takes its time for each.
+      witnessed: charges that the clients' own signed records hold and ``bodies`` lack; they count in full.
 
     Returns:
       ``client_id``, ``unit``, ``target_delta``; ``spent`` (epsilon of what came back), ``reserved`` (how much more all
       charges together cost: it counts in full), ``total``, ``limit`` and ``remaining`` (None without a limit),
-      ``charges``, ``open_charges``, and ``runs`` (run id, epsilon of that run by itself). Epsilons of runs do not add
+      ``charges``, ``open_charges``, ``witnessed_charges`` (by the client's
+      word alone), and ``runs`` (run id, epsilon of that run by itself). Epsilons of runs do not add
       up to ``total``: composing is cheaper than adding.
     """
     from privacy.accounting import epsilon_pld
@@ -55,7 +63,8 @@ def budget_of(bodies: Sequence[Body], *, only: Collection[str] | None = None) ->
     accounts: dict[tuple[str, str], _Account] = defaultdict(_Account)
     limits: dict[tuple[str, str], float] = {}
     settled = {body.reservation_id for body in bodies if isinstance(body, Settle)}
-    for body in bodies:
+    by_word = {body.reservation_id for body in witnessed}
+    for body in (*bodies, *witnessed):
         if isinstance(body, RunDeclared):
             state.runs[body.run_id] = json.loads(body.recipe_json)
         if not isinstance(body, Reserve):
@@ -67,6 +76,7 @@ def budget_of(bodies: Sequence[Body], *, only: Collection[str] | None = None) ->
         account.every.append(event)
         account.runs[body.run_id].append(event)
         account.charges += 1
+        account.witnessed += body.reservation_id in by_word
         if body.reservation_id in settled:
             account.settled.append(event)
         else:
@@ -94,6 +104,7 @@ def budget_of(bodies: Sequence[Body], *, only: Collection[str] | None = None) ->
                 "remaining": None if limit_or_none is None else max(0.0, limit_or_none - total),
                 "charges": account.charges,
                 "open_charges": account.open_charges,
+                "witnessed_charges": account.witnessed,
                 "runs": [
                     {"run_id": run_id, "epsilon": epsilon_pld(events, delta), "charges": len(events)}
                     for run_id, events in account.runs.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,12 @@ from motet.errors import MotetError
 app = typer.Typer(no_args_is_help=True, help="Calibrate noise; show what was spent and what is left.")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 DEFAULT_DELTA = 1e-5
+
+
+class ReceiptsUnreadableError(MotetError):
+    """The file of a client's record can not be read."""
+
+    exit_code = 2
 
 
 class CalibrationRefusedError(MotetError):
@@ -111,9 +118,45 @@ def show_command(
             "\n".join(f"{run['run_id']}: {run['epsilon']:.3f}" for run in row["runs"]),
         )
     console.print(table, highlight=False)
+    for row in rows:
+        if row["witnessed_charges"]:
+            console.print(
+                f"{row['client_id']}: {row['witnessed_charges']} of {row['charges']} charges are known by its own "
+                "signed record alone; they count in full",
+                highlight=False,
+                markup=False,
+            )
     console.print(
         "epsilon of all runs together is less than their sum; the limit is the lowest of a client's runs",
         highlight=False,
+    )
+
+
+@app.command("take-receipts")
+def take_receipts_command(
+    file: Annotated[Path, typer.Argument(help="Made by the client: motet audit receipts.", metavar="FILE")],
+    home: Home = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
+    as_json: Json = False,
+) -> None:
+    """Count what a client's own signed record holds and the coordinator lacks, after an older backup was put back.
+
+    A count only grows: what the record lacks stays. From then on every plan of a round looks at the higher count.
+
+    Example: motet budget take-receipts ward-a-receipts.json --home fed
+    """
+    try:
+        document = file.read_bytes()
+    except OSError as e:
+        raise ReceiptsUnreadableError(f"{file}: {e.strerror}", hint="check the path") from e
+    with reached(home, coordinator, identity) as connection:
+        told = connection.budgets.take_receipts(document)
+    if as_json:
+        print(json.dumps(asdict(told)))
+        return
+    print(
+        f"{told.client_id}: {told.charges} charges in its record, {told.added} were missing here and count now"
     )
 
 

@@ -26,6 +26,7 @@ from motet.wire.control import (
     RecipeRecord,
     Round,
     Run,
+    TakeReceiptsResponse,
 )
 from motet.wire.control_codec import decode
 from motet.wire.v1 import control_pb2
@@ -237,6 +238,20 @@ class BudgetCalls(Calls):
         """By client and unit; of one client if asked."""
         request = control_pb2.ListBudgetsRequest(client_id=client_id, page_size=BUDGETS_A_CALL)
         return tuple(self._pages(Budget, "ListBudgets", "budgets", request, timeout_s=BUDGETS_S))
+
+    def take_receipts(self, document: bytes) -> TakeReceiptsResponse:
+        """Raise a client's count by its own signed record (``motet audit receipts``), after an older backup came back.
+
+        Args:
+          document: as it was written.
+
+        Raises:
+          AdmissionRefusedError: it is no such record, or not signed by the registered key; nothing was changed.
+          NotFoundError: no such client is registered.
+          BusyError: it is larger than a request may be.
+        """
+        request = control_pb2.TakeReceiptsRequest(document=document)
+        return self._one(TakeReceiptsResponse, "TakeReceipts", request)
 
 
 class LedgerCalls(Calls):

@@ -156,7 +156,10 @@ class RunBudget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What one client has spent over all runs, in one unit. ``limit`` is the lowest of its runs."""
+    """What one client has spent over all runs, in one unit. ``limit`` is the lowest of its runs.
+
+    ``witnessed_charges``: of ``charges``, those known by the client's own signed record alone.
+    """
 
     client_id: str
     unit: str
@@ -168,7 +171,17 @@ class Budget:
     remaining: float | None = None
     charges: int = 0
     open_charges: int = 0
+    witnessed_charges: int = 0
     runs: Sequence[RunBudget] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeReceiptsResponse:
+    """What a client's record told: ``charges`` in it, ``added`` of them the coordinator lacked."""
+
+    client_id: str
+    charges: int
+    added: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -606,8 +606,24 @@ class GarbageReason(_message.Message):
     files: int
     def __init__(self, reason: _Optional[str] = ..., files: _Optional[int] = ...) -> None: ...
 
+class TakeReceiptsRequest(_message.Message):
+    __slots__ = ("document",)
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    document: bytes
+    def __init__(self, document: _Optional[bytes] = ...) -> None: ...
+
+class TakeReceiptsResponse(_message.Message):
+    __slots__ = ("client_id", "charges", "added")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CHARGES_FIELD_NUMBER: _ClassVar[int]
+    ADDED_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    charges: int
+    added: int
+    def __init__(self, client_id: _Optional[str] = ..., charges: _Optional[int] = ..., added: _Optional[int] = ...) -> None: ...
+
 class Budget(_message.Message):
-    __slots__ = ("client_id", "unit", "target_delta", "spent", "reserved", "total", "limit", "remaining", "charges", "open_charges", "runs")
+    __slots__ = ("client_id", "unit", "target_delta", "spent", "reserved", "total", "limit", "remaining", "charges", "open_charges", "runs", "witnessed_charges")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     TARGET_DELTA_FIELD_NUMBER: _ClassVar[int]
@@ -619,6 +635,7 @@ class Budget(_message.Message):
     CHARGES_FIELD_NUMBER: _ClassVar[int]
     OPEN_CHARGES_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
+    WITNESSED_CHARGES_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     unit: str
     target_delta: float
@@ -630,7 +647,8 @@ class Budget(_message.Message):
     charges: int
     open_charges: int
     runs: _containers.RepeatedCompositeFieldContainer[RunBudget]
-    def __init__(self, client_id: _Optional[str] = ..., unit: _Optional[str] = ..., target_delta: _Optional[float] = ..., spent: _Optional[float] = ..., reserved: _Optional[float] = ..., total: _Optional[float] = ..., limit: _Optional[float] = ..., remaining: _Optional[float] = ..., charges: _Optional[int] = ..., open_charges: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunBudget, _Mapping]]] = ...) -> None: ...
+    witnessed_charges: int
+    def __init__(self, client_id: _Optional[str] = ..., unit: _Optional[str] = ..., target_delta: _Optional[float] = ..., spent: _Optional[float] = ..., reserved: _Optional[float] = ..., total: _Optional[float] = ..., limit: _Optional[float] = ..., remaining: _Optional[float] = ..., charges: _Optional[int] = ..., open_charges: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunBudget, _Mapping]]] = ..., witnessed_charges: _Optional[int] = ...) -> None: ...
 
 class RunBudget(_message.Message):
     __slots__ = ("run_id", "epsilon", "charges")

@@ -1415,6 +1415,11 @@ class BudgetServiceStub(object):
                 request_serializer=control__pb2.ListBudgetsRequest.SerializeToString,
                 response_deserializer=control__pb2.ListBudgetsResponse.FromString,
                 _registered_method=True)
+        self.TakeReceipts = channel.unary_unary(
+                '/motet.v1.BudgetService/TakeReceipts',
+                request_serializer=control__pb2.TakeReceiptsRequest.SerializeToString,
+                response_deserializer=control__pb2.TakeReceiptsResponse.FromString,
+                _registered_method=True)
 
 
 class BudgetServiceServicer(object):
@@ -1429,6 +1434,13 @@ class BudgetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TakeReceipts(self, request, context):
+        """A client's own signed record of its charges: what it holds and the coordinator lacks counts from then on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BudgetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1436,6 +1448,11 @@ def add_BudgetServiceServicer_to_server(servicer, server):
                     servicer.ListBudgets,
                     request_deserializer=control__pb2.ListBudgetsRequest.FromString,
                     response_serializer=control__pb2.ListBudgetsResponse.SerializeToString,
+            ),
+            'TakeReceipts': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeReceipts,
+                    request_deserializer=control__pb2.TakeReceiptsRequest.FromString,
+                    response_serializer=control__pb2.TakeReceiptsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1467,6 +1484,33 @@ class BudgetService(object):
             '/motet.v1.BudgetService/ListBudgets',
             control__pb2.ListBudgetsRequest.SerializeToString,
             control__pb2.ListBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeReceipts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/motet.v1.BudgetService/TakeReceipts',
+            control__pb2.TakeReceiptsRequest.SerializeToString,
+            control__pb2.TakeReceiptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,155 @@
+"""A client's own signed record raises the coordinator's count of its charges; nothing here lowers one.
+
+After an older backup was put back the database lacks charges that were made. Each client has charged itself before it
+trained, and signs that record (``motet audit receipts``): what it holds and the database lacks counts in full from then
+on, in every look at that client's budget. It is no entry of the ledger, which tells what the coordinator did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select
+
+from coordinator.storage.models import ClientRow, PrivacyEventRow, WitnessedChargeRow
+from motet.audit.receipts import open_receipts
+from motet.enrolment import AdmissionRefusedError
+from motet.errors import NotFoundError
+from privacy.ledger.canonical import parse_canonical
+from privacy.ledger.entries import Reserve, reservation_id
+from privacy.ledger.errors import LedgerFormatError, SignatureError
+from privacy.ledger.rules import charged_event
+from privacy.ledger.vectors import rdp_vector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from sqlalchemy.orm import Session
+
+    from coordinator.storage.database import Database
+    from motet.clock import Clock
+    from privacy.ledger.canonical import Value
+
+_LONGEST_RUN = 64
+_LARGEST = 2**31 - 1
+_ALONE = WitnessedChargeRow.reservation_id.not_in(select(PrivacyEventRow.reservation_id))
+"""Without those that the database holds itself, by now."""
+
+
+class ReceiptsRefusedError(AdmissionRefusedError):
+    """A document is no signed record of a client, or not by the key that is registered; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witnessed:
+    """What a record told: ``charges`` in it, ``added`` of them the database lacked."""
+
+    client_id: str
+    charges: int
+    added: int
+
+
+class WitnessedCharges:
+    """Charges by a client's word.
+
+    Args:
+      database: of the store.
+      clock: for records.
+    """
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database, self._clock = database, clock
+
+    def take(self, document: bytes, *, of: str = "") -> Witnessed:
+        """Count what a record holds and the database lacks; the same twice changes nothing.
+
+        Args:
+          document: as ``motet audit receipts`` wrote it.
+          of: the client whose it must be; empty for any.
+
+        Raises:
+          ReceiptsRefusedError: it can not be read, or is not signed by the registered key.
+          NotFoundError: no such client is registered.
+        """
+        try:
+            client_id, charges, pem = open_receipts(parse_canonical(document.rstrip(b"\n")))
+        except (LedgerFormatError, SignatureError) as e:
+            raise _refused(str(e)) from e
+        if of and client_id != of:
+            raise _refused("it is another client's")
+        rows = {row.reservation_id: row for row in (self._row(client_id, c) for c in charges)}
+        with self._database.transaction() as session:
+            client = session.get(ClientRow, client_id)
+            if client is None:
+                raise NotFoundError(
+                    f"no client {client_id!r} is registered", hint="see: motet coordinator clients"
+                )
+            if client.public_key.decode("ascii", "replace").strip() != pem.strip():
+                raise _refused(f"it is not signed by the registered key of {client_id}")
+            known = set(_known(session, client_id))
+            missing = [row for name, row in rows.items() if name not in known]
+            session.add_all(missing)
+        return Witnessed(client_id=client_id, charges=len(charges), added=len(missing))
+
+    def lacking(self) -> list[Reserve]:
+        """Every charge that counts by a client's word alone, as an entry of a ledger would tell it."""
+        with self._database.reading() as session:
+            rows = session.scalars(select(WitnessedChargeRow).where(_ALONE)).all()
+        return [
+            Reserve(
+                reservation_id=row.reservation_id,
+                run_id=row.run_id,
+                round_index=row.round_index,
+                attempt=row.attempt,
+                client_id=row.client_id,
+                event=row.event_json,
+                rdp_nano=rdp_vector(charged_event(row.event_json)),
+            )
+            for row in rows
+        ]
+
+    def _row(self, client_id: str, charge: dict[str, Value]) -> WitnessedChargeRow:
+        run_id, event = charge["run_id"], charge["event"]
+        numbers = charge["round_index"], charge["attempt"]
+        if not (isinstance(run_id, str) and 0 < len(run_id) <= _LONGEST_RUN and isinstance(event, str)):
+            raise _refused("a charge in it has no run or no event")
+        round_index, attempt = (n if type(n) is int and 0 <= n <= _LARGEST else -1 for n in numbers)
+        if min(round_index, attempt) < 0:
+            raise _refused("a charge in it has no round or no attempt")
+        return WitnessedChargeRow(
+            reservation_id=reservation_id(run_id, round_index, attempt, client_id),
+            client_id=client_id,
+            run_id=run_id,
+            round_index=round_index,
+            attempt=attempt,
+            event_json=event,
+            told_at=self._clock.now(),
+        )
+
+
+def witnessed_texts(session: Session, client_ids: Iterable[str]) -> Iterator[tuple[str, str, int]]:
+    """Client id, event and how often, of charges that count by these clients' word alone."""
+    columns = (WitnessedChargeRow.client_id, WitnessedChargeRow.event_json)
+    query = select(*columns, func.count()).where(_ALONE, WitnessedChargeRow.client_id.in_(list(client_ids)))
+    for row in session.execute(query.group_by(*columns).order_by(*columns)):
+        yield row[0], row[1], row[2]
+
+
+def witnessed_of_run(session: Session, client_id: str, run_id: str | None) -> list[str]:
+    """Events of one client that count by its word alone; over all runs, or of one."""
+    query = select(WitnessedChargeRow.event_json).where(_ALONE, WitnessedChargeRow.client_id == client_id)
+    if run_id is not None:
+        query = query.where(WitnessedChargeRow.run_id == run_id)
+    return list(session.scalars(query.order_by(WitnessedChargeRow.reservation_id)))
+
+
+def _known(session: Session, client_id: str) -> Iterator[str]:
+    for table in (PrivacyEventRow, WitnessedChargeRow):
+        yield from session.scalars(select(table.reservation_id).where(table.client_id == client_id))
+
+
+def _refused(why: str) -> ReceiptsRefusedError:
+    return ReceiptsRefusedError(
+        f"the record is refused: {why}", hint="the client makes it: motet audit receipts"
+    )
