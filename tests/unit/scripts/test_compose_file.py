@@ -1,5 +1,6 @@
 """docker-compose.yml, the Dockerfile and what they mount: valid, hardened, and closed where they have to be."""
 
+import inspect
 import json
 import re
 import shutil
@@ -8,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from compose.dockerfile import image_facts
-from compose.model import load
+from compose.model import load, parsed
 
 from coordinator.observing.metrics import METRICS
 
@@ -24,6 +24,11 @@ CLIENTS = [f"client-{n}" for n in range(1, 5)]
 @pytest.fixture(scope="module")
 def project():
     return load(FILE, {})
+
+
+@pytest.fixture(scope="module")
+def raw():
+    return parsed(FILE.read_text())["services"]
 
 
 def tool(name):
@@ -78,8 +83,7 @@ def test_the_build_gets_the_packages_and_nothing_else_of_the_checkout():
     assert {line[1:] for line in ignored if line.startswith("!")} == wanted
 
 
-def test_every_service_runs_without_root_without_rights_on_a_read_only_root_below_an_init(project):
-    raw = yaml.safe_load(FILE.read_text())["services"]
+def test_every_service_runs_without_root_without_rights_on_a_read_only_root_below_an_init(project, raw):
     for name, service in project.services.items():
         assert service.read_only, name
         assert service.init, name
@@ -99,8 +103,7 @@ def test_no_password_stands_in_the_file(project):
                 assert key.endswith("_FILE"), f"{service.name}: {key}={value}"
 
 
-def test_ports_are_published_on_this_host_alone():
-    raw = yaml.safe_load(FILE.read_text())["services"]
+def test_ports_are_published_on_this_host_alone(raw):
     ports = [port for service in raw.values() for port in service.get("ports", [])]
     assert ports
     assert all(str(port).startswith("127.0.0.1:") for port in ports)
@@ -186,3 +189,61 @@ def test_dashboards_ask_for_figures_that_exist():
                 asked |= set(re.findall(r"\b(?:motet|process)_\w+", target["expr"]))
     assert not asked - known
     assert {metric.name for metric in METRICS} - asked <= {"motet_round_seconds"}  # asked for by its parts
+
+
+BROKEN = [
+    (
+        test_every_service_runs_without_root_without_rights_on_a_read_only_root_below_an_init,
+        ("  read_only: true\n", "  read_only: false\n"),
+        ('user: "10001:10001"', 'user: "0:0"'),
+        ('security_opt: ["no-new-privileges:true"]', "security_opt: []"),
+        ("  init: true\n", "  init: false\n"),
+        ("image: postgres:18.4-bookworm", "image: postgres:latest"),
+    ),
+    (
+        test_no_password_stands_in_the_file,
+        ("POSTGRES_PASSWORD_FILE: /run/motet/database-password", "POSTGRES_PASSWORD: motet"),
+    ),
+    (test_ports_are_published_on_this_host_alone, ("127.0.0.1:8446:8446", "8446:8446")),
+    (
+        test_a_client_shares_a_network_with_the_coordinator_alone_and_that_one_leads_nowhere,
+        ("networks: [client-1]", "networks: [client-1, database]"),
+        ("networks: [client-1]", "networks: [client-2]"),
+        ("  client-1: {internal: true}", "  client-1: {}"),
+        ("      client-1: {}\n", "      client-1: {aliases: [control]}\n"),
+    ),
+    (
+        test_no_volume_of_a_client_is_seen_by_another_client_and_none_of_the_operators_by_any,
+        ("source: client-2-home", "source: client-1-home"),
+        (
+            "source: client-2-data, target: /var/lib/motet/data, read",
+            "source: database-secret, target: /s, read",
+        ),
+    ),
+    (
+        test_the_authoritys_key_and_the_databases_password_are_seen_by_few,
+        ("volumes: [*operator-identity, {", "volumes: [*coordinator-home, {"),
+        (
+            "source: client-3-token, target: /var/lib/motet/token, read",
+            "source: client-4-token, target: /t, read",
+        ),
+    ),
+    (
+        test_what_only_the_operator_may_reach_listens_on_a_name_that_clients_do_not_have,
+        ("--control=control:8444", "--control=0.0.0.0:8444"),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("check", "old", "new"),
+    [pytest.param(check, *change, id=change[1].strip()) for check, *changes in BROKEN for change in changes],
+)
+def test_each_of_these_checks_fails_once_the_file_says_otherwise(tmp_path, check, old, new):
+    text = FILE.read_text()
+    assert old in text
+    path = tmp_path / "docker-compose.yml"
+    path.write_text(text.replace(old, new))
+    given = {"project": load(path, {}), "raw": parsed(path.read_text())["services"]}
+    with pytest.raises((AssertionError, ValueError)):
+        check(**{name: given[name] for name in inspect.signature(check).parameters})
