@@ -167,6 +167,7 @@ def restart(work: Path, name: str, *, away_s: float) -> None:
 def start_owner(work: Path, name: str) -> None:
     """One owner's process."""
     own, shard = work / "owners" / name, work / "data" / f"{name}.jsonl"
+    (work / f"{name}.log").unlink(missing_ok=True)
     start(name, work / f"{name}.log", "client", "start", "--home", str(own), "--data", str(shard))
 
 
@@ -182,9 +183,9 @@ def wait_for(is_true: Any, what: str) -> None:  # noqa: ANN401 - a question
 @contextmanager
 def federation(work: Path) -> Iterator[Path]:
     """Coordinator and owners; every process ends with the context."""
+    from motet.reaching import served_at
+
     home, shards = work / "coordinator", data(work)
-    ready = home / "join.json"
-    ready.unlink(missing_ok=True)
     try:
         start(
             "coordinator",
@@ -196,17 +197,14 @@ def federation(work: Path) -> Iterator[Path]:
             "--listen",
             "127.0.0.1:28711",
         )
-        wait_for(ready.exists, "the coordinator")
-        wait_for(lambda: json.loads((home / "control.json").read_text())["pid"] != 0, "its address")
+        wait_for(lambda: served_at(home) is not None, "the coordinator")
         for name in shards:
             own, token = work / "owners" / name, work / f"{name}.token"
             if not own.exists():
                 motet("ca", "token", "--client", name, "--out", str(token), "--home", str(home))
                 motet("client", "enrol", "--token-file", str(token), "--home", str(own))
             start_owner(work, name)
-        for name in shards:
-            log = work / f"{name}.log"
-            wait_for(lambda p=log: "is connected" in p.read_text(errors="replace"), name)
+        wait_for(lambda: len(online(home)) == len(shards), "all owners")
         yield home
     finally:
         for process in reversed(_RUNNING.values()):
@@ -214,6 +212,12 @@ def federation(work: Path) -> Iterator[Path]:
         for process in _RUNNING.values():
             process.wait(60)
         _RUNNING.clear()
+
+
+def online(home: Path) -> list[str]:
+    """Owners whose log says that they are connected since their last start."""
+    logs = {name: home.parent / f"{name}.log" for name in OWNERS}
+    return [n for n, p in logs.items() if p.exists() and "is connected" in p.read_text(errors="replace")]
 
 
 def link(home: Path) -> str:

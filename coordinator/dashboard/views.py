@@ -11,7 +11,7 @@ from coordinator.dashboard.charts.scale import number, seconds, size
 from coordinator.dashboard.charts.timeline import timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from coordinator.dashboard.budgets import Curve
     from coordinator.dashboard.charts.svg import Chart
@@ -26,6 +26,7 @@ SHOWN: dict[str, Callable[[float], str]] = {
     "macro_f1": lambda v: f"{100 * v:.1f} %",
 }
 COUNTS = ("clipped", "rejected", "late_replies", "duplicate_replies", "refused_replies", "equivocations")
+HOUR_S = 3600.0
 LAYERS = ("To the coordinator", "To the clients")
 
 
@@ -90,10 +91,19 @@ def timeline_chart(page: RunPage) -> Chart | None:
 
 
 def privacy_charts(page: PrivacyPage) -> list[Chart]:
-    """Epsilon over time, of those who have spent most, with the lowest of their limits."""
-    series = [Series(label=_account(c), points=c.points) for c in page.curves]
-    axes = Axes(x_name="Charged", show=number, from_zero=True, show_x=_moment)
-    note = "the six budgets of which most is spent" if page.gauges and len(page.gauges) > len(series) else ""
+    """Epsilon over time, of those who have spent most; budgets that were charged alike share a line."""
+    alike: dict[tuple[tuple[float, float], ...], list[str]] = {}
+    for curve in page.curves:
+        alike.setdefault(tuple(curve.points), []).append(_account(curve))
+    series = [Series(label=_together(names), points=points) for points, names in alike.items()]
+    times = [at for points in alike for at, _ in points]
+    axes = Axes(x_name="Charged", show=number, from_zero=True, show_x=_clock(times))
+    told = []
+    if len(page.gauges or ()) > len(page.curves):
+        told.append(f"the {len(page.curves)} budgets of which most is spent")
+    if len(series) < len(page.curves):
+        told.append("budgets that were charged alike share a line")
+    note = "; ".join(told)
     made = line_chart("epsilon", "Epsilon over time, in UTC", series, axes, note=note, is_wide=True)
     return [made] if made else []
 
@@ -102,8 +112,15 @@ def _account(curve: Curve) -> str:
     return curve.client_id if curve.unit == "example" else f"{curve.client_id}, one {curve.unit}"
 
 
-def _moment(at: float) -> str:
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%d %b %H:%M")
+def _together(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < 4 else f"{', '.join(names[:2])} and {len(names) - 2} more"
+
+
+def _clock(times: Sequence[float]) -> Callable[[float], str]:
+    """A moment as words, as fine as the span of all of them needs."""
+    span = max(times) - min(times) if times else 0.0
+    form = "%H:%M:%S" if span < HOUR_S else "%d %b %H:%M" if span < 3 * 24 * HOUR_S else "%d %b %Y"
+    return lambda at: datetime.datetime.fromtimestamp(at, datetime.UTC).strftime(form)
 
 
 def _curve(figure: Figure) -> Chart | None:
