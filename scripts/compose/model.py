@@ -22,7 +22,7 @@ NOT_EMULATED = {
     "shm_size": "shared memory as the host has it",
     "security_opt": "no-new-privileges alone",
     "ports": "nothing is published on the host; use exec",
-    "build": "nothing is built; the checkout and its environment stand for the image",
+    "build": "no image; a wheel of what the Dockerfile copies, on this machine and its Python",
     "logging": "one plain file a service, not rotated",
 }
 """Keys that are read and have no effect, or another one; ``up`` says so."""

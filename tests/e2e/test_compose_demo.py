@@ -149,8 +149,10 @@ def test_up_ends_with_a_trained_adapter_and_everything_closed_that_has_to_be(hou
 
 
 def test_a_client_that_is_killed_and_a_database_that_restarts_cost_time_and_nothing_else(house):
-    house.ok("up", "--detach", *MATERIALS)
+    house.ok("up", "--detach", "--rootless", *MATERIALS)
     wait_for(house, 1)
+    without = ("psql", "--host", "127.0.0.1", "-U", "motet", "--no-password", "-c", "SELECT 1")
+    assert "no password supplied" in house.run("exec", "postgres", *without).stdout
     house.ok("kill", "client-2")
     wait_for(house, 2)
     before = house.rows()["postgres"]["starts"]

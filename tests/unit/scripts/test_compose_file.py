@@ -171,6 +171,34 @@ def test_the_auditor_has_no_network(project):
     assert project.services["auditor"].profiles == {"auditor"}
 
 
+def test_a_fifth_client_is_the_fourths_services_and_lines_copied(tmp_path):
+    """As docs/compose.md says it."""
+    text = FILE.read_text()
+    start, end = text.index("  client-4-data:"), text.index("  # -- docker compose --profile auditor")
+    services = text[start:end]
+
+    def twice(part):
+        lines = part.splitlines(keepends=True)
+        return "".join(
+            line + (line.replace("client-4", "client-5") if "client-4" in line else "") for line in lines
+        )
+
+    path = tmp_path / "docker-compose.yml"
+    path.write_text(
+        twice(text[:start]) + services + services.replace("client-4", "client-5") + twice(text[end:])
+    )
+    project = load(path, {})
+    assert set(project.services) - set(load(FILE, {}).services) == {
+        f"client-5{end}" for end in ("", "-data", "-token", "-receipts")
+    }
+    assert set(project.services["client-5"].networks) == {"client-5"}
+    assert project.networks["client-5"] is True
+    assert "client-5" in project.services["coordinator"].networks
+    assert project.services["submit"].depends_on["client-5"] == "service_healthy"
+    assert "client-5-receipts" in project.services["auditor"].depends_on
+    assert "--receipts=/var/lib/motet/receipts/client-5/client-5.json" in project.services["auditor"].command
+
+
 def test_what_is_mounted_from_the_checkout_is_there(project):
     for service in project.services.values():
         for mount in service.mounts:
