@@ -48,6 +48,7 @@ test: setup-dev browser ## all set-up, then the tests
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup --maxprocesses 2
 
 test-all: setup-dev browser ## the slow campaigns as well
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,trackers]'
 	$(BIN)/motet materials fetch
 	MOTET_TEST_FORK=0 $(BIN)/python -m pytest
 

@@ -31,6 +31,7 @@ from coordinator.errors import DatabaseAwayError, LeadLostError
 from coordinator.leadership import LEASE_S, Leadership, candidate_of
 from coordinator.observing.server import observed
 from coordinator.observing.status import Status
+from coordinator.recording.recorder import Recorder
 from coordinator.storage.artifacts import ArtifactStore, open_artifacts
 from coordinator.storage.sharing import check_may_lead
 from coordinator.storage.where import open_store
@@ -249,9 +250,11 @@ def _work(
         ),
         asks_leave=True,
     )
+    recorder = Recorder(store, config.home / "trackers")
+    recorder.catch_up()
     queue = RunQueue(
         store,
-        engine.run,
+        recorder.around(engine.run),
         max_runs=config.max_runs,
         ends_service=(DatabaseAwayError, LeadLostError, LinkError),
     )

@@ -22,6 +22,7 @@ from coordinator.engine.local_grid import LocalGrid, WorkerPool, WorkerSpec
 from coordinator.engine.round_engine import RoundEngine
 from coordinator.engine.shape import ModelShape
 from coordinator.export import CardFacts
+from coordinator.recording.recorder import Recorder
 from coordinator.storage.artifacts import ArtifactStore
 from coordinator.storage.store import Store
 from motet.clock import SystemClock
@@ -35,6 +36,7 @@ from motet.exporting import (
     write_export,
 )
 from motet.modeling import initial_dense, layer_shapes
+from motet.trackers.needs import check_trackers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,6 +116,7 @@ def run_engine(
     run_id: str | None = None,
     with_curve: bool = True,
     num_threads: int | None = None,
+    trackers: Path | None = None,
 ) -> Outcome:
     """One run of the engine over an in-process grid, its state in ``folder/motet.db``.
 
@@ -127,6 +130,7 @@ def run_engine(
       run_id: of the run; made from the recipe when absent.
       with_curve: evaluate after every round; else after the last alone.
       num_threads: of an evaluation; all cores when None.
+      trackers: folder for what the recipe's trackers record; None records nothing.
 
     Raises:
       motet.errors.MotetError: the run failed; the message says why.
@@ -176,7 +180,8 @@ def run_engine(
             asks_leave=bool(shards.policies),
             may_wait=False,
         )
-        result = engine.run(run)
+        work = engine.run if trackers is None else Recorder(store, trackers).around(engine.run)
+        result = work(run)
         epsilons = epsilons_of(store, run, recipe, clients)
     finally:
         grid.close()
@@ -237,7 +242,7 @@ def simulate(
     Args:
       recipe: what to run.
       out_dir: gets ``adapter/`` (a PEFT folder; ``adapters/<client>`` where a part stays with each client),
-        ``data/`` (one file a client), ``runs/`` (databases, artifacts).
+        ``data/`` (one file a client), ``runs/`` (databases, artifacts), ``trackers/`` if the recipe names any.
       baselines: also run each client alone, the head alone, and, for a private recipe, the same without privacy.
       merged: write ``merged/`` as well, a whole model.
       processes: worker processes, one torch thread each; 0 runs the clients in this process.
@@ -258,6 +263,7 @@ def simulate(
       motet.errors.MotetError: bad data, a failed run, or an export that can not be written.
     """
     started = time.monotonic()
+    check_trackers(recipe)
     shards = prepare_shards(recipe, out_dir / "data")
     files = {} if policies is None else {c: policies / f"{c}.toml" for c in shards.train}
     shards = replace(
@@ -271,7 +277,15 @@ def simulate(
     pool = WorkerPool(processes, preload=("client.worker",)) if processes else None
     try:
         start = score(recipe, _before(recipe), shards.test, num_threads=os.cpu_count()).metric()
-        main = run_engine(recipe, shards, runs / "federated", stage="federated", pool=pool, on_step=on_step)
+        main = run_engine(
+            recipe,
+            shards,
+            runs / "federated",
+            stage="federated",
+            pool=pool,
+            on_step=on_step,
+            trackers=out_dir / "trackers",
+        )
         outcomes = {"federated": main}
         if baselines:
             outcomes |= _other_ways(recipe, shards, runs, pool, on_step)

@@ -16,6 +16,7 @@ from coordinator.rpc.watching import run_events
 from motet.connection.errors import BadRequestError, NotAllowedError
 from motet.errors import RunNotFoundError, WrongStateError
 from motet.recipe import parse_recipe, recipe_sha256
+from motet.trackers.needs import check_trackers
 from motet.wire.control_codec import encode
 from motet.wire.v1 import control_pb2, control_pb2_grpc
 
@@ -46,6 +47,7 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
                 "a run id has letters, digits, dot, dash and underscore, at most 63", hint="send none"
             )
         recipe = parse_recipe(request.recipe_text)
+        check_trackers(recipe)
         if self._recipe_of(request.run_id) not in {"", recipe_sha256(recipe)}:
             raise BadRequestError(
                 f"run {request.run_id} exists with another recipe", hint="choose another id"

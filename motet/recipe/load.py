@@ -76,10 +76,14 @@ def parse_recipe(text: str, source: str = "recipe", *, combinations: bool = True
 def canonical_json(recipe: Recipe) -> str:
     """The one text of a recipe: all fields, defaults written out, sorted keys, no spaces, ASCII.
 
-    Equal recipes give equal text, whatever their files looked like; ``from_canonical_json`` reads it back.
+    Equal recipes give equal text, whatever their files looked like; ``from_canonical_json`` reads it back. ``trackers``
+    stands in it only where there are any: recipes without keep the hash that owners have approved.
     """
+    values = recipe.model_dump(mode="json")
+    if not recipe.trackers.chosen:
+        del values["trackers"]
     return json.dumps(
-        recipe.model_dump(mode="json"),
+        values,
         sort_keys=True,
         separators=(",", ":"),
         ensure_ascii=True,

@@ -325,6 +325,50 @@ class PrivacySection(Section):
         return self.unit != "client"
 
 
+class TrackerProject(Section):
+    """``project``: of W&B, or the experiment of MLflow."""
+
+    project: Name = "motet"
+
+
+class TrackersSection(Section):
+    """Where the coordinator records figures of closed rounds, beside its database. A list of names does as well.
+
+    What is recorded depends on the privacy section and on owners' policies, not on what is set here.
+    """
+
+    jsonl: bool = False
+    tensorboard: bool = False
+    mlflow: TrackerProject | None = None
+    wandb: TrackerProject | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: object) -> object:
+        """``[jsonl, wandb]`` and ``{jsonl: , wandb: true}`` are ``{jsonl: true, wandb: {}}``."""
+        if isinstance(given, list) and all(isinstance(name, str) for name in given):
+            given = dict.fromkeys(given)
+        if not isinstance(given, dict):
+            return given
+        found = {}
+        for name, value in given.items():
+            has_keys = name in ("mlflow", "wandb")
+            wanted: object = value
+            if value is None or value is True or value == {}:
+                wanted = {} if has_keys else True
+            elif value is False and has_keys:
+                wanted = None
+            found[name] = wanted
+        return found
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """Name of each tracker that is wanted -> its project; empty for one that has none."""
+        plain = {name: "" for name in ("jsonl", "tensorboard") if getattr(self, name)}
+        named = {"mlflow": self.mlflow, "wandb": self.wandb}
+        return plain | {name: section.project for name, section in named.items() if section is not None}
+
+
 class Recipe(Section):
     """One run, whole.
 
@@ -344,6 +388,7 @@ class Recipe(Section):
     server_optimizer: ServerOptimizerSection = ServerOptimizerSection()
     compression: CompressionSection | None = None
     privacy: PrivacySection | None = None
+    trackers: TrackersSection = TrackersSection()
     seed: int = 0
 
     def lora_rank_of(self, client_id: str, capacity_class: str | None = None) -> int:

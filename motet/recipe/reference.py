@@ -122,6 +122,14 @@ MEANINGS: Mapping[str, str] = {
     "compression.block": "numbers that share a size (int8, int4)",
     "compression.density": "share of the numbers that is sent (compeft)",
     "compression.error_feedback": "add what one message left out to the next; absent: where the method allows it",
+    "trackers": "where the coordinator records figures of closed rounds; a list of names, such as [jsonl, wandb], or a "
+    "map; docs/trackers.md says what is recorded of private runs",
+    "trackers.jsonl": "one line a round, `rounds.jsonl`",
+    "trackers.tensorboard": "TensorBoard's event files",
+    "trackers.mlflow": "an SQLite file of MLflow's",
+    "trackers.mlflow.project": "the experiment",
+    "trackers.wandb": "W&B, offline: nothing is sent",
+    "trackers.wandb.project": "the project",
     "privacy": "differential privacy (add/remove neighbours); absent: none",
     "privacy.unit": "what is protected: an example or a person (DP-SGD at the client), or a client's whole data "
     "(noise on the coordinator's sum: the coordinator is trusted)",

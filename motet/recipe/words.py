@@ -36,7 +36,21 @@ def in_words(recipe: Recipe) -> list[str]:
         *_privacy(recipe.privacy, training.rounds),
         _who(cohort.clients, cohort.minimum),
         *_reads(recipe),
+        *_recorded(recipe),
     ]
+
+
+def _recorded(recipe: Recipe) -> list[str]:
+    if not recipe.trackers.chosen:
+        return []
+    names = ", ".join(recipe.trackers.chosen)
+    if recipe.privacy is None:
+        what = "Figures of each round, and of your updates, are recorded"
+    elif recipe.trains_privately:
+        what = "Figures that follow from noised updates are recorded"
+    else:
+        what = "Of each round the epsilon alone is recorded"
+    return [f"{what} at the coordinator for {names}; nothing is sent elsewhere by Motet."]
 
 
 def _what_trains(recipe: Recipe) -> str:

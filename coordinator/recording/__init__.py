@@ -1,0 +1,1 @@
+"""What trackers may record of a run, and the thread that hands it to them. See docs/trackers.md."""
