@@ -47,6 +47,7 @@ class Policy:
     Attributes:
       data_sets: name of a data set, or path as given to ``--data`` -> most epsilon on it; beside ``max_epsilon``.
       max_parallel_runs: for how many runs this client may be asked at one time.
+      share_metrics: False: no figure beside the update leaves, and none of this client is recorded by trackers.
       sha256: of the file; empty without one. Decisions name it.
     """
 
@@ -73,6 +74,7 @@ class Policy:
     approval: str = "any"
     approved_recipes: tuple[str, ...] | None = None
     max_parallel_runs: int = 1
+    share_metrics: bool = True
     data_sets: Mapping[str, float] = field(default_factory=dict)
     sha256: str = field(default="", compare=False)
 
@@ -163,6 +165,7 @@ def _list_of(fits: Callable[[str], bool]) -> Callable[[object], bool]:
 
 _USABLE: Mapping[str, Callable[[object], bool]] = {
     "require_privacy": lambda value: isinstance(value, bool),
+    "share_metrics": lambda value: isinstance(value, bool),
     "allowed_units": _list_of(lambda unit: unit in UNITS),
     "allowed_tasks": _list_of(lambda task: task in TASKS),
     "allowed_base_sha256": _list_of(lambda text: _SHA256.fullmatch(text) is not None),
@@ -303,6 +306,10 @@ def check_policy(policy: Policy, recipe: Recipe, *, lora_rank: int, noise_multip
     _check_privacy(policy, recipe, noise_multiplier)
     _check_public_file(policy, recipe)
     _check_base(policy, recipe)
+    if not policy.share_metrics and recipe.cohort.weights == "num_examples":
+        raise PolicyRefusedError(
+            "clause share_metrics: the recipe weighs clients by their number of examples, which the owner does not tell"
+        )
     _check_what_trains(policy, recipe, lora_rank)
     if policy.min_cohort is not None and recipe.cohort.minimum < policy.min_cohort:
         raise PolicyRefusedError(

@@ -16,6 +16,7 @@ What each field tells:
 | ``is_private`` | true | false | false |
 | ``offered_lora_rank`` | of the machine and its owner's policy, measured without an example | same | same |
 | ``compression_error`` | of noised values and earlier messages alone (``client.packing``) | 0 | what was cut |
+| ``withholds_metrics`` | of the owner's policy: the two figures above are 0 (``share_metrics = false``) | same | same |
 | ``leave_json`` | of the owner's policy, its clock and the owner's decisions (``client.leave``) | same | same |
 | ``error_code``, ``error_message`` | empty, or of the list below | same | same, and where the data has a mistake |
 
@@ -72,11 +73,18 @@ def release(
     num_steps: int,
     num_examples: int,
     offered_lora_rank: int = 0,
+    shares_metrics: bool = True,
 ) -> TrainReply:
-    """The reply that may leave: see the module's list of released values."""
+    """The reply that may leave: see the module's list of released values.
+
+    Raises:
+      ValueError: the recipe weighs by the number of examples, and the owner shares no metrics.
+    """
     counts_stay = recipe.privacy is not None
     noised_elsewhere = counts_stay and not recipe.trains_privately
     weighted = recipe.cohort.weights == "num_examples" and not counts_stay
+    if weighted and not shares_metrics:
+        raise ValueError("clause share_metrics should have refused this recipe")
     return TrainReply(
         run_id=order.run_id,
         round_index=order.round_index,
@@ -86,10 +94,11 @@ def release(
         payload_sha256=sha256_hex(message.payload),
         aggregation_weight=float(num_examples) if weighted else 1.0,
         num_steps=num_steps,
-        num_examples=0 if counts_stay else num_examples,
+        num_examples=0 if counts_stay or not shares_metrics else num_examples,
         is_private=recipe.trains_privately,
         offered_lora_rank=offered_lora_rank,
-        compression_error=0.0 if noised_elsewhere else message.error,
+        compression_error=0.0 if noised_elsewhere or not shares_metrics else message.error,
+        withholds_metrics=not shares_metrics,
     )
 
 

@@ -179,6 +179,7 @@ class ClientWorker:
             num_steps=recipe.training.local_steps,
             num_examples=len(examples),
             offered_lora_rank=self._offered(order),
+            shares_metrics=self._policy.share_metrics,
         )
         self._store_reply(order, reply)
         if reservation is not None:

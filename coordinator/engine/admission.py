@@ -146,6 +146,8 @@ def _check_released_values(reply: TrainReply, recipe: Recipe) -> None:
         raise MalformedUpdateError("bad_weight", "the aggregation weight is not positive and finite")
     if reply.num_examples < 0:
         raise MalformedUpdateError("bad_count", "the number of examples is negative")
+    if reply.withholds_metrics and (reply.num_examples or reply.compression_error):
+        raise MalformedUpdateError("released_count", "figures stand beside the word that none are released")
     if recipe.privacy is not None:
         if recipe.trains_privately and not reply.is_private:
             raise MalformedUpdateError("not_private", "the run is private, this update carries no noise")

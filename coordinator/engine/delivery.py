@@ -279,6 +279,7 @@ class Delivery:
         if code or isinstance(reply, GridFailure):
             return Refused(client_id=order.client_id, code=code, message=message)
         uniform = self._recipe.cohort.weights == "uniform"
+        tells_error = self._recipe.compression is not None and not reply.withholds_metrics
         return Received(
             client_id=order.client_id,
             payload_sha256=reply.payload_sha256,
@@ -286,7 +287,8 @@ class Delivery:
             weight=1.0 if uniform else reply.aggregation_weight,
             num_examples=reply.num_examples,
             lora_rank=lora_rank,
-            compression_error=None if self._recipe.compression is None else reply.compression_error,
+            compression_error=reply.compression_error if tells_error else None,
+            withholds_metrics=reply.withholds_metrics,
         )
 
     def _tell(self, row: RoundRow, told: Sequence[Told]) -> None:

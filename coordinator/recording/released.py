@@ -37,7 +37,6 @@ def released_figures(
     metrics: Mapping[str, float],
     *,
     epsilon: float | None = None,
-    withheld: frozenset[str] = frozenset(),
 ) -> RoundFigures:
     """What may be recorded of a closed round.
 
@@ -47,7 +46,6 @@ def released_figures(
       contributions: of that attempt.
       metrics: the coordinator's own figures of the round, by name.
       epsilon: the most that a client was charged in this run so far; None without privacy.
-      withheld: clients whose owners release no metrics.
 
     Returns:
       figures; what is not finite is left out.
@@ -73,7 +71,7 @@ def released_figures(
         round_index=closed.round_index,
         at=None if is_private else closed.closed_at,
         figures=_finite(figures),
-        clients={c.client_id: _of(c, is_private=is_private) for c in received if c.client_id not in withheld},
+        clients={c.client_id: _of(c, is_private=is_private) for c in received if not c.withholds_metrics},
     )
 
 

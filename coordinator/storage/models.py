@@ -104,7 +104,8 @@ class ContributionRow(Base):
 
     ``lora_rank``: as ordered; once the update is there, as it holds (less where the client has pruned itself).
     Of an update that was reduced: ``change_norm`` as a product, ``share`` of the result, ``outcome`` empty, clipped or
-    rejected. ``compression_error``: the client's own figure, relative; None for whole updates.
+    rejected. ``compression_error``: the client's own figure, relative; None for whole updates, or where it is withheld.
+    ``withholds_metrics``: its owner wants no figure of it recorded.
     """
 
     __tablename__ = "contributions"
@@ -124,6 +125,7 @@ class ContributionRow(Base):
     share: Mapped[float | None] = mapped_column(Float)
     outcome: Mapped[str] = mapped_column(String(16), default="")
     compression_error: Mapped[float | None] = mapped_column(Float)
+    withholds_metrics: Mapped[bool] = mapped_column(Boolean, default=False)
     error_code: Mapped[str] = mapped_column(String(64), default="")
     error_message: Mapped[str] = mapped_column(Text, default="")
     __table_args__ = (

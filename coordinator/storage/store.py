@@ -395,6 +395,7 @@ class Store:
         num_examples: int,
         lora_rank: int | None = None,
         compression_error: float | None = None,
+        withholds_metrics: bool = False,
     ) -> None:
         """An update is stored and admitted; its charge is settled. ``lora_rank``: where it is not what was ordered."""
         received = Received(
@@ -405,6 +406,7 @@ class Store:
             num_examples=num_examples,
             lora_rank=lora_rank,
             compression_error=compression_error,
+            withholds_metrics=withholds_metrics,
         )
         self.tell(run_id, round_index, attempt, [received])
 

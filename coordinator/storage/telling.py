@@ -49,6 +49,7 @@ class Received:
     num_examples: int
     lora_rank: int | None = None
     compression_error: float | None = None
+    withholds_metrics: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +116,7 @@ def _written(told: Told, row: ContributionRow, charge: PrivacyEventRow | None) -
     else:
         row.payload_sha256, row.bytes_up = told.payload_sha256, told.bytes_up
         row.weight, row.num_examples = told.weight, told.num_examples
-        row.compression_error = told.compression_error
+        row.compression_error, row.withholds_metrics = told.compression_error, told.withholds_metrics
         row.lora_rank = row.lora_rank if told.lora_rank is None else told.lora_rank
         if charge is not None:
             if moves(table.SETTLE, charge.state, what=f"charge {name}"):

@@ -345,16 +345,16 @@ class TrackersSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, given: object) -> object:
-        """``[jsonl, wandb]`` and ``{jsonl: , wandb: true}`` are ``{jsonl: true, wandb: {}}``."""
+        """``[jsonl, wandb]`` and ``{jsonl: true, wandb: true}`` are ``{jsonl: true, wandb: {}}``."""
         if isinstance(given, list) and all(isinstance(name, str) for name in given):
-            given = dict.fromkeys(given)
+            given = dict.fromkeys(given, True)
         if not isinstance(given, dict):
             return given
         found = {}
         for name, value in given.items():
             has_keys = name in ("mlflow", "wandb")
             wanted: object = value
-            if value is None or value is True or value == {}:
+            if value is True or value == {}:
                 wanted = {} if has_keys else True
             elif value is False and has_keys:
                 wanted = None

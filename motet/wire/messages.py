@@ -77,6 +77,8 @@ class TrainReply:
         or where telling it would not be private.
       leave_json: the answer to ``asks_leave`` (``motet.wire.leave``), or the owner's signed no with which an order is
         refused; else empty.
+      withholds_metrics: the owner's policy releases no metrics: ``num_examples`` and ``compression_error`` are 0,
+        and no figure of this client is recorded.
     """
 
     run_id: str
@@ -94,3 +96,4 @@ class TrainReply:
     offered_lora_rank: int = 0
     compression_error: float = 0.0
     leave_json: str = ""
+    withholds_metrics: bool = False

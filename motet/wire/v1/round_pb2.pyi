@@ -37,7 +37,7 @@ class TrainOrder(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., recipe_json: _Optional[str] = ..., recipe_sha256: _Optional[str] = ..., lora_rank: _Optional[int] = ..., reservation_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., counted_round: _Optional[int] = ..., asks_rank: bool = ..., asks_leave: bool = ..., ledger_json: _Optional[str] = ...) -> None: ...
 
 class TrainReply(_message.Message):
-    __slots__ = ("run_id", "round_index", "attempt", "client_id", "payload", "payload_sha256", "aggregation_weight", "num_steps", "num_examples", "is_private", "error_code", "error_message", "offered_lora_rank", "compression_error", "leave_json")
+    __slots__ = ("run_id", "round_index", "attempt", "client_id", "payload", "payload_sha256", "aggregation_weight", "num_steps", "num_examples", "is_private", "error_code", "error_message", "offered_lora_rank", "compression_error", "leave_json", "withholds_metrics")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_INDEX_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class TrainReply(_message.Message):
     OFFERED_LORA_RANK_FIELD_NUMBER: _ClassVar[int]
     COMPRESSION_ERROR_FIELD_NUMBER: _ClassVar[int]
     LEAVE_JSON_FIELD_NUMBER: _ClassVar[int]
+    WITHHOLDS_METRICS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round_index: int
     attempt: int
@@ -68,7 +69,8 @@ class TrainReply(_message.Message):
     offered_lora_rank: int
     compression_error: float
     leave_json: str
-    def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., aggregation_weight: _Optional[float] = ..., num_steps: _Optional[int] = ..., num_examples: _Optional[int] = ..., is_private: bool = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., offered_lora_rank: _Optional[int] = ..., compression_error: _Optional[float] = ..., leave_json: _Optional[str] = ...) -> None: ...
+    withholds_metrics: bool
+    def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., aggregation_weight: _Optional[float] = ..., num_steps: _Optional[int] = ..., num_examples: _Optional[int] = ..., is_private: bool = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., offered_lora_rank: _Optional[int] = ..., compression_error: _Optional[float] = ..., leave_json: _Optional[str] = ..., withholds_metrics: bool = ...) -> None: ...
 
 class SignedReply(_message.Message):
     __slots__ = ("reply", "signature")

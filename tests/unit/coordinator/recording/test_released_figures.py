@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from coordinator.recording.released import released_figures
-from motet.recipe import parse_recipe
+from motet.recipe import canonical_json, from_canonical_json, parse_recipe
+from motet.recipe.errors import RecipeError
 
 RECIPE = """
 name: t
@@ -48,6 +49,7 @@ class Contribution:
     outcome: str = "clipped"
     compression_error: float | None = None
     num_examples: int = 731
+    withholds_metrics: bool = False
 
 
 BOTH = (Contribution("a"), Contribution("b", state="FAILED"), Contribution("c"))
@@ -91,8 +93,36 @@ def test_with_unit_client_nothing_but_the_epsilon_is_recorded():
 
 @pytest.mark.parametrize("privacy", ["none", "example"])
 def test_a_client_whose_owner_withholds_metrics_is_in_no_figure_of_single_clients(privacy):
-    assert set(released(privacy, withheld=frozenset({"a"})).clients) == {"c"}
+    rows = (Contribution("a", withholds_metrics=True), Contribution("c"))
+    assert set(released(privacy, rows=rows).clients) == {"c"}
     assert set(released(privacy).clients) == {"a", "c"}  # the control
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ("[jsonl]", {"jsonl": ""}),
+        ("[tensorboard, wandb]", {"tensorboard": "", "wandb": "motet"}),
+        ("{jsonl: true, mlflow: {project: wards}, wandb: false}", {"jsonl": "", "mlflow": "wards"}),
+        ("[]", {}),
+    ],
+)
+def test_the_trackers_of_a_recipe_are_those_of_its_canonical_text(text, chosen):
+    recipe = parse_recipe(RECIPE.replace("[jsonl]", text))
+    assert recipe.trackers.chosen == chosen
+    assert from_canonical_json(canonical_json(recipe)).trackers.chosen == chosen
+
+
+def test_a_recipe_without_trackers_has_the_hash_that_it_had_before_there_were_any():
+    without = parse_recipe(RECIPE.replace("trackers: [jsonl]", ""))
+    assert "trackers" not in canonical_json(without)
+    assert canonical_json(parse_recipe(RECIPE.replace("[jsonl]", "[]"))) == canonical_json(without)
+
+
+@pytest.mark.parametrize("text", ["[wandbb]", "{wandbb: true}"])
+def test_an_unknown_tracker_is_refused_with_the_nearest_right_name(text):
+    with pytest.raises(RecipeError, match=r"Did you mean wandb\?"):
+        parse_recipe(RECIPE.replace("[jsonl]", text))
 
 
 def test_what_is_not_finite_is_left_out():
