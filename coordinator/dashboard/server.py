@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from coordinator.dashboard.app import Place, build_app
+from coordinator.dashboard.punctual import PunctualProtocol
 from coordinator.dashboard.records import Records
 from coordinator.dashboard.sessions import Sessions
 from coordinator.storage.database import Database
@@ -114,7 +115,7 @@ def serving_dashboard(
             access_log=False,
             server_header=False,
             ws="none",
-            http="h11",
+            http=PunctualProtocol,
             loop="asyncio",
             limit_concurrency=MOST_CONNECTIONS,
             timeout_keep_alive=15,
