@@ -116,7 +116,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "motet"
         began = time.monotonic()
-        subprocess.run(["git", "clone", "--quiet", f"file://{ROOT}", str(folder)], check=True)
+        subprocess.run(
+            ["git", "-c", "advice.detachedHead=false", "clone", "--quiet", f"file://{ROOT}", str(folder)],
+            check=True,
+        )
         cloned = time.monotonic() - began
         load = os.getloadavg()[0]
         terminal = Terminal(folder)
