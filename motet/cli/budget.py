@@ -9,10 +9,10 @@ from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from motet.cli.reach import Coordinator, Home, WhoAmI, reached
+from motet.cli.screen import console as made
 from motet.errors import MotetError
 
 app = typer.Typer(no_args_is_help=True, help="Calibrate noise; show what was spent and what is left.")
@@ -90,7 +90,7 @@ def show_command(
     if as_json:
         print(json.dumps({"clients": [_without_infinity(row) for row in rows]}))
         return
-    console = Console()
+    console = made()
     if not rows:
         console.print("nothing was charged: no run in this home had a privacy section", highlight=False)
         return

@@ -236,8 +236,9 @@ def list_command(
     if not rows:
         print("no certificates yet; motet ca issue and motet ca token make them")
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from motet.cli.screen import console
 
     table = Table(box=None)
     for title in ("role", "name", "until", "revoked", "serial"):
@@ -245,7 +246,7 @@ def list_command(
     for row in rows:
         revoked = f"{_day(row.revoked_at)} {row.revocation_reason}".strip() if row.revoked_at else ""
         table.add_row(row.role, row.name, _day(row.not_after), revoked, row.serial)
-    Console(soft_wrap=True).print(table)
+    console().print(table)
 
 
 @contextmanager

@@ -162,14 +162,16 @@ def list_command(
     if as_json:
         print(json.dumps([summary(run) for run in runs]))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from motet.cli.screen import console, printable
 
     table = Table("run", "name", "state", "rounds", "reason")
     for run in runs:
         reason = run.reason[:60] if run.has_ended else run.reason  # what is waited for is told whole
-        table.add_row(run.run_id, run.name, run.state, f"{run.rounds_closed}/{run.rounds_total}", reason)
-    Console().print(table if runs else "no runs yet; submit one: motet run submit RECIPE")
+        closed = f"{run.rounds_closed}/{run.rounds_total}"
+        table.add_row(run.run_id, run.name, run.state, closed, printable(reason))
+    console().print(table if runs else "no runs yet; submit one: motet run submit RECIPE")
 
 
 def _action(action: dict[str, Any]) -> str:
@@ -207,17 +209,18 @@ def show_command(
     if as_json:
         print(json.dumps(row))
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    console.print(
+    from motet.cli.screen import console, printable
+
+    out = console()
+    out.print(
         f"{row['run_id']} {row['name']}: {row['state']}, {row['rounds_closed']} of {row['rounds_total']} rounds closed"
     )
     if row["reason"]:
-        console.print(row["reason"], markup=False)
+        out.print(printable(row["reason"]))
     for action in row["actions"]:
-        console.print(_action(action), markup=False, soft_wrap=True)
+        out.print(_action(action), soft_wrap=True)
     table = Table("round", "state", "seconds", "error", "clients")
     for r in row["rounds"]:
         clients = ", ".join(c["client_id"] + _how(c) for c in r["clients"])
@@ -226,10 +229,10 @@ def show_command(
         table.add_row(
             label, r["state"], "" if r["seconds"] is None else f"{r['seconds']:.1f}", error, clients
         )
-    console.print(table)
+    out.print(table)
     for r in row["rounds"]:
         if r["truncation_error"]:
-            console.print(
+            out.print(
                 f"before round {r['round_index']} the rank fell: relative error {r['truncation_error']:.3g}"
             )
 

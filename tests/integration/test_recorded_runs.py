@@ -236,7 +236,12 @@ def test_real_libraries_read_back_each_round_once_after_a_restart(store, tmp_pat
     assert history == [(0, 0.25), (1, 0.25), (2, 0.25)]
     assert "client/a/bytes_up" in names
     written = b"".join(p.read_bytes() for p in (folder / "r-1").rglob("*") if p.is_file())
-    for word in (b"secret", os.uname().nodename.encode() + b".", str(ROOT).encode()):
+    for word in (
+        b"a-secret-of-the-operator",
+        b"another-secret",
+        os.uname().nodename.encode() + b".",
+        str(ROOT).encode(),
+    ):
         assert word not in written, word
 
 
