@@ -109,6 +109,7 @@ def test_simulated_owners_bound_their_rank_by_policy_and_by_class(recipe_text, t
     assert not measured.parent.with_name("b").joinpath("capacity.json").exists()
 
 
+@pytest.mark.slow
 def test_simulated_owners_are_asked_for_leave_and_who_refuses_is_charged_nothing(recipe_text, tmp_path):
     policies = tmp_path / "policies"
     policies.mkdir()

@@ -2,13 +2,16 @@
 
 import os
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from crash_matrix import Site, new_home
 from crashing_coordinator import ENDS
 from databases import Place, postgresql_url, schema_in
 
+from coordinator.crashpoints import crash_points
 from coordinator.storage.sharing import share
 from privacy.ledger.chain import verify_chain
 from privacy.ledger.rules import check_entries
@@ -16,6 +19,8 @@ from privacy.ledger.rules import check_entries
 __all__ = ["postgresql_url"]
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("postgresql")]
 WITHIN_S = 90.0
+AT_ONCE = 8  # federations, with two coordinators each
+STARTING = threading.Lock()
 
 
 @pytest.fixture
@@ -25,31 +30,33 @@ def site(postgresql_url, tmp_path):
         yield Site(Place(dialect="postgresql", where=url, ledger=home / "ledger"), home)
 
 
-def until(is_so, what, site):
-    end = time.monotonic() + WITHIN_S
+def until(is_so, what, site, within_s=WITHIN_S):
+    end = time.monotonic() + within_s
     while not is_so():
         assert time.monotonic() < end, f"no {what} within {WITHIN_S:g} s: {site.tail()}"
         time.sleep(0.02)
 
 
-def pause_the_leader(site, at, *, lease_s, pause_s=0.0):
+def pause_the_leader(site, at, *, lease_s, pause_s=0.0, within_s=WITHIN_S):
     """The leader stops at a place, a second one finishes, the first goes on; its exit code."""
     two = site.home.with_name("two")
     share(two, site.home)
-    first = site.start(at=at, signal=signal.SIGSTOP, lease_s=lease_s, waits=True)
+    with STARTING:
+        first = site.start(at=at, signal=signal.SIGSTOP, lease_s=lease_s, waits=True)
     second = None
     try:
-        until(lambda: site.events("ready"), "leader", site)
-        second = site.start(home=two, lease_s=lease_s)
-        until(lambda: site.events("dies"), "stop", site)
+        until(lambda: site.events("ready"), "leader", site, within_s)
+        with STARTING:
+            second = site.start(home=two, lease_s=lease_s)
+        until(lambda: site.events("dies"), "stop", site, within_s)
         paused = time.monotonic()
-        second.join(WITHIN_S)
+        second.join(within_s)
         assert second.exitcode == 0, site.tail()
         assert site.events("standby")[0]["leader"] == str(site.home)
         time.sleep(max(0.0, pause_s - (time.monotonic() - paused)))
         before = site.place.sql("SELECT count(*), max(sequence) FROM ledger_entries")
         os.kill(first.pid, signal.SIGCONT)
-        first.join(WITHIN_S)
+        first.join(within_s)
         assert site.place.sql("SELECT count(*), max(sequence) FROM ledger_entries") == before
         return first.exitcode
     finally:
@@ -94,6 +101,41 @@ def test_a_leader_that_was_paused_past_its_lease_commits_nothing_and_stands_by(s
 def test_a_leader_that_was_paused_for_sixty_seconds_commits_nothing(site, whole, at):
     assert pause_the_leader(site, at, lease_s=15.0, pause_s=60.0) == 0
     assert_everything_was_done_once(site, whole)
+
+
+def writes_of_a_round(whole):
+    """Every place of a transition of a round or an answer, in the middle of a run."""
+    reached = {name: whole.reached.get(name, 0) for name in crash_points()}
+    return [
+        f"{name}:{(count + 2) // 2}"
+        for name, count in reached.items()
+        if count and name.startswith(("round.", "contribution."))
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_leader_that_was_paused_for_sixty_seconds_at_any_write_of_a_round_commits_nothing(
+    postgresql_url, tmp_path, whole
+):
+    """Several federations at once, each in a schema of its own, so that their pauses pass together."""
+    places = writes_of_a_round(whole)
+    assert {p.partition(":")[0] for p in places} >= {
+        f"{name}.{when}"
+        for name in ("round.plan", "round.close", "round.abort", "contribution.send", "contribution.receive")
+        for when in ("before_commit", "after_commit")
+    }
+
+    def one(at):
+        home = new_home(tmp_path / at.replace(":", "-"))
+        with schema_in(postgresql_url) as url:
+            site = Site(Place(dialect="postgresql", where=url, ledger=home / "ledger"), home)
+            assert pause_the_leader(site, at, lease_s=15.0, pause_s=60.0, within_s=400.0) == 0, at
+            assert_everything_was_done_once(site, whole)
+        return at
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        assert list(threads.map(one, places)) == places
 
 
 def test_a_standby_that_shares_nothing_is_refused_before_it_could_lead(site, whole):
