@@ -3,7 +3,8 @@
 It makes a fresh clone in a temporary folder, opens one bash there, and types every command of docs/start.md as it
 stands, ``make setup`` with a fresh virtual environment included, and waits until what it started is ready, as a person
 would. Reading and thinking are not in it. Ports are the page's: nothing else may listen on 8443. Written to
-results/newcomer.json: seconds of each step (heading of the page) and of each command.
+results/newcomer.json: seconds of each step (heading of the page) and of each command, CPU seconds of all, and the load of
+the machine.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -70,8 +72,9 @@ class Terminal:
         return time.monotonic() - began, text.replace(f"{done[0]}\n", "")
 
     def close(self) -> None:
-        """Leave the terminal."""
+        """Leave the terminal, once what it had in the background has ended."""
         assert self._bash.stdin is not None
+        self._bash.stdin.write(b"wait\n")
         self._bash.stdin.close()
         self._bash.wait(60)
         self._out.close()
@@ -127,6 +130,7 @@ def main() -> None:
             rows = [{"step": "clone", "command": "git clone", "seconds": round(cloned, 2)}, *walk(terminal)]
         finally:
             terminal.close()
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
     steps: dict[str, float] = {}
     for row in rows:
         steps[str(row["step"])] = round(steps.get(str(row["step"]), 0.0) + float(str(row["seconds"])), 2)
@@ -134,9 +138,15 @@ def main() -> None:
     told = {
         "until_exported_s": round(sum(float(str(r["seconds"])) for r in rows[: exported + 1]), 1),
         "total_s": round(sum(steps.values()), 1),
+        "cpu_s": round(used.ru_utime + used.ru_stime, 1),
         "steps_s": steps,
         "commands": rows,
-        "machine": {"cpus": os.cpu_count(), "load_before": round(load, 2), "python": sys.version.split()[0]},
+        "machine": {
+            "cpus": os.cpu_count(),
+            "load_before": round(load, 2),
+            "load_after": round(os.getloadavg()[0], 2),
+            "python": sys.version.split()[0],
+        },
     }
     out.write_text(json.dumps(told, indent=2) + "\n")
     print(f"{told['until_exported_s']} s from clone to exported adapter, {told['total_s']} s in all: {out}")
