@@ -3,8 +3,8 @@
 It makes a fresh clone in a temporary folder, opens one bash there, and types every command of docs/start.md as it
 stands, ``make setup`` with a fresh virtual environment included, and waits until what it started is ready, as a person
 would. Reading and thinking are not in it. Ports are the page's: nothing else may listen on 8443. Written to
-results/newcomer.json: seconds of each step (heading of the page) and of each command, CPU seconds of all, and the load of
-the machine.
+results/newcomer.json: seconds of each step (heading of the page) and of each command, CPU seconds of all, and the load
+of the machine.
 """
 
 from __future__ import annotations
