@@ -83,11 +83,6 @@ NOT_RUN = {
     "--name fed.example.org": _POSTGRESQL,
 }
 
-# Pages whose commands no walk runs yet.
-LATER = {
-    "docs/trackers.md": "to be walked",
-}
-
 # Blocks that are neither commands nor a language: their first line, and what they are.
 OTHER = {
     "motet-reply/1": "bytes that are signed",
@@ -253,7 +248,7 @@ def runnable(page, text=None):
 def unlisted(page, text=None):
     """Commands and Python of a page that no walk runs and no list names, each with its line."""
     walked = {p for walk in WALKS.values() for p in walk}
-    if page in walked or page in LATER:
+    if page in walked:
         return []
     return [
         f"{page}:{block.line}: {bare(command) if command else 'python'}"
