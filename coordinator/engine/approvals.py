@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ASK_AGAIN_S = 3.0
 QUESTION_S = 60.0
+LISTEN_S = 2.0
 # Answers to an order after which the yes of before is none.
 WITHDRAWN = frozenset({"policy_refused", "approval_pending", "outside_hours"})
 _GIVEN = Leave(answer="approved")
@@ -37,6 +38,7 @@ _GIVEN = Leave(answer="approved")
 
 @dataclass(slots=True)
 class _Known:
+    client: GridClient
     leave: Leave | None = None
     heard_at: float = 0.0
     question: str = ""
@@ -62,6 +64,7 @@ class Approvals:
         self._recipe, self._run_id, self._is_asked = recipe, run_id, is_asked
         self._json, self._sha256 = canonical_json(recipe), recipe_sha256(recipe)
         self._known: dict[str, _Known] = {}
+        self._listen_at = 0.0
 
     def look(self, clients: Mapping[str, GridClient]) -> dict[str, Leave | None]:
         """What each client says as far as is known; None while the first answer is awaited. Never waits.
@@ -76,6 +79,22 @@ class Approvals:
             self._ask(client_id, client)
         return {c: self._known[c].leave for c in clients}
 
+    def listen(self) -> None:
+        """Take the answers that come while a round is open, and ask those again whom a question did not reach.
+
+        An answer is kept for ``QUESTION_S`` alone, and a round may last longer: who was silent when it opened would
+        be silent at the next one too, and so for ever. Asked between looks for replies; looks every ``LISTEN_S``.
+        """
+        now = self._clock.monotonic()
+        if not self._is_asked or now < self._listen_at:
+            return
+        self._listen_at = now + LISTEN_S
+        if any(known.question for known in self._known.values()):
+            self._hear()
+        for client_id, known in self._known.items():
+            if known.leave is None and not known.question:
+                self._ask(client_id, known.client)
+
     def hear(self, client_id: str, reply: TrainReply | GridFailure) -> None:
         """An order was answered: a yes that this takes back is forgotten, a signed no is recorded."""
         if isinstance(reply, GridFailure) or reply.error_code not in WITHDRAWN:
@@ -86,7 +105,8 @@ class Approvals:
             self._recorded(client_id, leave)
 
     def _ask(self, client_id: str, client: GridClient) -> None:
-        known, now = self._known.setdefault(client_id, _Known()), self._clock.monotonic()
+        known, now = self._known.setdefault(client_id, _Known(client)), self._clock.monotonic()
+        known.client = client
         if known.leave is not None and known.leave.answer == "approved":
             return
         if known.question and now - known.asked_at < QUESTION_S:
@@ -102,7 +122,8 @@ class Approvals:
             client_id = asked[message_id]
             known = self._known[client_id]
             known.question, known.heard_at = "", self._clock.monotonic()
-            known.leave = self._recorded(client_id, _leave_of(reply))
+            leave = _leave_of(reply)
+            known.leave = None if leave is None else self._recorded(client_id, leave)
 
     def _recorded(self, client_id: str, leave: Leave) -> Leave:
         """The answer, its signed decision on the ledger."""
@@ -133,8 +154,10 @@ class Approvals:
         )
 
 
-def _leave_of(reply: TrainReply | GridFailure) -> Leave:
-    """A stranger's answer; what is none is a fault of that client, and asked again."""
+def _leave_of(reply: TrainReply | GridFailure) -> Leave | None:
+    """A stranger's answer; what is none is a fault of that client, and asked again. None: it was not reached."""
+    if isinstance(reply, GridFailure) and reply.code == "client_unreachable":
+        return None
     if isinstance(reply, GridFailure):
         code, message = clean_complaint(reply.code, reply.message)
         kind = "refused" if code == "bundle_refused" else "blocked"

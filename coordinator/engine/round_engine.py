@@ -175,7 +175,7 @@ class _OneRun:
             recipe=recipe,
             shape=self._shape,
             ears=(self._offers, self._approvals),
-            obey=self._obey,
+            obey=self._between_looks,
             on_reply=self._answered,
             poll_s=self._poll_s,
         )
@@ -410,6 +410,10 @@ class _OneRun:
     def _pause(self, seconds: float) -> None:
         self._obey()
         self._clock.sleep(seconds)
+
+    def _between_looks(self) -> None:
+        self._obey()
+        self._approvals.listen()
 
     def _obey(self) -> None:
         """Leave for a shutdown; end the run on a request to cancel. Asked between replies, never within one."""

@@ -1,5 +1,6 @@
 """Who takes part in a round: with leave of the owner, free, and each reason to wait as the run says it."""
 
+import math
 import threading
 
 import pytest
@@ -8,6 +9,7 @@ from small_federation import PRIVATE, RECIPE, honest_reply
 from client.decisions import APPROVED, REFUSED, Decisions
 from client.keys import init_key
 from client.protect import grant, refuse
+from coordinator.engine.approvals import Approvals
 from coordinator.engine.grid import GridFailure
 from coordinator.engine.places import ClientPlaces
 from coordinator.engine.round_engine import EngineStoppedError
@@ -95,6 +97,57 @@ def test_a_round_goes_on_without_an_owner_who_does_not_decide_and_takes_it_in_la
 
     result = run(federation, federation.submit(), on_round=on_round)
     assert [sorted(r["clients"]) for r in result.rounds] == [["a", "b"], ["a", "b", "c"], ["a", "b", "c"]]
+
+
+LONG = RECIPE.replace("deadline_s: 5", "deadline_s: 150")
+ROUND_S, ANSWER_S = (
+    100.0,
+    15.0,
+)  # a round lasts longer than a question is kept; an answer, than one waits for it
+
+
+def slow_to_answer(federation, slow, *, lost):
+    """That client answers questions after ``ANSWER_S``, but for its first ``lost`` ones; a question ends in time."""
+    grid, clock, left = federation.grid, federation.clock, {}
+    send, collect = grid.send, grid.collect
+
+    def sent(order, *, deadline_s):
+        message_id = send(order, deadline_s=deadline_s)
+        left[message_id] = (order, clock.time, clock.time + deadline_s)
+        return message_id
+
+    def collected(message_ids):
+        ready, ended = [], []
+        for message_id in (m for m in message_ids if m in grid.pending):
+            order, began, until = left[message_id]
+            takes_s = 0.0 if order.asks_leave else ROUND_S
+            if order.asks_leave and order.client_id == slow:
+                asked = [m for m, (o, _, _) in left.items() if o.asks_leave and o.client_id == slow]
+                takes_s = ANSWER_S if asked.index(message_id) >= lost else math.inf
+                if clock.time > until:
+                    del grid.pending[message_id]
+                    ended.append((message_id, GridFailure(code="client_unreachable", message="it ended")))
+            if clock.time - began >= takes_s:
+                ready.append(message_id)
+        return ended + collect(ready)
+
+    grid.send, grid.collect = sent, collected
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_who_is_silent_when_a_round_opens_takes_part_in_the_next_one(federation, owners, lost):
+    slow_to_answer(federation, "c", lost=lost)
+    result = run(federation, federation.submit(LONG), poll_s=1.0)
+    assert [sorted(r["clients"]) for r in result.rounds] == [["a", "b"], ["a", "b", "c"], ["a", "b", "c"]]
+
+
+def test_without_an_ear_for_answers_while_a_round_is_open_it_takes_part_in_none(
+    federation, owners, monkeypatch
+):
+    monkeypatch.setattr(Approvals, "listen", lambda _self: None)  # the control
+    slow_to_answer(federation, "c", lost=0)
+    result = run(federation, federation.submit(LONG), poll_s=1.0)
+    assert [sorted(r["clients"]) for r in result.rounds] == [["a", "b"]] * 3
 
 
 def test_a_yes_is_asked_for_once_and_a_pending_one_again_and_again(federation, owners):
