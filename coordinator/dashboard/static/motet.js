@@ -130,7 +130,7 @@ function take(text) {
   }
   next.forEach((element, i) => {
     const html = element.innerHTML;
-    if (known.get(element.id) !== html && (known.has(element.id) || html !== old[i].innerHTML)) swap(old[i], element);
+    if (known.get(element.id) !== html) swap(old[i], element);
     known.set(element.id, html);
   });
 }
@@ -210,8 +210,9 @@ document.addEventListener("click", (event) => {
   else if (button?.id === "theme") turn();
   else if (button?.id === "help-open") byId("help").showModal();
 });
-byId("filter")?.addEventListener("input", filterRows);
+document.addEventListener("input", (event) => { if (event.target.id === "filter") filterRows(); });
 for (const id of ["theme", "help-open"]) if (byId(id)) byId(id).hidden = false;
+for (const element of all("[data-live]")) known.set(element.id, element.innerHTML);  // as it was sent
 awaken(document);
 setInterval(look, EVERY_MS);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
