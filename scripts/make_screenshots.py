@@ -1,7 +1,7 @@
 """Screenshots of the dashboard for the docs, of runs that really ran: scripts/make_screenshots.py [--work FOLDER].
 
 A federation of four data owners on loopback (coordinator and clients as processes, enrolled with tokens) trains a
-MiniLM classifier on the VADER texts: two runs to their end, one of them with a client that is killed on the way, and a
+small random BERT on the VADER texts: two runs to their end, one of them with a client that is killed on the way, and a
 third one that is under way when the pictures are taken. A simulation of another recipe gives the learning curves. What
 the work folder holds already is used again. It needs the materials (`make materials`), a Chromium
 (scripts/get_browser.py), and about ten minutes of two cores.
@@ -68,6 +68,8 @@ def recipe(
     told: dict[str, Any] = yaml.safe_load((ROOT / "examples/recipes/vader-flora-private.yaml").read_text())
     told |= {"name": name, "method": {"name": method}, "cohort": {"clients": list(OWNERS), "minimum": 3}}
     told["cohort"]["deadline_s"] = deadline_s
+    told["base_model"] = {"tiny": "tiny-bert"}
+    del told["adapter"]["layers"]
     told["training"] |= {"rounds": rounds, "local_steps": 2}
     told["data"]["test_examples"] = 800
     if method == "fedit":
