@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import uvicorn
 
+from coordinator.engine.connections import transport
 from coordinator.engine.handshakes import counting
 from coordinator.engine.pace import Pace
 from coordinator.engine.patience import ImpatientProtocol
@@ -99,10 +100,8 @@ class ReverseProxy:
     def __init__(self, upstream: str, ca_file: str | None, pace: Pace | None = None) -> None:
         self._pace = pace or Pace()
         self._upstream = upstream.rstrip("/")
-        context = ssl.create_default_context(cafile=ca_file) if ca_file else True
-        self._client = httpx.AsyncClient(
-            verify=context, timeout=60.0, trust_env=False, limits=httpx.Limits(max_connections=200)
-        )
+        context = ssl.create_default_context(cafile=ca_file) if ca_file else None
+        self._client = httpx.AsyncClient(transport=transport(context), timeout=60.0, trust_env=False)
 
     async def __call__(self, scope: dict[str, Any], receive: Asgi, send: Asgi) -> None:
         """One request."""
