@@ -105,7 +105,7 @@ class StoredLedger:
         """Committed entries that the signed file lacks."""
         with self._database.reading() as session:
             committed = session.scalar(select(func.count()).select_from(LedgerEntryRow)) or 0
-        return committed - len(self._file.leaves())
+        return committed - self._file.size()
 
     def reconcile(self) -> Checkpoint:
         """Hold signed file, entries and tables of run state against each other, and complete what may be completed.
@@ -123,7 +123,7 @@ class StoredLedger:
             leaves = _leaves(session)
             self._file.hold_against(leaves)
             known = self._file.bodies()  # of the entries that are the same on both sides; the rest follows
-            for leaf in leaves[len(self._file.leaves()) :]:
+            for leaf in leaves[self._file.size() :]:
                 body = entry_from_bytes(leaf).body
                 known[identity(body)] = body
             bodies = {identity(body): body for body in bodies_of(session)}

@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from privacy.ledger.entries import Order, Settle
 from privacy.ledger.errors import LedgerFormatError
 from privacy.ledger.merkle import HASH_BYTES
 from privacy.ledger.notes import Checkpoint, Verifier, open_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from motet.audit.ledger import CoordinatorLedger
 
-_FIRST, _LAST = 8, 16  # of the orders that a client may have seen without an answer that settled
 _NEAR = 2  # checkpoints that may have been the newest when an order was made
 _MOST_BYTES = 200_000
 _MOST_PROOFS = 200
@@ -86,7 +81,7 @@ class Assurances:
         notes = ledger.checkpoints()
         self._note = notes[-1] if notes else ""
         self._sizes = sorted({_size(note) for note in notes})
-        self._seen = _orders_that_may_be_last(ledger) if notes else {}
+        self._seen = ledger.orders_seen() if notes else {}
         self._verifier = ledger.verifier() if notes else None
         self._checkpoint = open_checkpoint(self._note, self._verifier) if self._verifier is not None else None
 
@@ -110,22 +105,6 @@ class Assurances:
         }
         made = Assurance(key=verifier.to_text(), checkpoint=checkpoint, note=self._note, proofs=proofs)
         return made.to_text()
-
-
-def _orders_that_may_be_last(ledger: CoordinatorLedger) -> dict[str, Sequence[int]]:
-    """Client -> sequences of its last settled order and of those after it; of many, the first and the last."""
-    found: dict[str, list[int]] = defaultdict(list)
-    by_charge: dict[str, tuple[str, int]] = {}
-    for sequence, body in enumerate(ledger.bodies().values()):
-        if isinstance(body, Order):
-            found[body.client_id].append(sequence)
-            by_charge[body.reservation_id] = body.client_id, sequence
-        elif isinstance(body, Settle) and body.reservation_id in by_charge:
-            client_id, ordered = by_charge[body.reservation_id]
-            found[client_id] = [s for s in found[client_id] if s >= ordered]
-    return {
-        client: s if len(s) <= _FIRST + _LAST else [*s[:_FIRST], *s[-_LAST:]] for client, s in found.items()
-    }
 
 
 def _size(note: str) -> int:

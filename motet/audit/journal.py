@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from motet.audit.errors import JournalError
@@ -23,17 +24,28 @@ Stamps = tuple[tuple[int, int, int], ...]
 _RESTORE = "restore the newest backup; do not delete the file, that would forget what was spent"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """The file as it was when its stamps were these; ``lines`` where they are kept."""
+
+    stamps: Stamps
+    count: int
+    num_bytes: int
+    lines: list[bytes] | None
+
+
 class Journal:
     """Lines of bytes without newlines; safe for several processes that write under ``locked``.
 
     Args:
       path: of the file; made with its folder at the first append.
+      keeps_lines: hold them in memory between calls; without it ``lines`` reads the file each time.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, keeps_lines: bool = True) -> None:
+        self.path, self._keeps_lines = path, keeps_lines
         self._head_path = path.with_suffix(".head")
-        self._known: tuple[Stamps, list[bytes]] | None = None
+        self._known: _Known | None = None
 
     def lines(self) -> list[bytes]:
         """All lines that were promised. A line that a crash left half written is not among them.
@@ -41,10 +53,36 @@ class Journal:
         Raises:
           JournalError: unreadable; cut; older than it was; or its last promised line was altered.
         """
-        stamps = self.stamps()
-        if self._known is None or self._known[0] != stamps:  # somebody wrote since; read it whole
-            self._known = stamps, self._checked_lines()
-        return list(self._known[1])
+        known = self._known
+        if known is not None and known.lines is not None and known.stamps == self.stamps():
+            return list(known.lines)
+        return list(self._load()[1])  # somebody wrote since, or they are not kept
+
+    def part(self, start: int, end: int) -> bytes:
+        """The file's bytes from ``start`` on and before ``end``; fewer where it has fewer.
+
+        Raises:
+          JournalError: unreadable.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                return file.read(end - start)
+        except OSError as e:
+            raise JournalError(
+                f"{self.path} can not be read: {e.strerror}", hint="check the disk and its rights"
+            ) from e
+
+    def _load(self) -> tuple[_Known, list[bytes]]:
+        """Read the file whole."""
+        stamps, lines = self.stamps(), self._checked_lines()
+        self._known = _Known(
+            stamps=stamps,
+            count=len(lines),
+            num_bytes=sum(len(line) + 1 for line in lines),
+            lines=lines if self._keeps_lines else None,
+        )
+        return self._known, lines
 
     def _checked_lines(self) -> list[bytes]:
         data = self._read(self.path)
@@ -72,16 +110,22 @@ class Journal:
         """
         if not lines:
             return
-        known = self.lines()
-        promised = sum(len(line) + 1 for line in known)
+        known = self._known
+        if known is None or known.stamps != self.stamps():
+            known, _ = self._load()
         try:
             with self.path.open("ab") as file:
-                file.truncate(promised)  # half a line that a crash left
+                file.truncate(known.num_bytes)  # half a line that a crash left
                 file.write(b"".join(line + b"\n" for line in lines))
                 file.flush()
                 os.fsync(file.fileno())
-            self._write_head(len(known) + len(lines), lines[-1])
-            self._known = self.stamps(), [*known, *lines]
+            self._write_head(known.count + len(lines), lines[-1])
+            self._known = _Known(
+                stamps=self.stamps(),
+                count=known.count + len(lines),
+                num_bytes=known.num_bytes + sum(len(line) + 1 for line in lines),
+                lines=None if known.lines is None else [*known.lines, *lines],
+            )
         except OSError as e:
             raise JournalError(
                 f"{self.path} can not be written: {e.strerror}", hint="check the disk and its rights"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
+from array import array
 from typing import TYPE_CHECKING, NoReturn
 
 from cryptography.hazmat.primitives import serialization
@@ -20,14 +21,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from motet.audit.errors import JournalError, LedgerConflictError, LedgerKeyError
 from motet.audit.journal import Journal, head_of
+from motet.audit.orders_seen import OrdersSeen
 from privacy.ledger.chain import FIRST_PREVIOUS, Entry, check_link, entry_from_bytes, entry_hash
 from privacy.ledger.entries import Genesis, Reserve, identity
 from privacy.ledger.errors import ChainError, LedgerFormatError
-from privacy.ledger.merkle import MerkleTree
+from privacy.ledger.merkle import MerkleTree, leaf_hash
 from privacy.ledger.notes import Checkpoint, Verifier, sign_checkpoint, sign_note, verifier_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from motet.audit.journal import Stamps
@@ -37,13 +39,16 @@ if TYPE_CHECKING:
 class CoordinatorLedger:
     """Append-only; safe for several processes of one coordinator.
 
+    The entries stay in the file. Held in memory are, of each, its hash and its place: some 80 bytes. What is read
+    again is held against the hashes.
+
     Args:
       folder: made with a new key at the first entry.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._entries = Journal(folder / "entries.jsonl")
+        self._entries = Journal(folder / "entries.jsonl", keeps_lines=False)
         self._checkpoints = Journal(folder / "checkpoints.jsonl")
         self._key: Ed25519PrivateKey | None = None
         self._lock = threading.RLock()  # runs are threads
@@ -51,9 +56,10 @@ class CoordinatorLedger:
 
     def _forget(self) -> None:
         self._tree = MerkleTree()
-        self._known: dict[tuple[str, ...], Body] = {}
-        self._index: dict[tuple[str, ...], int] = {}
-        self._leaves: list[bytes] = []
+        self._ends = array("Q")  # of each entry's line in the file
+        self._last = b""  # entry
+        self._genesis: Genesis | None = None
+        self._orders = OrdersSeen()
         self._origin = ""
         self._caught_up: Stamps | None = None
 
@@ -74,9 +80,9 @@ class CoordinatorLedger:
         """
         with self._entries.locked(), self._lock:
             self._catch_up()
-            common = len(self._leaves)
+            common = len(self._tree)
             told = leaves_from(max(common - 1, 0))
-            if common and list(told[:1]) != self._leaves[-1:]:
+            if common and list(told[:1]) != [self._last]:
                 self._raise_conflict(leaves_from(0))
             self._write(told[1:] if common else told)
             return self._sign(self._signing_key())
@@ -88,9 +94,15 @@ class CoordinatorLedger:
           LedgerConflictError: an entry that was signed here is missing there, or is another one.
           JournalError: the ledger is damaged or cut.
         """
-        self._catch_up()
-        if list(leaves[: len(self._leaves)]) != self._leaves:
-            self._raise_conflict(leaves)
+        with self._lock:
+            self._catch_up()
+            if len(leaves) < len(self._tree) or not self._begins_with(leaves):
+                self._raise_conflict(leaves)
+
+    def _begins_with(self, leaves: Sequence[bytes]) -> bool:
+        """Whether these, as far as they go, are the entries here."""
+        hashes = self._tree.leaf_hashes(0, len(leaves))
+        return all(leaf_hash(leaf) == known for leaf, known in zip(leaves, hashes, strict=False))
 
     def leaves(self) -> list[bytes]:
         """Canonical bytes of every entry, the chain verified.
@@ -98,8 +110,9 @@ class CoordinatorLedger:
         Raises:
           JournalError: the ledger is damaged or cut.
         """
-        self._catch_up()
-        return list(self._leaves)
+        with self._lock:
+            self._catch_up()
+            return self._read(0, len(self._tree))
 
     def bodies(self) -> dict[tuple[str, ...], Body]:
         """What each entry says, by its identity, in the order of entries.
@@ -107,8 +120,17 @@ class CoordinatorLedger:
         Raises:
           JournalError: the ledger is damaged or cut.
         """
-        self._catch_up()
-        return dict(self._known)
+        return {identity(entry.body): entry.body for entry in self.entries()}
+
+    def orders_seen(self) -> Mapping[str, Sequence[int]]:
+        """Client -> sequences of the orders that it may have seen last; see ``OrdersSeen``.
+
+        Raises:
+          JournalError: the ledger is damaged or cut.
+        """
+        with self._lock:
+            self._catch_up()
+            return self._orders.by_client()
 
     def genesis(self) -> Genesis:
         """The first entry: that of this ledger, or one for a ledger that is to begin with this folder's key.
@@ -117,9 +139,8 @@ class CoordinatorLedger:
           LedgerKeyError: the key is missing or is another one.
         """
         self._catch_up()
-        first = self._known.get(("genesis",))
         key = self._signing_key()
-        return first if isinstance(first, Genesis) else _genesis(key)
+        return self._genesis or _genesis(key)
 
     def check_key(self, first: Body) -> None:
         """Compare this folder's key with that of a ledger's first entry; makes none.
@@ -143,8 +164,7 @@ class CoordinatorLedger:
         Raises:
           JournalError: the ledger is damaged or cut.
         """
-        self._catch_up()
-        return [entry_from_bytes(leaf) for leaf in self._leaves]
+        return [entry_from_bytes(leaf) for leaf in self.leaves()]
 
     def checkpoints(self) -> list[str]:
         """Every signed checkpoint, as notes, oldest first.
@@ -185,9 +205,12 @@ class CoordinatorLedger:
         Raises:
           KeyError: there is no such entry.
         """
-        self._catch_up()
-        index = self._index[identity(body)]
-        return index, self._tree.inclusion_proof(index)
+        with self._lock:
+            wanted, entries = identity(body), self.entries()
+            index = next((i for i, entry in enumerate(entries) if identity(entry.body) == wanted), None)
+            if index is None:
+                raise KeyError(wanted)
+            return index, self._tree.inclusion_proof(index, len(entries))
 
     def size(self) -> int:
         """Number of entries.
@@ -199,10 +222,14 @@ class CoordinatorLedger:
         return len(self._tree)
 
     def leaves_between(self, start: int, end: int) -> list[bytes]:
-        """Canonical bytes of the entries from ``start`` on and before ``end``."""
+        """Canonical bytes of the entries from ``start`` on and before ``end``.
+
+        Raises:
+          JournalError: the ledger is damaged or cut.
+        """
         with self._lock:
             self._catch_up()
-            return self._leaves[start:end]
+            return self._read(start, end)
 
     def leaf_hashes(self, start: int, end: int) -> list[bytes]:
         """Their hashes in the tree, 32 bytes each."""
@@ -255,16 +282,17 @@ class CoordinatorLedger:
             return self._tree.consistency_proof(old_size, size)
 
     def _raise_conflict(self, others: Sequence[bytes]) -> NoReturn:
-        here = [entry_from_bytes(leaf) for leaf in self._leaves]
-        lost = [e.body for e in here[len(others) :] if isinstance(e.body, Reserve)]
-        if lost and list(others) == self._leaves[: len(others)]:
+        own = self._read(0, len(self._tree))
+        rest = [entry_from_bytes(leaf).body for leaf in own[len(others) :]]
+        lost = [body for body in rest if isinstance(body, Reserve)]
+        if lost and list(others) == own[: len(others)]:
             first = lost[0]
             raise LedgerConflictError(
                 f"the database lacks {len(lost)} charges that the ledger holds, first: run {first.run_id}, round "
                 f"{first.round_index}, attempt {first.attempt}, client {first.client_id}",
                 hint="the database was put back from an older copy; restore the newest one before any run goes on",
             )
-        pairs = zip(self._leaves, others, strict=False)
+        pairs = zip(own, others, strict=False)
         index = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), len(others))
         raise LedgerConflictError(
             f"entry {index} of the database is not the one that was signed in {self._entries.path}",
@@ -284,27 +312,41 @@ class CoordinatorLedger:
             if stamps == self._caught_up:
                 return
             lines = self._entries.lines()
-            if lines[: len(self._leaves)] != self._leaves:
+            if len(lines) < len(self._tree) or not self._begins_with(lines):
                 self._forget()
-            for line in lines[len(self._leaves) :]:
+            for line in lines[len(self._tree) :]:
                 self._take(line)
             self._caught_up = stamps
 
     def _take(self, line: bytes) -> None:
-        index = len(self._leaves)
+        index = len(self._tree)
         try:
             entry = entry_from_bytes(line)
-            check_link(entry, index, entry_hash(self._leaves[-1]) if self._leaves else FIRST_PREVIOUS)
+            check_link(entry, index, entry_hash(self._last) if index else FIRST_PREVIOUS)
         except (LedgerFormatError, ChainError) as e:
             raise JournalError(
                 f"{self._entries.path}:{index + 1}: {e}", hint="restore the newest backup of the folder"
             ) from e
         if isinstance(entry.body, Genesis):
-            self._origin = entry.body.origin
-        self._known[identity(entry.body)] = entry.body
-        self._index[identity(entry.body)] = index
-        self._leaves.append(line)
+            self._genesis, self._origin = entry.body, entry.body.origin
+        self._orders.take(index, entry.body)
+        self._ends.append((self._ends[-1] if index else 0) + len(line) + 1)
+        self._last = line
         self._tree.append(line)
+
+    def _read(self, start: int, end: int) -> list[bytes]:
+        """Entries from the file, each the one that was taken in; the caller has caught up and holds the lock."""
+        end = min(end, len(self._tree))
+        if start >= end:
+            return []
+        data = self._entries.part(self._ends[start - 1] if start else 0, self._ends[end - 1])
+        lines = data.split(b"\n")[: end - start]
+        if [leaf_hash(line) for line in lines] != self._tree.leaf_hashes(start, end):
+            raise JournalError(
+                f"{self._entries.path}: an entry from {start} on was altered while it was read",
+                hint="restore the newest backup of the folder",
+            )
+        return lines
 
     def _sign(self, key: Ed25519PrivateKey) -> Checkpoint:
         checkpoint = Checkpoint(origin=self._origin, size=len(self._tree), root=self._tree.root())
@@ -317,8 +359,8 @@ class CoordinatorLedger:
     def _signing_key(self) -> Ed25519PrivateKey:
         if self._key is None:
             self._key = self._load_key()
-        first = self._known.get(("genesis",))
-        if isinstance(first, Genesis) and verifier_of(first.origin, self._key).to_text() != first.key:
+        first = self._genesis
+        if first is not None and verifier_of(first.origin, self._key).to_text() != first.key:
             raise LedgerKeyError(
                 f"{self._folder / 'ledger.key'} is not the key that this ledger began with",
                 hint="restore the key from the backup of the coordinator's home",
@@ -328,7 +370,7 @@ class CoordinatorLedger:
     def _load_key(self) -> Ed25519PrivateKey:
         path = self._folder / "ledger.key"
         if not path.exists():
-            if self._leaves:
+            if len(self._tree):
                 raise LedgerKeyError(
                     f"{path} is missing", hint="restore the key from the backup of the coordinator's home"
                 )

@@ -27,17 +27,34 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
+class _Hashes:
+    """A list of hashes in one piece of memory."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._data) // HASH_BYTES
+
+    def __getitem__(self, index: int) -> bytes:
+        return bytes(self._data[index * HASH_BYTES : (index + 1) * HASH_BYTES])
+
+    def append(self, value: bytes) -> None:
+        self._data += value
+
+    def between(self, start: int, end: int) -> list[bytes]:
+        return [self[i] for i in range(start, min(end, len(self)))]
+
+
 class MerkleTree:
-    """An append-only tree that keeps the root of every complete subtree: about two hashes a leaf.
+    """An append-only tree that keeps the root of every complete subtree: about two hashes, 64 bytes, a leaf.
 
     Args:
       leaves: data of the first leaves, in order.
     """
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
-        self._levels: list[list[bytes]] = [
-            []
-        ]  # _levels[k][i]: root of the i-th complete subtree of 2^k leaves
+        self._levels = [_Hashes()]  # _levels[k][i]: root of the i-th complete subtree of 2^k leaves
         for data in leaves:
             self.append(data)
 
@@ -50,9 +67,9 @@ class MerkleTree:
         level, count = 0, len(self)
         while count % 2 == 0:
             if len(self._levels) <= level + 1:
-                self._levels.append([])
+                self._levels.append(_Hashes())
             below = self._levels[level]
-            self._levels[level + 1].append(node_hash(below[-2], below[-1]))
+            self._levels[level + 1].append(node_hash(below[len(below) - 2], below[len(below) - 1]))
             level, count = level + 1, count // 2
 
     def root(self, size: int | None = None) -> bytes:
@@ -68,7 +85,7 @@ class MerkleTree:
 
     def leaf_hashes(self, start: int, end: int) -> list[bytes]:
         """``leaf_hash`` of the leaves from ``start`` on and before ``end``; fewer where there are fewer."""
-        return self._levels[0][start:end]
+        return self._levels[0].between(start, end)
 
     def inclusion_proof(self, index: int, size: int | None = None) -> list[bytes]:
         """Hashes that lead from leaf ``index`` to the root of the first ``size`` leaves, lowest first.
