@@ -13,8 +13,9 @@ import datetime
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,7 @@ class ClientWorker:
         (``is_test_only``) is refused in private runs.
       allows_test_noise: let a predictable source through all the same; only tests may.
       now: for the hours of the policy; knows its zone.
+      on_step: told before each training step of an order how many are done, of how many, and once more at the end.
     """
 
     def __init__(
@@ -89,7 +91,9 @@ class ClientWorker:
         *,
         allows_test_noise: bool = False,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+        on_step: Callable[[TrainOrder, int, int], None] | None = None,
     ) -> None:
+        self._on_step = on_step or (lambda _order, _done, _total: None)
         self._now = now
         self._client_id = client_id
         self._data_path = data_path
@@ -193,6 +197,10 @@ class ClientWorker:
         """Of the data set under any of its names, and of the file under its own."""
         path = self._data_path
         return self._policy.epsilon_cap(*lineage.names, str(path), str(path.absolute()), path.name)
+
+    def _before_step(self, order: TrainOrder, total: int, steps: Iterator[int]) -> None:
+        self._check_not_taken_back(order)
+        self._on_step(order, next(steps), total)
 
     def _check_not_taken_back(self, order: TrainOrder) -> None:
         if self._abandoned.holds(order_key(order.run_id, order.round_index, order.attempt)):
@@ -358,8 +366,9 @@ class ClientWorker:
                     noise=self._noise,
                     noise_multiplier=noise_multiplier,
                     control_shift=_difference(received.control, own),
-                    before_step=partial(self._check_not_taken_back, order),
+                    before_step=partial(self._before_step, order, recipe.training.local_steps, count()),
                 )
+                self._on_step(order, recipe.training.local_steps, recipe.training.local_steps)
                 state = pruned(recipe, read_state(attached), start)
             finally:
                 detach(attached)

@@ -23,7 +23,7 @@ from motet.recipe.method import method_of
 from privacy.accounting import epsilon_pld
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import torch
 
@@ -208,6 +208,7 @@ def export_from(
     *,
     merged: bool = False,
     lora_rank: int | None = None,
+    on_bytes: Callable[[int], None] = lambda _count: None,
 ) -> dict[str, Any]:
     """As ``export_run``, of a coordinator that is reached over its control API.
 
@@ -233,11 +234,13 @@ def export_from(
         counted={c.client_id for c in contributions if c.state == "RECEIVED"},
         epsilons=told_epsilons(connection, run_id, recipe, asked),
     )
-    state = downloaded_state(connection, closed[-1].adapter_sha256)
+    state = downloaded_state(connection, closed[-1].adapter_sha256, on_bytes)
     return _written(learned, state, closed[-1].adapter_sha256, out_dir, merged=merged, lora_rank=lora_rank)
 
 
-def downloaded_state(connection: Connection, sha256: str) -> AdapterState:
+def downloaded_state(
+    connection: Connection, sha256: str, on_bytes: Callable[[int], None] = lambda _count: None
+) -> AdapterState:
     """An adapter state of a coordinator that is reached over its control API.
 
     Raises:
@@ -245,7 +248,7 @@ def downloaded_state(connection: Connection, sha256: str) -> AdapterState:
       MotetError: there is no such artifact, or the caller may not have it.
     """
     with tempfile.TemporaryDirectory(prefix="motet-") as folder:
-        path = connection.artifacts.download(sha256, Path(folder) / "state")
+        path = connection.artifacts.download(sha256, Path(folder) / "state", on_bytes=on_bytes)
         try:
             return from_bytes(path.read_bytes())
         except MalformedUpdateError as e:

@@ -29,9 +29,11 @@ from privacy.ledger.rules import LedgerState, charged_event, check_entries
 from privacy.ledger.vectors import add_vectors, epsilon_of_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from privacy.ledger.canonical import Value
+
+    OnStep = Callable[[str, int, int], None]
 
 # What the same accountant may differ by on another machine.
 _SAME = 1e-6
@@ -76,6 +78,7 @@ def verify_bundle(
     previous: bytes | None = None,
     key: str | None = None,
     receipts: Mapping[str, bytes] | None = None,
+    on_step: OnStep = lambda _stage, _done, _total: None,
 ) -> AuditResult:
     """Check a bundle.
 
@@ -84,6 +87,7 @@ def verify_bundle(
       previous: an earlier bundle of the same ledger, or an earlier signed checkpoint (a note).
       key: the ledger's public key as the auditor knows it, ``name+hash+key``; None trusts the one in the bundle.
       receipts: further countersignatures, straight from data owners: label -> document.
+      on_step: progress, called with a stage, what is done and what there is to do.
 
     Returns:
       the result; nothing is raised for content.
@@ -96,7 +100,7 @@ def verify_bundle(
         bundle.report(bundle.entry_rows[breach.index], breach.code, breach.message)
     if key is not None and (bundle.verifier is None or bundle.verifier.to_text() != key):
         bundle.report(1, "key", "the bundle is signed by another key than the one given")
-    _claims(result)
+    _claims(result, on_step)
     _decisions(result)
     documents: list[tuple[int | None, str, Value]] = [
         (row, f"row {row}", body) for row, body in bundle.countersignatures
@@ -116,7 +120,7 @@ def verify_bundle(
     return result
 
 
-def _claims(result: AuditResult) -> None:
+def _claims(result: AuditResult, on_step: OnStep) -> None:
     """Recompute each client's epsilon from raw events, by PLD and by Renyi DP, and hold the claims to it."""
     state, bundle = result.state, result.bundle
     accounts = state.accounts()
@@ -126,7 +130,8 @@ def _claims(result: AuditResult) -> None:
             bundle.report(row, "claim", "a second claim for the same client and unit")
         if _account(body) not in accounts:
             bundle.report(row, "claim", f"a claim for {body.get('client_id')!r}, who was never charged")
-    for (client_id, unit), events in accounts.items():
+    for done, ((client_id, unit), events) in enumerate(accounts.items()):
+        on_step("epsilons", done, len(accounts))
         told = claimed.get((client_id, unit))
         fields: Mapping[str, Value] = told[1] if told else {}
         delta = _number(fields.get("target_delta"))

@@ -110,13 +110,16 @@ def verify_command(
     """
     from motet.audit.errors import AuditFailedError
     from motet.audit.verify import verify_bundle
+    from motet.cli.progress import StepProgress
 
-    result = verify_bundle(
-        _read(file),
-        previous=_read(previous) if previous else None,
-        key=key,
-        receipts={str(path): _read(path) for path in receipts or []},
-    )
+    with StepProgress() as progress:
+        result = verify_bundle(
+            _read(file),
+            previous=_read(previous) if previous else None,
+            key=key,
+            receipts={str(path): _read(path) for path in receipts or []},
+            on_step=progress.on_step,
+        )
     if as_json:
         print(json.dumps(result_as_json(result)))
     else:

@@ -190,9 +190,11 @@ def start_command(
     from client.policy_file import PolicyFile
     from client.whoami import remember
     from client.worker import ClientWorker
+    from motet.cli.training_bars import training_bars
 
     torch.set_num_threads(1)
-    worker = ClientWorker(name, data, home, PolicyFile(policy))
+    bars = training_bars(is_wanted=not as_json)
+    worker = ClientWorker(name, data, home, PolicyFile(policy), on_step=bars)
     remember(home, name, policy)
 
     def connected() -> None:

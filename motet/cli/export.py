@@ -40,10 +40,18 @@ def export_command(
 
     Example: motet export r-3f9a1c --home coordinator-home --out exported
     """
+    from motet.cli.progress import StepProgress
     from motet.exporting import export_from
 
-    with reached(home, coordinator, identity) as connection:
-        facts = export_from(connection, run_id, out, merged=merged, lora_rank=lora_rank)
+    with reached(home, coordinator, identity) as connection, StepProgress(unit="bytes") as progress:
+        facts = export_from(
+            connection,
+            run_id,
+            out,
+            merged=merged,
+            lora_rank=lora_rank,
+            on_bytes=lambda came: progress.on_step("adapter", came, 0),
+        )
     if as_json:
         print(json.dumps(facts))
         return

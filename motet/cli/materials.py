@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from motet.cli.completing import materials
+from motet.cli.progress import StepProgress
 from motet.cli.report import format_bytes
 from motet.materials import MATERIALS, Material, fetch, is_fetched
 from motet.materials.cache import cache_folder, find_material
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 app = typer.Typer(help="Real weights and texts: list them, bring them.", no_args_is_help=True)
-
-_STEPS = ("download", "check", "unpack", "convert")
 
 
 @app.command("list")
@@ -82,25 +80,20 @@ def fetch_with_progress(
     """
     chosen = list(dict.fromkeys(find_material(name).name for name in names))
     rows: list[dict[str, Any]] = []
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with StepProgress(console, unit="bytes") as progress:
         for name in chosen:
             material = MATERIALS[name]
             was_here = is_fetched(name)
-            task = progress.add_task(name, total=len(_STEPS))
 
-            def tell(step: str, material: Material = material, task: TaskID = task) -> None:
-                size = f" {format_bytes(material.num_bytes)}" if step == "download" else ""
-                text = f"{material.name}: {step}{size}"
-                progress.update(task, description=text, completed=_STEPS.index(step))
+            def tell_bytes(there: int, material: Material = material) -> None:
+                progress.on_step(material.name, min(there, material.num_bytes), material.num_bytes)
 
-            path = fetch(name, from_folder=from_folder, on_step=tell)
-            progress.update(task, visible=False)
+            def tell(step: str, material: Material = material) -> None:
+                there = 0 if step == "download" else material.num_bytes
+                progress.on_step(material.name, there, material.num_bytes)
+
+            path = fetch(name, from_folder=from_folder, on_step=tell, on_bytes=tell_bytes)
+            progress.end(name)
             rows.append({**_row(material), "downloaded": not was_here})
             said = "was here" if was_here else "fetched"
             console.print(f"{name}: {said}, {path}", soft_wrap=True, highlight=False)

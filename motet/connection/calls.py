@@ -32,7 +32,7 @@ from motet.wire.control_codec import decode
 from motet.wire.v1 import control_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from motet.connection.channel import Channel
     from motet.recipe import Recipe
@@ -182,8 +182,15 @@ class ArtifactCalls(Calls):
         """Oldest first."""
         return tuple(self._pages(Artifact, "ListArtifacts", "artifacts", control_pb2.ListArtifactsRequest()))
 
-    def download(self, sha256: str, path: Path | str) -> Path:
+    def download(
+        self, sha256: str, path: Path | str, *, on_bytes: Callable[[int], None] = lambda _count: None
+    ) -> Path:
         """Write an artifact to a file; it is there whole and checked, or not at all.
+
+        Args:
+          sha256: which.
+          path: the file.
+          on_bytes: told after each piece how many bytes have come.
 
         Raises:
           NotFoundError: there is none of that hash.
@@ -192,11 +199,13 @@ class ArtifactCalls(Calls):
         """
         request = control_pb2.DownloadArtifactRequest(sha256=sha256)
         chunks = self._channel.stream(self.service, "DownloadArtifact", request, timeout_s=DOWNLOAD_S)
-        digest = hashlib.sha256()
+        digest, came = hashlib.sha256(), 0
         with whole_file(Path(path)) as file:
             for chunk in chunks:
                 digest.update(chunk.data)
                 file.write(chunk.data)
+                came += len(chunk.data)
+                on_bytes(came)
             if digest.hexdigest() != sha256:
                 raise DamagedDownloadError(
                     "what came is not what the hash names", hint="try again; else ask the operator"

