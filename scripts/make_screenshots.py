@@ -33,7 +33,7 @@ OUT = ROOT / "docs" / "images"
 MOTET = (sys.executable, "-m", "motet.cli.main")
 OWNERS = ("amazon", "movies", "nyt", "tweets")
 DESKTOP, PHONE = (1280, 860), (390, 844)
-COLOURS = 96
+COLOURS = 256
 WAIT_S = 900.0
 
 
@@ -46,7 +46,9 @@ def main() -> None:
     simulated = simulation(work)
     with federation(work) as home, chromium() as browser:
         run = finished_runs(home, work)
-        motet("run", "submit", str(recipe(work, "sentiment-live", "flora", rounds=40)), "--home", str(home))
+        if all(r["state"] not in {"RUNNING", "QUEUED"} for r in runs(home)):
+            live = recipe(work, "sentiment-live", "flora", rounds=40)
+            motet("run", "submit", str(live), "--home", str(home))
         wait_for(lambda: any(r["state"] == "RUNNING" and r["rounds_closed"] > 1 for r in runs(home)), "a run")
         pictures(
             browser,
@@ -288,13 +290,14 @@ def settle(page: Page, name: str) -> None:
 
 
 def save(page: Page, path: Path, height: int) -> None:
-    """A picture with few colours, so that it is small; of a phone the first two windows."""
+    """A picture with a palette, so that it is small; of a phone at most the first two windows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if height:
-        page.set_viewport_size({"width": PHONE[0], "height": 2 * height})
+        whole = page.evaluate("document.querySelector('.foot').getBoundingClientRect().bottom + scrollY")
+        page.set_viewport_size({"width": PHONE[0], "height": min(2 * height, int(whole))})
     page.screenshot(path=path, full_page=not height)
     with Image.open(path) as image:
-        image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.convert("RGB").quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB", flush=True)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from coordinator.dashboard.charts.scale import NONE, number, seconds, size
+from coordinator.dashboard.charts.scale import NONE, epsilon, number, percent, seconds, size
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -60,6 +60,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(moment=moment, pill=pill, size=size, seconds=seconds, number=number, short=short)
+    made.filters.update(epsilon=epsilon, percent=percent)
     made.globals["asset"] = asset
     return made
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.dashboard.charts.bars import Bar, lying_bars, stacked_bars
 from coordinator.dashboard.charts.lines import Axes, Series, line_chart
-from coordinator.dashboard.charts.scale import number, seconds, size
+from coordinator.dashboard.charts.scale import number, percent, seconds, size
 from coordinator.dashboard.charts.timeline import timeline
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SHOWN: dict[str, Callable[[float], str]] = {
     "seconds": seconds,
-    "accuracy": lambda v: f"{100 * v:.1f} %",
-    "macro_f1": lambda v: f"{100 * v:.1f} %",
+    "accuracy": percent,
+    "macro_f1": percent,
 }
 COUNTS = ("clipped", "rejected", "late_replies", "duplicate_replies", "refused_replies", "equivocations")
 HOUR_S = 3600.0

@@ -50,6 +50,16 @@ def number(value: float | None) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def epsilon(value: float | None) -> str:
+    """An epsilon with two decimals, so that those of a column stand under each other."""
+    return number(value) if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def percent(part: float) -> str:
+    """A part of one, in percent."""
+    return f"{f'{100 * part:.1f}'.removesuffix('.0')} %"
+
+
 def size(num_bytes: float | None) -> str:
     """Bytes in the largest unit that leaves a number of at least one; 1 kB is 1,000 B."""
     if num_bytes is None:
@@ -57,7 +67,8 @@ def size(num_bytes: float | None) -> str:
     value, unit = float(num_bytes), 0
     while abs(value) >= 999.5 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
-    return f"{value:.0f} {_UNITS[unit]}" if unit == 0 or value >= 99.5 else f"{value:.1f} {_UNITS[unit]}"
+    digits = 0 if unit == 0 or value >= 99.5 else 1
+    return f"{f'{value:.{digits}f}'.removesuffix('.0')} {_UNITS[unit]}"
 
 
 def seconds(value: float | None) -> str:
@@ -67,7 +78,7 @@ def seconds(value: float | None) -> str:
     if value < 1:
         return f"{value * 1000:.0f} ms"
     if value < 60:
-        return f"{value:.1f} s"
+        return f"{f'{value:.1f}'.removesuffix('.0')} s"
     whole = int(value)
     for unit, below, span in (("min", "s", 60), ("h", "min", 3600), ("d", "h", 86400)):
         if whole < span * (60 if unit == "min" else 24) or unit == "d":

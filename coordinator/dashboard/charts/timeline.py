@@ -100,7 +100,7 @@ def _summary(attempts: Sequence[Attempt]) -> str:
 
 
 def _parts(attempts: Sequence[Attempt], clients: Sequence[str], frame: Frame) -> list[Markup]:
-    slot = min(80.0, frame.plot_width / len(attempts))
+    slot = min(124.0, frame.plot_width / len(attempts))
     cell = slot - min(4.0, slot * 0.2)
     longest = max((a.seconds or 0.0 for a in attempts), default=0.0) or 1.0
     most = int(len(attempts) * slot // 30) or 1

@@ -43,12 +43,12 @@ def test_numbers_sizes_and_spans_as_people_read_them():
     assert [size(v) for v in (0, 999, 1000, 999_600, 2_500_000)] == [
         "0 B",
         "999 B",
-        "1.0 kB",
-        "1.0 MB",
+        "1 kB",
+        "1 MB",
         "2.5 MB",
     ]
     assert [seconds(v) for v in (0.5, 12, 90, 3600, 90_000, 200_000)] == [
-        "500 ms", "12.0 s", "1 min 30 s", "1 h", "1 d 1 h", "2 d 7 h",
+        "500 ms", "12 s", "1 min 30 s", "1 h", "1 d 1 h", "2 d 7 h",
     ]  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def test_every_outcome_is_a_cell_with_a_sign_and_a_word():
     assert {words.split()[-1] for _, words in chart.legend} == {
         "answered", "late", "failed", "asked", "drawn", "rejected",
     }  # fmt: skip
-    assert chart.rows[1][2:] == ["aborted", "2.0 s", "\N{EN DASH}", "\N{EN DASH}", "too few"]
+    assert chart.rows[1][2:] == ["aborted", "2 s", "\N{EN DASH}", "\N{EN DASH}", "too few"]
 
 
 def test_of_many_clients_those_with_trouble_are_drawn():
