@@ -35,6 +35,8 @@ def print_result(result: dict[str, Any], out_dir: Path, *, as_json: bool) -> Non
     if result.get("learned_rank"):
         console.print(f"                 {cut_words(result)}", highlight=False)
     console.print(f"learning curve   {picture}", highlight=False)
+    if (out_dir / "trackers").is_dir():
+        console.print(f"trackers         {out_dir / 'trackers'}", highlight=False)
     console.print(f"took             {result['seconds']:.0f} s", highlight=False)
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from control_house import house
 
 from coordinator.recording.recorder import DONE, Recorder
 from coordinator.storage.store import Store
@@ -159,6 +160,19 @@ def test_recording_is_off_the_path_of_the_rounds(store, tmp_path, monkeypatch):
 
     assert Recorder(store, tmp_path / "trackers", look_s=0.01).around(work)("r-1") < 15
     assert [row["round"] for row in lines(tmp_path / "trackers")] == [0, 1, 2]
+
+
+def test_a_coordinator_that_lacks_a_library_refuses_the_run_when_it_is_submitted(tmp_path, monkeypatch):
+    recipe = parse_recipe(RECIPE.format(trackers="jsonl, wandb"))
+    with house(tmp_path) as served:
+        operator = served.connect("operator")
+        with monkeypatch.context() as patch:
+            patch.setattr(needs, "_is_here", lambda _: False)
+            with pytest.raises(RecipeError, match=r"trackers\.wandb: wandb is not installed"):
+                operator.runs.submit(recipe)
+        assert operator.runs.list() == ()
+        monkeypatch.setattr(needs, "_is_here", lambda _: True)
+        assert operator.runs.submit(recipe).state == "QUEUED"
 
 
 def read_tensorboard(folder):
