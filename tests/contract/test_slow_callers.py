@@ -77,6 +77,7 @@ def test_a_normal_call_is_answered_within_a_second_beside_fifty_that_send_no_req
     assert seconds_of(served.connect("operator", "slow")) < 30  # who was slow may still call
 
 
+@pytest.mark.slow
 def test_without_the_bound_the_same_fifty_stop_everybody(served, monkeypatch):
     """Positive control."""
     monkeypatch.setattr(Bodies, "_overdue", lambda _self, _now: [])

@@ -223,7 +223,7 @@ def test_bodies_that_do_not_come_take_nothing_of_the_superlink_and_others_are_an
 
     gateway = ReverseProxy("https://127.0.0.1:1/", None)
     gateway._client = httpx.AsyncClient(transport=SuperLink())
-    monkeypatch.setattr(gateway_module, "SILENCE_S", 2.0)
+    monkeypatch.setattr(gateway_module, "SILENCE_S", 1.0)
 
     async def attack():
         sent = []
