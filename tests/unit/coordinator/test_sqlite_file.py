@@ -1,6 +1,7 @@
 """What is special to an SQLite file: it may be missing, none, or on a full disk. See tests/contract/test_store.py."""
 
 import pytest
+from sqlalchemy import text
 
 from coordinator.errors import StorageError
 from coordinator.storage.store import Store
@@ -27,6 +28,11 @@ def store(path):
     store = Store.open(path)
     yield store
     store.close()
+
+
+def test_each_connection_keeps_no_more_than_a_quarter_of_a_megabyte_of_pages(store):
+    with store._database.reading() as session:
+        assert session.scalar(text("PRAGMA cache_size")) == -256
 
 
 @pytest.mark.parametrize(
