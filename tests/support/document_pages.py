@@ -52,14 +52,6 @@ NOT_RUN = {
     "make demo": "minutes; tests/e2e/test_simulate_and_export.py runs what it runs",
     "make test": "these are the tests",
     "make demo-causal-lm": "12 minutes of CPU time",
-    "docker compose up": _ENGINE,
-    "docker compose --profile observer up -d": _ENGINE,
-    "docker compose --profile auditor run --rm auditor": _ENGINE,
-    "docker compose cp submit:/var/lib/motet/adapter/demo adapter": _ENGINE,
-    "docker compose down": _ENGINE,
-    "docker compose exec coordinator motet backup --home /var/lib/motet/home --out /tmp/fed.motet "
-    "--without-keys": _ENGINE,
-    "docker compose build && docker compose up -d": _ENGINE,
     "python scripts/compose_runner.py up --volume materials=$HOME/.cache/motet": _RUNNER,
     "python scripts/compose_runner.py ps": _RUNNER,
     "python scripts/compose_runner.py down": _RUNNER,
@@ -82,6 +74,9 @@ NOT_RUN = {
     "motet coordinator start --home fed-pg --listen 0.0.0.0:8443 --control 0.0.0.0:8444 --enrolment 0.0.0.0:8445 "
     "--name fed.example.org": _POSTGRESQL,
 }
+
+# The same for every command that starts so.
+NOT_RUN_STARTS = {"docker ": _ENGINE}
 
 # Blocks that are neither commands nor a language: their first line, and what they are.
 OTHER = {
@@ -236,6 +231,16 @@ def fills():
     }
 
 
+def is_not_run(command):
+    """Whether a list has it."""
+    return bare(command) in NOT_RUN or command.startswith(tuple(NOT_RUN_STARTS))
+
+
+def _key(command):
+    """The same for every way to write a command."""
+    return bare(command).removeprefix(".venv/bin/")
+
+
 def runnable(page, text=None):
     """(block, command or None for a block of Python), in the order of the page."""
     for block in blocks_of(page, text):
@@ -253,7 +258,7 @@ def unlisted(page, text=None):
     return [
         f"{page}:{block.line}: {bare(command) if command else 'python'}"
         for block, command in runnable(page, text)
-        if command is None or bare(command) not in NOT_RUN
+        if command is None or not is_not_run(command)
     ]
 
 
@@ -270,7 +275,7 @@ def walk(shell, page):
             commands = [
                 c
                 for c in block.commands()
-                if bare(c) not in NOT_RUN and (block.prints or bare(c) not in shell.has_run)
+                if not is_not_run(c) and (block.prints or _key(c) not in shell.has_run)
             ]
         else:
             continue
@@ -289,7 +294,7 @@ def _one(shell, about, block, command):
     done = shell.run(bare(command))
     right = next((code for start, code in about.codes.items() if command.startswith(start)), 0)
     assert done.code == right, f"{block.page}:{block.line}: {command}\n{done.printed[-3000:]}{shell.logs()}"
-    shell.has_run.add(bare(command))
+    shell.has_run.add(_key(command))
     return done.printed
 
 
