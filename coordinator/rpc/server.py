@@ -7,6 +7,7 @@ not take a thread from those who are known.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import socket
 import threading
@@ -90,10 +91,17 @@ class Certificates:
     chain: Path
     authority: Path
 
-    def configuration(self) -> grpc.ServerCertificateConfiguration:
-        """What gRPC takes for the next handshake."""
-        pair = (self.key.read_bytes(), self.chain.read_bytes())
-        return grpc.ssl_server_certificate_configuration([pair], self.authority.read_bytes())
+    def configuration(self, but: str = "") -> tuple[grpc.ServerCertificateConfiguration | None, str]:
+        """What gRPC takes for the next handshakes, and its SHA-256; no configuration where that is ``but``.
+
+        Raises:
+          OSError: a file can not be read.
+        """
+        key, chain, authority = (path.read_bytes() for path in (self.key, self.chain, self.authority))
+        sha256 = hashlib.sha256(b"\0".join((key, chain, authority))).hexdigest()
+        if sha256 == but:
+            return None, sha256
+        return grpc.ssl_server_certificate_configuration([(key, chain)], authority), sha256
 
 
 class ControlServer:
@@ -202,17 +210,25 @@ class ControlServer:
     def _credentials(self, certificates: Certificates, *, is_mutual: bool) -> grpc.ServerCredentials:
         counts = self._resources.counts
         self._says_silent = True
+        first, given = certificates.configuration()
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
+            """None as long as the files are the same.
+
+            gRPC frees what it made of the certificates before as soon as it gets new ones, also while another
+            handshake makes use of it: with new ones at each handshake, a few callers at once ended the process.
+            """
+            nonlocal given
             counts.handshake()
             try:
-                return certificates.configuration()
+                found, given = certificates.configuration(but=given)
             except OSError:
                 log.exception("certificates of the control API can not be read; those from before stay")
                 return None
+            return found
 
         return grpc.dynamic_ssl_server_credentials(
-            certificates.configuration(),
+            first,  # type: ignore[arg-type] # there is one: none was given before
             fetch,  # type: ignore[arg-type] # None keeps what there is, which the stubs do not say
             require_client_authentication=is_mutual,
         )
