@@ -7,6 +7,17 @@ import pytest
 
 import coordinator.service as service
 from coordinator.errors import DatabaseAwayError, RunFailedError, StorageError
+from motet.recipe import canonical_json, parse_recipe
+
+RECIPE = """
+name: plain
+base_model: {tiny: tiny-bert}
+task: {kind: sequence-classification, num_labels: 2}
+data: {path: none.jsonl}
+adapter: {lora_rank: 2}
+method: {name: flora}
+training: {rounds: 1, local_steps: 1}
+"""
 
 
 class FakeStore:
@@ -15,6 +26,9 @@ class FakeStore:
 
     def open_runs(self):
         return [SimpleNamespace(run_id=r, cancel_requested=False) for r in self.runs]
+
+    def get_run(self, run_id):
+        return SimpleNamespace(run_id=run_id, recipe_json=canonical_json(parse_recipe(RECIPE)))
 
     def end_run(self, run_id, state, reason):
         self.ended.append((run_id, state, reason))
