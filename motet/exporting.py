@@ -208,7 +208,7 @@ def export_from(
     *,
     merged: bool = False,
     lora_rank: int | None = None,
-    on_bytes: Callable[[int], None] = lambda _count: None,
+    on_bytes: Callable[[int, int], None] = lambda _came, _of: None,
 ) -> dict[str, Any]:
     """As ``export_run``, of a coordinator that is reached over its control API.
 
@@ -239,7 +239,7 @@ def export_from(
 
 
 def downloaded_state(
-    connection: Connection, sha256: str, on_bytes: Callable[[int], None] = lambda _count: None
+    connection: Connection, sha256: str, on_bytes: Callable[[int, int], None] = lambda _came, _of: None
 ) -> AdapterState:
     """An adapter state of a coordinator that is reached over its control API.
 

@@ -30,7 +30,7 @@ from motet.peft_config import CONFIG_FILE, AdapterFolderError
 from motet.peft_folder import PREFIX, WEIGHTS_FILE, AdapterFolder, open_adapter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from aggregation.adapter import FactorPair
@@ -65,7 +65,12 @@ class MergeOptions:
     base: str | None = None
 
 
-def merge_adapters(paths: Sequence[Path], out_dir: Path, options: MergeOptions) -> dict[str, Any]:
+def merge_adapters(
+    paths: Sequence[Path],
+    out_dir: Path,
+    options: MergeOptions,
+    on_layer: Callable[[int, int], None] = lambda _done, _of: None,
+) -> dict[str, Any]:
     """Combine PEFT LoRA folders into one and write it with its report, ``motet-merge.json``.
 
     Everything is checked before anything is written, and the folder appears whole or not at all.
@@ -74,6 +79,7 @@ def merge_adapters(paths: Sequence[Path], out_dir: Path, options: MergeOptions) 
       paths: at least one folder; their order changes rounding alone.
       out_dir: must not exist, be empty, or be what an earlier merge wrote.
       options: see there.
+      on_layer: told after each layer how many are merged, and of how many.
 
     Returns:
       The report: method, weights, base, ranks, ``relative_error`` against the exact weighted sum of
@@ -93,7 +99,7 @@ def merge_adapters(paths: Sequence[Path], out_dir: Path, options: MergeOptions) 
     check_replaceable(out_dir, REPORT_FILE)
     adapters = [open_adapter(path) for path in paths]
     base = _check_same(adapters, options.base)
-    layers, pairs = _merge_layers(method, adapters, weights, options.lora_rank)
+    layers, pairs = _merge_layers(method, adapters, weights, options.lora_rank, on_layer)
     dense = {
         name: merge_dense([adapter.dense_tensor(name) for adapter in adapters], weights)
         for name in adapters[0].dense
@@ -183,7 +189,11 @@ def _check_names(first: AdapterFolder, other: AdapterFolder, what: str, odd: set
 
 
 def _merge_layers(
-    method: Method, adapters: Sequence[AdapterFolder], weights: Sequence[float], lora_rank: int | None
+    method: Method,
+    adapters: Sequence[AdapterFolder],
+    weights: Sequence[float],
+    lora_rank: int | None,
+    on_layer: Callable[[int, int], None],
 ) -> tuple[dict[str, MergedLayer], dict[str, FactorPair]]:
     sizes = [_size(adapter) for adapter in adapters] if method.name == "hetlora" else None
     layers: dict[str, MergedLayer] = {}
@@ -198,6 +208,7 @@ def _merge_layers(
             raise MergeRefusedError(
                 f"--method {method.name}: {layer}: {e}", hint=f"use --method flora, which is exact{other}"
             ) from e
+        on_layer(len(layers), len(adapters[0].layers))
     return layers, {layer: merged.pair for layer, merged in layers.items()}
 
 

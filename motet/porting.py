@@ -42,7 +42,13 @@ class _Bases:
 
 
 def port_adapter(
-    path: Path, old: Path, new: Path, out_dir: Path, *, base_name: str | None = None
+    path: Path,
+    old: Path,
+    new: Path,
+    out_dir: Path,
+    *,
+    base_name: str | None = None,
+    on_layer: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> dict[str, Any]:
     """Carry a PEFT LoRA folder from one version of its base to another and write it with ``motet-port.json``.
 
@@ -55,6 +61,7 @@ def port_adapter(
       new: local folder of the newer version.
       out_dir: must not exist, be empty, or be what an earlier port wrote.
       base_name: what the written adapter calls its base; ``new`` where None.
+      on_layer: told after each layer how many were compared, and of how many.
 
     Returns:
       The report: ``ratio`` (norm of the base's change over that of the adapter's, all layers as one vector), ``cosine``
@@ -69,7 +76,10 @@ def port_adapter(
     check_replaceable(out_dir, REPORT_FILE)
     adapter = open_adapter(path)
     bases = _open_bases(adapter, old, new)
-    drifts = {layer: _drift(bases, adapter, layer) for layer in adapter.layers}
+    drifts: dict[str, Drift] = {}
+    for layer in adapter.layers:
+        drifts[layer] = _drift(bases, adapter, layer)
+        on_layer(len(drifts), len(adapter.layers))
     heads = {name: _moves(bases, name, shape) for name, shape in adapter.dense.items()}
     report = _report(adapter, bases, drifts, heads)
     config = dict(adapter.config.raw) | {"base_model_name_or_path": base_name or str(new), "revision": None}

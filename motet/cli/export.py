@@ -50,7 +50,7 @@ def export_command(
             out,
             merged=merged,
             lora_rank=lora_rank,
-            on_bytes=lambda came: progress.on_step("adapter", came, 0),
+            on_bytes=lambda came, of: progress.on_step("adapter", came, of),
         )
     if as_json:
         print(json.dumps(facts))

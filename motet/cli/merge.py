@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path  # noqa: TC003 - typer reads the annotation
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,19 +51,18 @@ def merge_command(
 
     check_choice("--method", method, list(TABLE))
     options = _method_options(method, ridge, energy)
+    from motet.cli.progress import StepProgress
     from motet.merging import MergeOptions, merge_adapters
 
-    report = merge_adapters(
-        adapters,
-        out,
-        MergeOptions(
-            method=method,
-            method_options=options,
-            weights=_numbers(weights),
-            lora_rank=lora_rank,
-            base=base,
-        ),
+    chosen = MergeOptions(
+        method=method,
+        method_options=options,
+        weights=_numbers(weights),
+        lora_rank=lora_rank,
+        base=base,
     )
+    with StepProgress() as progress:
+        report = merge_adapters(adapters, out, chosen, partial(progress.on_step, "layers"))
     if as_json:
         print(json.dumps(report))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path  # noqa: TC003 - typer reads the annotation
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,9 +34,13 @@ def port_command(
 
     Example: motet port adapter --from base-v1 --to base-v2 --out adapter-v2
     """
+    from motet.cli.progress import StepProgress
     from motet.porting import port_adapter
 
-    report = port_adapter(adapter, old, new, out, base_name=base_name)
+    with StepProgress() as progress:
+        report = port_adapter(
+            adapter, old, new, out, base_name=base_name, on_layer=partial(progress.on_step, "layers")
+        )
     if as_json:
         print(json.dumps(report))
         return

@@ -183,14 +183,14 @@ class ArtifactCalls(Calls):
         return tuple(self._pages(Artifact, "ListArtifacts", "artifacts", control_pb2.ListArtifactsRequest()))
 
     def download(
-        self, sha256: str, path: Path | str, *, on_bytes: Callable[[int], None] = lambda _count: None
+        self, sha256: str, path: Path | str, *, on_bytes: Callable[[int, int], None] = lambda _came, _of: None
     ) -> Path:
         """Write an artifact to a file; it is there whole and checked, or not at all.
 
         Args:
           sha256: which.
           path: the file.
-          on_bytes: told after each piece how many bytes have come.
+          on_bytes: told after each piece how many bytes have come, and how many there are.
 
         Raises:
           NotFoundError: there is none of that hash.
@@ -205,7 +205,7 @@ class ArtifactCalls(Calls):
                 digest.update(chunk.data)
                 file.write(chunk.data)
                 came += len(chunk.data)
-                on_bytes(came)
+                on_bytes(came, chunk.num_bytes)
             if digest.hexdigest() != sha256:
                 raise DamagedDownloadError(
                     "what came is not what the hash names", hint="try again; else ask the operator"

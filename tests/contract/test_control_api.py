@@ -371,8 +371,13 @@ def test_an_artifact_is_downloaded_whole_and_a_clients_update_is_not_served(serv
     served.store.start_run("r-art")
     served.store.plan_round("r-art", 0, 0, start_sha256="0" * 64, deadline_s=5, ranks={"a": 2}, event=None)
     served.store.close_round("r-art", 0, 0, adapter_sha256=sha256, num_bytes=len(data), relative_error=0.0)
-    path = people["operator"].artifacts.download(sha256, tmp_path / "adapter")
+    told = []
+    path = people["operator"].artifacts.download(
+        sha256, tmp_path / "adapter", on_bytes=lambda *count: told.append(count)
+    )
     assert path.read_bytes() == data
+    assert told[-1] == (len(data), len(data))
+    assert {of for _, of in told} == {len(data)}
     assert sha256 in {a.sha256 for a in people["operator"].artifacts.list()}
     with pytest.raises(NotFoundError):
         people["operator"].artifacts.download(update, tmp_path / "update")

@@ -109,3 +109,11 @@ def test_constraints_pin_every_direct_dependency():
 @pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"])
 def test_the_usual_documents_are_there(name):
     assert (ROOT / name).stat().st_size > 300
+
+
+@pytest.mark.xdist_group("together")
+def test_tests_of_one_group_stay_on_one_worker(request):
+    """Pages of the documents, and tests that share a federation or a server, follow one another."""
+    if not request.config.getoption("loadgroup", default=False):
+        pytest.skip("not distributed by groups")
+    assert request.node.nodeid.endswith("@together")
