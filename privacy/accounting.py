@@ -38,6 +38,9 @@ _PLD_FINE_EPSILON = 0.5
 # Above this the RDP bound is returned: the distribution's grid would grow without limit and the figure means
 # nothing.
 PLD_LARGEST_EPSILON = 100.0
+# Outside of this range the square of a noise multiplier, or its inverse, is no float any more.
+_LEAST_NOISE, _MOST_NOISE = 1e-140, 1e140
+_PLD_MOST_NOISE = 1e7  # more noise than this is taken for this: an upper bound, which is zero in the grid
 
 _ORDERS = (*range(2, 65), *(int(2 ** (6 + i / 6)) for i in range(1, 37)))
 
@@ -145,7 +148,7 @@ def _pld_of_rows(rows: _Rows, target_delta: float) -> float:
         value_discretization_interval=_PLD_FINE_INTERVAL if fine else _PLD_INTERVAL,
     )
     for noise, rate, count in rows:
-        gaussian = GaussianDpEvent(noise)
+        gaussian = GaussianDpEvent(min(noise, _PLD_MOST_NOISE))
         accountant.compose(gaussian if rate == 1 else PoissonSampledDpEvent(rate, gaussian), count)
     return float(accountant.get_epsilon(target_delta))
 
@@ -160,7 +163,9 @@ def _rdp_of_rows(rows: _Rows, target_delta: float) -> float:
         rdp += count * _rdp_at_all_orders(noise, rate)
     epsilons = rdp + np.log1p(-1 / orders) - (math.log(target_delta) + np.log(orders)) / (orders - 1)
     best = float(np.min(epsilons))
-    return max(0.0, best)
+    return (
+        math.inf if math.isnan(best) else max(0.0, best)
+    )  # max(0.0, nan) is 0.0: what is not known costs all
 
 
 @lru_cache(maxsize=256)
@@ -179,8 +184,12 @@ def rdp_of_step(noise_multiplier: float, sampling_rate: float, orders: Sequence[
       orders: integers >= 2.
 
     Returns:
-      One value >= 0 for each order; the formula stands at ``epsilon_rdp``.
+      One value >= 0 for each order; the formula stands at ``epsilon_rdp``. Infinite where the noise is below 1e-140;
+      above 1e140 it is taken for 1e140, an upper bound.
     """
+    if noise_multiplier < _LEAST_NOISE:
+        return [math.inf] * len(orders)
+    noise_multiplier = min(noise_multiplier, _MOST_NOISE)
     if sampling_rate == 1:
         return [order / (2 * noise_multiplier**2) for order in orders]
     log_rate, log_rest = math.log(sampling_rate), math.log1p(-sampling_rate)

@@ -23,6 +23,7 @@ UNITS: tuple[Unit, ...] = get_args(Unit)
 
 _POISSON_GAUSSIAN = "poisson_gaussian"
 _ADD_REMOVE = "add_remove"
+_MOST_STEPS = 2**53  # accountants multiply steps as floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class PoissonGaussianEvent:
       noise_multiplier: standard deviation of the noise over the clipping norm, >= 0. Zero means no privacy.
       sampling_rate: probability in [0, 1] with which each unit joins a step, independently. One means no
         sampling.
-      num_steps: number of steps charged, >= 0. Zero charges nothing.
+      num_steps: number of steps charged, from 0 to 2^53. Zero charges nothing.
       unit: what neighbours differ by, and what clipping bounds the contribution of.
 
     Raises:
@@ -54,8 +55,8 @@ class PoissonGaussianEvent:
             )
         if not 0 <= self.sampling_rate <= 1:
             raise MalformedEventError(f"sampling_rate must lie in [0, 1], not {self.sampling_rate!r}")
-        if type(self.num_steps) is not int or self.num_steps < 0:
-            raise MalformedEventError(f"num_steps must be an integer >= 0, not {self.num_steps!r}")
+        if type(self.num_steps) is not int or not 0 <= self.num_steps <= _MOST_STEPS:
+            raise MalformedEventError(f"num_steps must be an integer from 0 to 2^53, not {self.num_steps!r}")
 
     def to_json(self) -> str:
         """Return the canonical JSON text: sorted keys, no spaces; equal events give equal text.
@@ -155,4 +156,7 @@ def _number(fields: Mapping[str, object], name: str) -> float:
     value = fields[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise MalformedEventError(f"{name} must be a number, not {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:  # JSON knows integers of any length
+        raise MalformedEventError(f"{name} is no finite number") from error

@@ -10,6 +10,7 @@ import pytest
 
 from privacy.accounting import PLD_LARGEST_EPSILON, epsilon_pld, epsilon_rdp, would_exceed
 from privacy.events import PoissonGaussianEvent
+from privacy.ledger.vectors import rdp_vector
 
 
 def event(noise=1.0, rate=0.064, steps=200) -> PoissonGaussianEvent:
@@ -98,3 +99,21 @@ def test_the_limit_holds_at_its_edge():
     assert would_exceed(spent, event(noise=0.0), math.inf, 1e-5)
     assert would_exceed(spent, event(), math.nan, 1e-5)
     assert not would_exceed(spent, event(), math.inf, 1e-5)
+
+
+@pytest.mark.parametrize("rate", [1e-300, 0.064, 1 - 1e-16, 1.0])
+@pytest.mark.parametrize("noise", [5e-324, 1e-200, 1e-160, 1e-141])
+def test_noise_too_small_to_be_squared_costs_infinity(noise, rate):
+    spent = [event(noise, rate, 1)]
+    assert epsilon_rdp(spent, 1e-5) == math.inf
+    assert epsilon_pld(spent, 1e-5) == math.inf
+    assert would_exceed([], spent[0], 1e9, 1e-5)
+    assert rdp_vector(spent[0]) is None
+
+
+@pytest.mark.parametrize("rate", [1e-300, 0.064, 1.0])
+def test_noise_too_large_to_be_squared_costs_next_to_nothing(rate):
+    spent = [event(1e200, rate, 10)]
+    assert 0 <= epsilon_pld(spent, 1e-5) <= epsilon_rdp(spent, 1e-5) < 0.001
+    assert not would_exceed([], spent[0], 0.001, 1e-5)
+    assert rdp_vector(spent[0]) is not None

@@ -65,6 +65,9 @@ def test_an_unknown_event_costs_infinity(text):
         changed(sampling_rate=False),
         '{"adjacency":"add_remove","kind":"poisson_gaussian"}',
         changed(noise_multiplier=math.nan),
+        changed(noise_multiplier=10**400),
+        changed(num_steps=2**53 + 1),
+        changed(num_steps=10**400),
     ],
 )
 def test_a_damaged_event_is_an_error_and_never_a_free_one(text):
