@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from coordinator.storage.store import Store
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class RegistrationError(BadRequestError):
@@ -71,7 +71,7 @@ def admit_key(
     Raises:
       RegistrationError: a bad name, or another kind of key.
     """
-    if not _NAME.match(client_id):
+    if not _NAME.fullmatch(client_id):
         raise RegistrationError(
             f"{client_id!r} is no name", hint="use letters, digits, dot, dash and underscore, at most 63"
         )

@@ -20,8 +20,8 @@ from privacy.ledger.merkle import HASH_BYTES
 
 _ED25519 = b"\x01"
 _DASH = "\u2014"
-_NAME = re.compile(r"^[^\s+]{1,200}$")
-_SIZE = re.compile(r"^(0|[1-9][0-9]{0,15})$")
+_NAME = re.compile(r"[^\s+]{1,200}")
+_SIZE = re.compile(r"0|[1-9][0-9]{0,15}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Verifier:
     key: bytes
 
     def __post_init__(self) -> None:
-        if not _NAME.match(self.name) or len(self.key) != HASH_BYTES:
+        if not _NAME.fullmatch(self.name) or len(self.key) != HASH_BYTES:
             raise LedgerFormatError(f"{self.name!r} with {len(self.key)} bytes is no key of a log")
 
     @property
@@ -87,7 +87,11 @@ class Checkpoint:
     root: bytes
 
     def __post_init__(self) -> None:
-        if not _NAME.match(self.origin) or len(self.root) != HASH_BYTES or not _SIZE.match(str(self.size)):
+        if (
+            not _NAME.fullmatch(self.origin)
+            or len(self.root) != HASH_BYTES
+            or not _SIZE.fullmatch(str(self.size))
+        ):
             raise LedgerFormatError("a checkpoint needs a name, a size >= 0 and a root of 32 bytes")
 
     def to_text(self) -> str:
@@ -102,7 +106,7 @@ class Checkpoint:
           LedgerFormatError: it is no checkpoint, or has lines that this version does not know.
         """
         lines = text.split("\n")
-        if len(lines) != 4 or lines[3] or not _SIZE.match(lines[1]):
+        if len(lines) != 4 or lines[3] or not _SIZE.fullmatch(lines[1]):
             raise LedgerFormatError(f"no checkpoint: {text[:80]!r}")
         checkpoint = cls(origin=lines[0], size=int(lines[1]), root=_from_base64(lines[2]))
         if checkpoint.to_text() != text:

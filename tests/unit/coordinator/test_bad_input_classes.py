@@ -35,6 +35,7 @@ from coordinator.engine.admission import admit, expected_manifest
 from coordinator.engine.grid import GridFailure
 from coordinator.engine.reply_size import BESIDE, ReplySizes
 from coordinator.errors import StorageError
+from coordinator.registration import RegistrationError, admit_key
 from coordinator.tls import key_usage, leaf_builder, load_authority
 from motet.errors import MotetError
 from motet.identity import identity_uri
@@ -391,6 +392,7 @@ def test_22_a_wrong_certificate_reaches_nothing(control, tmp_path, what):
 STRANGE_NAMES = [
     "../ward-a",
     "ward-a\x00",
+    "ward-a\n",
     "w\u0430rd-a",
     "ward-a'; DROP TABLE clients; --",
     "ward a",
@@ -407,6 +409,8 @@ def test_22_names_with_paths_nulls_look_alikes_or_sql_are_no_names(control, name
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     with pytest.raises(MotetError):
         control.authority.certify(key, "client", name, now=datetime.datetime.now(datetime.UTC))
+    with pytest.raises(RegistrationError, match="is no name"):
+        admit_key(control.store, name, b"")
     assert control.store.count_rows() == before
 
 

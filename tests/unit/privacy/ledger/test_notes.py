@@ -97,6 +97,14 @@ def test_a_key_that_is_none_is_refused(text):
         Verifier.from_text(text)
 
 
+@pytest.mark.parametrize("name", ["", "motet test", "a+b", "motet/test\n", "a" * 201], ids=ascii)
+def test_a_name_with_a_space_a_plus_or_a_line_end_names_no_log(name):
+    with pytest.raises(LedgerFormatError):
+        Verifier(name=name, key=VERIFIER.key)
+    with pytest.raises(LedgerFormatError):
+        Checkpoint(origin=name, size=1, root=bytes(32))
+
+
 @pytest.mark.parametrize(
     "text", ["", "a\n1\n", "a\n01\nAA==\n", "a\n1\nAA==\n", "a\n-1\nAA==\n", "a\n1\nx\nmore\n"]
 )
