@@ -31,6 +31,10 @@ MethodName = Literal[
     "dp-lora",
 ]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Bounded, since a client lists and charges each round of a run by itself, and accountants count steps as floats.
+Repeats = Annotated[int, Field(ge=1, le=100_000)]
+# Of the rank, above zero: a scale of zero trains nothing, and the product of such an adapter is always zero.
+Multiple = Annotated[str, Field(pattern=r"^([1-9][0-9]{0,5}(\.[0-9]{1,6})?|0\.[0-9]{0,5}[1-9][0-9]{0,5})r$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
 
@@ -153,7 +157,7 @@ class AdapterSection(Section):
     """
 
     lora_rank: PositiveInt | dict[Name, PositiveInt] = 8
-    alpha: PositiveFloat | Annotated[str, Field(pattern=r"^\d+(\.\d+)?r$")] = "2r"
+    alpha: PositiveFloat | Multiple = "2r"
     targets: Annotated[list[str], Field(min_length=1)] = ["query", "value"]
     layers: list[Annotated[int, Field(ge=0)]] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -228,8 +232,8 @@ class TrainingSection(Section):
     that take the drift of unlike data out of each step (scaffold).
     """
 
-    rounds: PositiveInt = 3
-    local_steps: PositiveInt = 10
+    rounds: Repeats = 3
+    local_steps: Repeats = 10
     expected_batch_size: PositiveInt = 16
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: PositiveFloat = 1e-3

@@ -157,6 +157,16 @@ REPLACED = {
         "scale times "
         "rank: a number, or a multiple of each client's rank such as `2r`.",
     ),
+    "alpha of nothing": (
+        "adapter: {alpha: 0r}",
+        "r.yaml:6: adapter.alpha: must be a number, or a multiple of the rank such as 2r, not '0r'. It is: "
+        "scale times "
+        "rank: a number, or a multiple of each client's rank such as `2r`.",
+    ),
+    "more rounds than can be planned": (
+        "training: {rounds: 1000000000000}",
+        "r.yaml:6: training.rounds: must be at most 100000, not 1000000000000. It is: rounds of the run.",
+    ),
     "bad choice": (
         "training: {optimizer: adamw}",
         "r.yaml:6: training.optimizer: 'adamw' is not one of adam, sgd. Did you mean adam?",
