@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from motet.enrolment import EnrolRequest
     from motet.identity import Identity
+    from motet.renewal import RenewSignedRequest
 
 HANDSHAKE_TIMEOUT_S = 15.0
 CALL_TIMEOUT_S = 60.0
@@ -36,6 +37,10 @@ class EnrolmentError(ClientError):
 
     exit_code = 7
     code = "enrolment"
+
+
+class UnansweredError(EnrolmentError):
+    """Nobody answers at an address, or not in time."""
 
 
 def fetch_authority(address: str, pin: str) -> str:
@@ -121,11 +126,12 @@ def call_enrol(address: str, authority_pem: str, request: EnrolRequest) -> Enrol
     )
 
 
-def call_renew(identity: Identity, csr_pem: str) -> RenewResponse:
-    """A new certificate, asked for with the present one.
+def call_renew(identity: Identity, csr_pem: str, *, timeout_s: float = CALL_TIMEOUT_S) -> RenewResponse:
+    """A new certificate from the control API, asked for with the present one.
 
     Raises:
-      EnrolmentError: the coordinator refuses, or does not answer.
+      UnansweredError: the control API is not reached.
+      EnrolmentError: the coordinator refuses.
     """
     credentials = grpc.ssl_channel_credentials(
         identity.authority_path.read_bytes(),
@@ -133,7 +139,24 @@ def call_renew(identity: Identity, csr_pem: str) -> RenewResponse:
         identity.certificate_path.read_bytes(),
     )
     with _stub(identity.control, credentials) as stub:
-        told = stub.Renew(control_pb2.RenewRequest(csr_pem=csr_pem), timeout=CALL_TIMEOUT_S)
+        told = stub.Renew(control_pb2.RenewRequest(csr_pem=csr_pem), timeout=timeout_s)
+    return RenewResponse(certificate_pem=told.certificate_pem, ca_pem=told.ca_pem, not_after=told.not_after)
+
+
+def call_renew_signed(address: str, authority_pem: str, request: RenewSignedRequest) -> RenewResponse:
+    """The next certificate from the enrolment address, asked for with a signature.
+
+    Raises:
+      UnansweredError: the address is not reached, or somebody else's server answers there.
+      EnrolmentError: the coordinator refuses.
+    """
+    with _stub(address, grpc.ssl_channel_credentials(authority_pem.encode())) as stub:
+        message = control_pb2.RenewSignedRequest(
+            certificate_pem=request.certificate_pem,
+            signed_at=request.signed_at,
+            signature=request.signature,
+        )
+        told = stub.RenewSigned(message, timeout=CALL_TIMEOUT_S)
     return RenewResponse(certificate_pem=told.certificate_pem, ca_pem=told.ca_pem, not_after=told.not_after)
 
 
@@ -158,7 +181,7 @@ def _in_words(address: str, error: grpc.RpcError) -> EnrolmentError:
             words = "".join(c if c.isprintable() else " " for c in detail.message)[:500]
             return EnrolmentError(f"the coordinator refuses: {words}", hint=detail.hint[:500])
     if told.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-        return EnrolmentError(
+        return UnansweredError(
             f"the coordinator at {address} does not answer",
             hint="try again with the same token: a token that these keys have spent gives the same answer",
         )

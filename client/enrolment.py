@@ -18,7 +18,15 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from client.authority_link import EnrolmentError, call_enrol, call_renew, fetch_authority
+from client.authority_link import (
+    CALL_TIMEOUT_S,
+    EnrolmentError,
+    UnansweredError,
+    call_enrol,
+    call_renew,
+    call_renew_signed,
+    fetch_authority,
+)
 from client.files import write_durably
 from client.keys import init_key, load_key, write_key
 from motet.enrolment import EnrolRequest, parse_token, possession_statement
@@ -29,24 +37,33 @@ from motet.identity import (
     FACTS,
     KEY,
     IdentityError,
+    authority_pin,
     facts_json,
     federation_of,
     identity_of,
     load_identity,
 )
 from motet.identity_folder import certificate_request
+from motet.renewal import RenewSignedRequest, renewal_statement
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
     from pathlib import Path
 
-    from motet.enrolment import EnrolmentToken, EnrolResponse
+    from motet.enrolment import EnrolmentToken, EnrolResponse, RenewResponse
     from motet.identity import Identity
 
 log = logging.getLogger(__name__)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
 FOLDER, JOIN = "identity", "join.json"
 RENEW_CHECK_S = 600.0
+CONTROL_TIMEOUT_S = 20.0  # where the enrolment address may answer in its place
 
 
 def enrol(home: Path, token_text: str) -> Identity:
@@ -92,7 +109,7 @@ def enrol(home: Path, token_text: str) -> Identity:
     )
     _check_answer(answer, token, authority_pem, key)
     try:
-        _write(home, answer, authority_pem)
+        _write(home, answer, authority_pem, token.address)
     except OSError as e:
         raise EnrolmentError(
             f"{home} can not be written: {e.strerror}", hint="mend that, then enrol again with the same token"
@@ -100,22 +117,69 @@ def enrol(home: Path, token_text: str) -> Identity:
     return load_identity(folder)
 
 
-def renew(home: Path) -> Identity:
-    """Replace the certificate by a new one for the same key and name.
+def renew(home: Path, *, address: str = "", now: Callable[[], datetime.datetime] = _now) -> Identity:
+    """Replace the certificate by the next one for the same key and name.
+
+    The control API is asked first, and the enrolment address where it does not answer. The latter gives a certificate
+    again that has two thirds of its life left.
+
+    Args:
+      home: of an enrolled client.
+      address: ``host:port`` of enrolment, remembered once it has answered; what the token said by default.
+      now: timezone-aware.
 
     Raises:
       IdentityError: the home is not enrolled, or the certificate has ended.
       EnrolmentError: the coordinator does not answer, or refuses.
     """
-    identity = load_identity(home / FOLDER)
-    if not identity.control:
-        raise EnrolmentError(f"{home} does not know the control API", hint="enrol again with a new token")
+    identity = load_identity(home / FOLDER, now=now())
     key = _load(identity.key_path)
-    told = call_renew(identity, certificate_request(key, identity.name))
+    told = _ask(identity, key, address, now)
     authority = x509.load_pem_x509_certificate(identity.authority_path.read_bytes())
     _check_certificate(told.certificate_pem, authority, key, identity.name)
     write_durably(identity.certificate_path, told.certificate_pem.encode("ascii"))
-    return load_identity(home / FOLDER)
+    if address:
+        write_durably(identity.folder / FACTS, _facts(identity, address))
+    return load_identity(home / FOLDER, now=now())
+
+
+def _ask(
+    identity: Identity,
+    key: ec.EllipticCurvePrivateKey,
+    address: str,
+    now: Callable[[], datetime.datetime],
+) -> RenewResponse:
+    """The next certificate, from whichever address answers."""
+    there = address or identity.enrolment
+    if identity.control and not address:
+        request = certificate_request(key, identity.name)
+        try:
+            return call_renew(identity, request, timeout_s=CONTROL_TIMEOUT_S if there else CALL_TIMEOUT_S)
+        except UnansweredError as e:
+            if not there:
+                hint = "try again, or name where enrolment is: motet client renew --address HOST:PORT"
+                raise EnrolmentError(e.message, hint=hint) from e
+            log.info("the control API is not reached; the enrolment address is asked")
+    if not there:
+        raise EnrolmentError(
+            f"{identity.folder} knows no address of the coordinator",
+            hint="motet client renew --address HOST:PORT, as in the token",
+        )
+    authority_pem = identity.authority_path.read_text(encoding="ascii")
+    pin = authority_pin(x509.load_pem_x509_certificate(authority_pem.encode()))
+    certificate_pem = identity.certificate_path.read_text(encoding="ascii")
+    der = x509.load_pem_x509_certificate(certificate_pem.encode()).public_bytes(serialization.Encoding.DER)
+    signed_at = int(now().timestamp())
+    statement = renewal_statement(identity.federation, pin, der, signed_at)
+    return call_renew_signed(
+        there,
+        authority_pem,
+        RenewSignedRequest(
+            certificate_pem=certificate_pem,
+            signed_at=signed_at,
+            signature=key.sign(statement, ec.ECDSA(hashes.SHA256())),
+        ),
+    )
 
 
 def certificate_end(identity: Identity) -> datetime.datetime:
@@ -134,14 +198,14 @@ def keep_renewed(
     home: Path,
     stop: threading.Event,
     *,
-    now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+    now: Callable[[], datetime.datetime] = _now,
     every_s: float = RENEW_CHECK_S,
 ) -> None:
     """Renew whenever it is time, until ``stop``; what goes wrong is logged and tried again. For a thread of its own."""
     while (home / FOLDER / CERTIFICATE).exists():
         try:
             if needs_renewal(load_identity(home / FOLDER, now=now()), now()):
-                renew(home)
+                renew(home, now=now)
                 log.info("the certificate of this client was renewed")
         except MotetError as e:
             log.warning("the certificate of this client could not be renewed: %s", e.message)
@@ -203,10 +267,24 @@ def _check_certificate(
         )
 
 
-def _write(home: Path, answer: EnrolResponse, authority_pem: str) -> None:
+def _facts(identity: Identity, enrolment: str) -> bytes:
+    return facts_json(
+        federation=identity.federation,
+        role=identity.role,
+        name=identity.name,
+        control=identity.control,
+        enrolment=enrolment,
+    )
+
+
+def _write(home: Path, answer: EnrolResponse, authority_pem: str, address: str) -> None:
     folder = home / FOLDER
     facts = facts_json(
-        federation=answer.federation, role="client", name=answer.name, control=answer.join.control_address
+        federation=answer.federation,
+        role="client",
+        name=answer.name,
+        control=answer.join.control_address,
+        enrolment=address,
     )
     join = {
         "address": answer.join.address,

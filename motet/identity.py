@@ -52,6 +52,7 @@ class Identity:
       name: within the role.
       folder: holds ``key.pem`` (mode 0600), ``certificate.pem``, ``ca.pem`` and ``identity.json``.
       control: ``host:port`` of the coordinator's control API; empty where nobody has said it.
+      enrolment: ``host:port`` where a client enrolled and may renew; empty for others.
     """
 
     federation: str
@@ -59,6 +60,7 @@ class Identity:
     name: str
     folder: Path
     control: str = ""
+    enrolment: str = ""
 
     @property
     def key_path(self) -> Path:
@@ -173,17 +175,19 @@ def load_identity(folder: Path, *, now: datetime.datetime | None = None) -> Iden
         name=str(told[2]),
         folder=folder,
         control=str(facts.get("control", "")),
+        enrolment=str(facts.get("enrolment", "")),
     )
 
 
-def facts_json(*, federation: str, role: str, name: str, control: str = "") -> bytes:
+def facts_json(*, federation: str, role: str, name: str, control: str = "", enrolment: str = "") -> bytes:
     """The content of ``identity.json``."""
     facts = {"control": control, "federation": federation, "name": name, "role": role}
+    facts |= {"enrolment": enrolment} if enrolment else {}
     return (json.dumps(facts, indent=2) + "\n").encode()
 
 
 def read_facts(folder: Path) -> dict[str, object]:
-    """The content of ``identity.json``: federation, role, name, control; nothing is checked.
+    """The content of ``identity.json``: federation, role, name, addresses; nothing is checked.
 
     Raises:
       IdentityError: it is missing or damaged.

@@ -10,12 +10,14 @@ import json
 import logging
 from typing import TYPE_CHECKING
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.authority.authority import LIFETIME
 from coordinator.authority.issuing import check_is_person, requested_key
+from coordinator.authority.renewal import ROLE, refusal, signing_certificate
 from motet.enrolment import (
     AdmissionRefusedError,
     EnrolmentToken,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from coordinator.storage.store import Store
     from motet.clock import Clock
     from motet.enrolment import EnrolRequest
+    from motet.renewal import RenewSignedRequest
 
 log = logging.getLogger(__name__)
 SHORTEST_TOKEN_S, LONGEST_TOKEN_S = 60.0, 30 * 86400.0
@@ -149,6 +152,33 @@ class Enrolment:
         issued = self._certify(key, role, name)
         self._store.identities.record(issued)
         log.info("%s %s has a new certificate %s", role, name, issued.serial)
+        return RenewResponse(
+            certificate_pem=issued.pem, ca_pem=self._authority.pem, not_after=issued.not_after
+        )
+
+    def renew_signed(self, request: RenewSignedRequest) -> RenewResponse:
+        """The next certificate of a client, for the key that signed: a new one, or the newest while it is fresh.
+
+        Fresh is what has two thirds of its life left: the same request again, or any other of that key, is answered
+        with the same certificate and adds no row.
+
+        Raises:
+          RenewalRefusedError: the certificate is not of a client of this federation, has ended, is revoked or unknown,
+            or the request was not signed by its key just now.
+        """
+        present = signing_certificate(request, self._authority, self._clock.now())
+        key = present.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise refusal()
+        issued = self._store.identities.following(
+            present.serial_number,
+            present.fingerprint(hashes.SHA256()).hex(),
+            is_same_key=lambda pem: x509.load_pem_x509_certificate(pem.encode()).public_key() == key,
+            issue=lambda name: self._certify(key, ROLE, name),
+        )
+        if issued is None:
+            raise refusal()
+        log.info("client %s has certificate %s, by its signature", issued.name, issued.serial)
         return RenewResponse(
             certificate_pem=issued.pem, ca_pem=self._authority.pem, not_after=issued.not_after
         )

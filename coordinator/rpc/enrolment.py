@@ -9,6 +9,7 @@ from coordinator.rpc.pages import page
 from motet.connection.errors import BadRequestError
 from motet.enrolment import EnrolRequest
 from motet.identity import ROLES
+from motet.renewal import RenewSignedRequest
 from motet.wire.control_codec import encode
 from motet.wire.v1 import control_pb2, control_pb2_grpc
 
@@ -68,6 +69,20 @@ class EnrolmentServicer(control_pb2_grpc.EnrolmentServiceServicer):
         """A new certificate for whoever calls."""
         peer = calling().peer
         answer = self._enrolment.renew(peer.role, peer.name, peer.serial, request.csr_pem)
+        message: control_pb2.RenewResponse = encode(answer)
+        return message
+
+    def RenewSigned(  # noqa: N802
+        self, request: control_pb2.RenewSignedRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.RenewResponse:
+        """The next certificate of whoever signed."""
+        answer = self._enrolment.renew_signed(
+            RenewSignedRequest(
+                certificate_pem=request.certificate_pem,
+                signed_at=request.signed_at,
+                signature=request.signature,
+            )
+        )
         message: control_pb2.RenewResponse = encode(answer)
         return message
 

@@ -1,8 +1,8 @@
 """The server of the control API: one listener with mutual TLS, one for enrolment, or one on a private Unix socket.
 
-gRPC for Python either requires a verified certificate of every peer of a port or asks none for one. So the one call
-that a peer without a certificate may make, Enrol, has a port, a server and threads of its own: what strangers send can
-not take a thread from those who are known.
+gRPC for Python either requires a verified certificate of every peer of a port or asks none for one. So the two calls
+that a peer without a certificate may make, Enrol and RenewSigned, have a port, a server and threads of their own: what
+strangers send can not take a thread from those who are known.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class ControlServer:
         return self._bind(server, address, self._credentials(certificates, is_mutual=True))
 
     def listen_for_enrolment(self, address: str, certificates: Certificates) -> int:
-        """Serve Enrol, and nothing else, to peers without a certificate; returns the port.
+        """Serve Enrol and RenewSigned, and nothing else, to peers without a certificate; returns the port.
 
         Raises:
           ControlServerError: the address can not be listened on.

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from motet.clock import Clock
 
 
+FRESH = 2 / 3
+"""Share of its life from which on a certificate is not renewed by signature: the one that is there is given again."""
+_NEWEST = 16
+
+
 class TokenRefusedError(NotAuthenticatedError):
     """An enrolment token is unknown, used, out of date or revoked."""
 
@@ -139,6 +144,61 @@ class Identities:
                 not_after=issued.not_after,
             )
         )
+
+    def following(
+        self,
+        serial: int | str,
+        fingerprint: str,
+        *,
+        is_same_key: Callable[[str], bool],
+        issue: Callable[[str], IssuedCertificate],
+    ) -> IssuedCertificate | None:
+        """The certificate that follows a client's present one: its newest while that is fresh, else a new one.
+
+        Fresh is a certificate for the same key with ``FRESH`` of its life left that was not revoked. So a key adds at
+        most one row in a third of a certificate's life, however often and by however many it is asked.
+
+        Args:
+          serial: of the present certificate.
+          fingerprint: of the present certificate.
+          is_same_key: whether a certificate (PEM) is for the key of the present one.
+          issue: makes a certificate for a client's name; called within the transaction, at most once.
+
+        Returns:
+          None where the present certificate is revoked, or not on record as a client's.
+        """
+        number = serial_text(serial)
+        with self._database.reading() as session:
+            present = _present(session, number, fingerprint)
+            fresh = None if present is None else self._fresh(session, present.name, is_same_key)
+        if present is None or fresh is not None:
+            return fresh
+        with self._database.transaction() as session:  # two may have come at once
+            present = _present(session, number, fingerprint)
+            if present is None:
+                return None
+            fresh = self._fresh(session, present.name, is_same_key)
+            if fresh is None:
+                fresh = issue(present.name)
+                self._record(session, fresh)
+            return fresh
+
+    def _fresh(
+        self, session: Session, name: str, is_same_key: Callable[[str], bool]
+    ) -> IssuedCertificate | None:
+        now = self._clock.now()
+        query = select(IdentityRow).where(
+            IdentityRow.role == "client",
+            IdentityRow.name == name,
+            IdentityRow.revoked_at.is_(None),
+            IdentityRow.not_after > now,
+        )
+        for row in session.scalars(query.order_by(IdentityRow.not_after.desc()).limit(_NEWEST)):
+            if row.not_after - now >= FRESH * (row.not_after - row.issued_at) and is_same_key(
+                row.certificate
+            ):
+                return _issued(row)
+        return None
 
     def is_revoked(self, serial: int | str) -> bool:
         """Whether a certificate must not be believed: revoked, or of a serial that was never recorded here."""
@@ -306,14 +366,29 @@ class Identities:
             )
         if row.revoked_at is not None:
             raise _refused("revoked")
-        return IssuedCertificate(
-            serial=row.serial,
-            role=row.role,
-            name=row.name,
-            fingerprint=row.fingerprint,
-            pem=row.certificate,
-            not_after=row.not_after,
-        )
+        return _issued(row)
+
+
+def _issued(row: IdentityRow) -> IssuedCertificate:
+    return IssuedCertificate(
+        serial=row.serial,
+        role=row.role,
+        name=row.name,
+        fingerprint=row.fingerprint,
+        pem=row.certificate,
+        not_after=row.not_after,
+    )
+
+
+def _present(session: Session, serial: str, fingerprint: str) -> IdentityRow | None:
+    row = session.get(IdentityRow, serial)
+    is_good = (
+        row is not None
+        and row.role == "client"
+        and row.revoked_at is None
+        and hmac.compare_digest(row.fingerprint, fingerprint)
+    )
+    return row if is_good else None
 
 
 def _revoke_key(session: Session, client_id: str, public_key: bytes, now: float, reason: str) -> None:

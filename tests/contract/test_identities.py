@@ -1,5 +1,6 @@
 """Certificates, tokens and revocations, on both databases: a token admits once, what is revoked stays revoked."""
 
+import dataclasses
 import hashlib
 import threading
 
@@ -58,6 +59,49 @@ def redeem(store, *, secret=SECRET, keys="k1", token="t1", serial="a1"):
 
 def counts(store):
     return len(store.clients()), len(store.identities.certificates()), len(store.ledger.leaves())
+
+
+def following(store, serial="a1", *, same=lambda _pem: True, issue=lambda name: certificate("b1", name)):
+    return store.identities.following(serial, "f" * 64, is_same_key=same, issue=issue)
+
+
+def test_many_that_renew_one_certificate_at_once_get_one_and_the_same(store, clock):
+    store.identities.record(certificate("a1"))
+    clock.at += 0.9 * (2e6 - clock.at)
+    found, ready = [], threading.Barrier(8)
+
+    def issue(name):
+        issued = certificate(f"b{len(made)}", name)
+        made.append(issued)
+        return dataclasses.replace(issued, not_after=4e6)
+
+    def ask():
+        ready.wait(30)
+        found.append(following(store, issue=issue))
+
+    made: list[IssuedCertificate] = []
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [f.serial for f in found] == ["b0"] * 8
+    assert [r.serial for r in store.identities.certificates()] == ["a1", "b0"]
+    assert not store.identities.is_revoked("b0")
+
+
+def test_what_follows_a_certificate_is_for_its_key_and_name_and_nothing_follows_a_revoked_one(store, clock):
+    store.identities.record(certificate("a1"))
+    store.identities.record(dataclasses.replace(certificate("c1", "ward-b"), not_after=3e6))
+    store.identities.record(certificate("d1", "ann", "operator"))
+    assert following(store).serial == "a1"  # fresh
+    assert following(store, same=lambda _pem: False).serial == "b1"  # another key's is not given
+    assert store.identities.following("a1", "e" * 64, is_same_key=bool, issue=certificate) is None
+    for unknown in ("d1", "ff"):
+        assert following(store, unknown) is None
+    store.identities.revoke_name("ward-a")
+    assert following(store) is None
+    assert len(store.identities.certificates()) == 4
 
 
 def test_a_token_is_kept_as_a_hash_and_never_as_itself(store, place):

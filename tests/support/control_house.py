@@ -45,7 +45,7 @@ class House:
     def __init__(self, home, **settings):
         self.home = home
         self.authority = ensure_authority(home)
-        self.store = open_store(home)
+        self.store = open_store(home, clock=settings.get("clock"))
         self.counts = CallCounts()
         reflection = settings.pop("reflection", False)
         enrols = settings.pop("enrols", False)
@@ -59,9 +59,8 @@ class House:
         )
         enrolment = None
         if enrols:
-            enrolment = EnrolmentServicer(
-                Enrolment(self.authority, self.store, home, self.resources.clock), self.store.identities
-            )
+            self.enrolment = Enrolment(self.authority, self.store, home, self.resources.clock)
+            enrolment = EnrolmentServicer(self.enrolment, self.store.identities)
             enrolment.serve_at(Addresses(control="fed.example.org:8444", enrolment="fed.example.org:8445"))
         self.server = ControlServer(self.resources, enrolment=enrolment, reflection=reflection)
         tls = home / "tls"
@@ -71,6 +70,10 @@ class House:
         self.address = (
             f"127.0.0.1:{self.server.listen('127.0.0.1:0', self.certificates, self.store.identities)}"
         )
+        self.enrolment_address = ""
+        if enrols:  # both listeners of a coordinator
+            port = self.server.listen_for_enrolment("127.0.0.1:0", self.certificates)
+            self.enrolment_address = f"127.0.0.1:{port}"
         self.server.start()
         self.opened = []
 

@@ -12,7 +12,8 @@ from cryptography.x509.oid import NameOID
 
 from motet.enrolment import EnrolRequest, parse_token, possession_statement
 from motet.errors import MotetError
-from motet.identity import identity_of
+from motet.identity import authority_pin, federation_of, identity_of
+from motet.renewal import RenewSignedRequest, renewal_statement
 from motet.wire.v1 import control_pb2, control_pb2_grpc
 
 
@@ -27,6 +28,19 @@ def request_pem(key):
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "whoever")])
     made = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
     return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def signed_renewal(certificate, key, authority, signed_at, *, federation="", pin=""):
+    """A request for what follows ``certificate``, signed by ``key`` for the federation of ``authority``."""
+    der = certificate.public_bytes(serialization.Encoding.DER)
+    statement = renewal_statement(
+        federation or federation_of(authority), pin or authority_pin(authority), der, signed_at
+    )
+    return RenewSignedRequest(
+        certificate_pem=certificate.public_bytes(serialization.Encoding.PEM).decode(),
+        signed_at=signed_at,
+        signature=key.sign(statement, ec.ECDSA(hashes.SHA256())),
+    )
 
 
 class Keys:
@@ -109,6 +123,12 @@ class Coordinator:
         _, role, name = identity_of(certificate)
         serial = certificate.serial_number
         told = self._told(lambda: self.enrolment.renew(role, name, serial, request.csr_pem), context)
+        return control_pb2.RenewResponse(**dataclasses.asdict(told))
+
+    def RenewSigned(self, request, context):  # noqa: N802
+        self.seen.append("RenewSigned")
+        fields = {f: getattr(request, f) for f in ("certificate_pem", "signed_at", "signature")}
+        told = self._told(lambda: self.enrolment.renew_signed(RenewSignedRequest(**fields)), context)
         return control_pb2.RenewResponse(**dataclasses.asdict(told))
 
     def __getattr__(self, name):

@@ -70,6 +70,16 @@ class RenewRequest(_message.Message):
     csr_pem: str
     def __init__(self, csr_pem: _Optional[str] = ...) -> None: ...
 
+class RenewSignedRequest(_message.Message):
+    __slots__ = ("certificate_pem", "signed_at", "signature")
+    CERTIFICATE_PEM_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_AT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    certificate_pem: str
+    signed_at: int
+    signature: bytes
+    def __init__(self, certificate_pem: _Optional[str] = ..., signed_at: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
 class RenewResponse(_message.Message):
     __slots__ = ("certificate_pem", "ca_pem", "not_after")
     CERTIFICATE_PEM_FIELD_NUMBER: _ClassVar[int]

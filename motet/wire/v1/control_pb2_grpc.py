@@ -46,6 +46,11 @@ class EnrolmentServiceStub(object):
                 request_serializer=control__pb2.RenewRequest.SerializeToString,
                 response_deserializer=control__pb2.RenewResponse.FromString,
                 _registered_method=True)
+        self.RenewSigned = channel.unary_unary(
+                '/motet.v1.EnrolmentService/RenewSigned',
+                request_serializer=control__pb2.RenewSignedRequest.SerializeToString,
+                response_deserializer=control__pb2.RenewResponse.FromString,
+                _registered_method=True)
         self.IssueToken = channel.unary_unary(
                 '/motet.v1.EnrolmentService/IssueToken',
                 request_serializer=control__pb2.IssueTokenRequest.SerializeToString,
@@ -74,7 +79,7 @@ class EnrolmentServiceServicer(object):
     """
 
     def Enrol(self, request, context):
-        """The one call open to a peer without a certificate; it has a listener of its own.
+        """Open to a peer without a certificate, as RenewSigned is; both have a listener of their own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,6 +87,14 @@ class EnrolmentServiceServicer(object):
 
     def Renew(self, request, context):
         """A new certificate for the same name and role, before the old one ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewSigned(self, request, context):
+        """The same for a client that reaches the enrolment address alone: the key of its certificate signs. A certificate for
+        that key with two thirds of its life left is given again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +136,11 @@ def add_EnrolmentServiceServicer_to_server(servicer, server):
             'Renew': grpc.unary_unary_rpc_method_handler(
                     servicer.Renew,
                     request_deserializer=control__pb2.RenewRequest.FromString,
+                    response_serializer=control__pb2.RenewResponse.SerializeToString,
+            ),
+            'RenewSigned': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewSigned,
+                    request_deserializer=control__pb2.RenewSignedRequest.FromString,
                     response_serializer=control__pb2.RenewResponse.SerializeToString,
             ),
             'IssueToken': grpc.unary_unary_rpc_method_handler(
@@ -201,6 +219,33 @@ class EnrolmentService(object):
             target,
             '/motet.v1.EnrolmentService/Renew',
             control__pb2.RenewRequest.SerializeToString,
+            control__pb2.RenewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewSigned(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/motet.v1.EnrolmentService/RenewSigned',
+            control__pb2.RenewSignedRequest.SerializeToString,
             control__pb2.RenewResponse.FromString,
             options,
             channel_credentials,
