@@ -126,7 +126,8 @@ def weigh(
       weights_bind: False leaves out who is over the bound, instead of counting it in part.
 
     Raises:
-      ValueError: nobody is there, a rule without its Gram matrix, or too few clients for the rule.
+      ValueError: nobody is there, a rule without its Gram matrix, too few clients for the rule, or nobody is left:
+        each is over the bound of another part.
     """
     if not sizes or len(sizes) != len(weights):
         raise ValueError(f"need a weight for each update and at least one, got {len(sizes)}, {len(weights)}")
@@ -140,6 +141,11 @@ def weigh(
         parts = [min(part, _part(norm, own)) for part, norm in zip(parts, found, strict=True)]
     if not weights_bind:
         parts = [part if part == 1.0 else 0.0 for part in parts]
+        if not any(parts):
+            raise ValueError(
+                f"each of the {len(sizes)} updates goes {options.clip_factor:g} times as far as the median, one in its "
+                "layers, another in its heads or factors: nobody is left to count"
+            )
     clipped = [weight if part == 1.0 else weight * part for weight, part in zip(weights, parts, strict=True)]
     final = _ruled(clipped, gram, options)
     total = sum(final)

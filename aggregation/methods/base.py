@@ -248,6 +248,7 @@ class RunningFactors:
         """``like``: the pairs of the state before, whose layers and (m, n) bind; may be empty."""
         self._shapes = {layer: pair.shape for layer, pair in like.items()}
         self._kept: dict[str, list[tuple[FactorPair, float]]] = {}
+        self._kept_rank: dict[str, int] = {}  # of the stack of what is kept
         self._wide: dict[str, torch.Tensor] = {}
         self._weights: list[float] = []
 
@@ -266,9 +267,9 @@ class RunningFactors:
             )
             raise ValueError(f"layers differ from the state's or the first client's: {odd[:4]}")
         for layer, pair in lora.items():
-            kept = self._kept.setdefault(layer, [])
-            kept.append((pair, weight))
-            if sum(p.lora_rank for p, _ in kept) > 2 * min(pair.shape):
+            self._kept.setdefault(layer, []).append((pair, weight))
+            self._kept_rank[layer] = self._kept_rank.get(layer, 0) + pair.lora_rank
+            if self._kept_rank[layer] > 2 * min(pair.shape):
                 self._widen(layer)
         self._weights.append(weight)
 
@@ -279,6 +280,7 @@ class RunningFactors:
         product = whole.B @ whole.A
         self._wide[layer] = self._wide[layer].add_(product) if layer in self._wide else product
         kept.clear()
+        self._kept_rank[layer] = 0
 
     @property
     def shares(self) -> list[float]:

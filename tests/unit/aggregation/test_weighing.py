@@ -60,6 +60,14 @@ def test_where_weights_do_not_bind_who_is_over_the_bound_is_left_out():
     assert found.verdicts[2].share == 0
 
 
+def test_where_each_is_over_the_bound_of_another_part_nobody_is_left_and_that_is_said():
+    odd = [Size(change=1.0, heads=100.0), Size(change=100.0, heads=1.0)]
+    with pytest.raises(ValueError, match="nobody is left"):
+        weigh(odd, [1.0] * 2, RobustOptions(), weights_bind=False)
+    counted = weigh(odd, [1.0] * 2, RobustOptions())  # where weights bind, both count in part
+    assert [v.outcome for v in counted.verdicts] == ["clipped", "clipped"]
+
+
 def test_a_round_in_which_nobody_moved_is_no_ones_fault():
     found = weigh(sizes(0.0, 0.0, 5.0), [1.0] * 3, RobustOptions())
     assert found.weights == (1.0, 1.0, 1.0)
