@@ -267,7 +267,8 @@ def target_layers(model: nn.Module, recipe: Recipe) -> dict[str, nn.Module]:
     """Layers that get an adapter: linear, ending in one of ``adapter.targets``, within ``adapter.layers``.
 
     Raises:
-      ModelError: a target matches no layer; the message lists endings that exist.
+      ModelError: a target matches no layer, and the message lists endings that exist; or a layer shares its weight with
+        another one, which a change of the base or a merge would change as well.
     """
     linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
     wanted = recipe.adapter.layers
@@ -284,7 +285,23 @@ def target_layers(model: nn.Module, recipe: Recipe) -> dict[str, nn.Module]:
                 hint=f"it has: {', '.join(endings)}",
             )
         found.update(hits)
+    _check_not_tied(model, found)
     return dict(sorted(found.items()))
+
+
+def _check_not_tied(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Refuse a layer whose weight is that of another module: lm_head, where it is the embedding of words."""
+    holders: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            holders.setdefault(id(parameter), []).append(name)
+    for layer, module in layers.items():
+        others = [name for name in holders.get(id(module.weight), ()) if name != layer]
+        if others:
+            raise ModelError(
+                f"adapter.targets: {layer} shares its weight with {others[0]}, which would change with it",
+                hint=f"leave {layer.rsplit('.', 1)[-1]} out of adapter.targets",
+            )
 
 
 def _layer_indices(name: str) -> set[int]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from huggingface_hub import constants
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 
 from motet import modeling
 from motet.recipe import parse_recipe
@@ -77,6 +77,20 @@ def test_a_target_that_matches_no_layer_lists_those_that_exist():
     with pytest.raises(modeling.ModelError, match="q_proj") as caught:
         modeling.layer_shapes(recipe)
     assert "query" in caught.value.hint
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_a_layer_that_shares_its_weight_with_another_gets_no_adapter(tmp_path, is_tied):
+    config = GPT2Config(
+        vocab_size=40, n_positions=32, n_embd=8, n_layer=1, n_head=2, tie_word_embeddings=is_tied
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    recipe = recipe_of(f"{{path: {tmp_path}}}", targets="[c_attn, lm_head]", task="causal-lm")
+    if not is_tied:
+        assert modeling.layer_shapes(recipe)["lm_head"] == (40, 8)
+        return
+    with pytest.raises(modeling.ModelError, match=r"lm_head shares its weight with transformer\.wte"):
+        modeling.layer_shapes(recipe)
 
 
 def test_more_tokens_than_the_model_reads_are_refused():
