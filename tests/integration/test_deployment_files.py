@@ -1,11 +1,14 @@
 """What lies on disk around a federation: secrets for their owners alone, and words for who comes without them."""
 
+import os
 import subprocess
 
+import forked_motet
 import psutil
 import pytest
 
-from motet.deployed import run_deployed
+from coordinator.engine.superlink import QUIET, Child
+from motet import deployed
 from motet.recipe import load_recipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("federation")]
@@ -48,13 +51,36 @@ def test_a_client_without_a_join_file_or_a_key_is_told_what_to_do(federation, sh
     assert "motet client init" in without_key.stderr
 
 
+@pytest.fixture
+def forked_children(monkeypatch):
+    """The demo's processes cost a fork; with ``MOTET_TEST_FORK=0`` they are started as the demo does."""
+    if not forked_motet.is_forked():
+        return
+
+    def start(name, words, log_path, environment):
+        assert tuple(words[: len(deployed.MOTET)]) == deployed.MOTET
+        arguments = words[len(deployed.MOTET) :]
+        environment = {**os.environ, **QUIET, **environment}
+        return Child(
+            name=name,
+            process=forked_motet.start(arguments, environment, forked_motet.ROOT, log_path),
+            log_path=log_path,
+        )
+
+    forked_motet.run(["--version"], dict(os.environ), forked_motet.ROOT)  # the server that forks is there
+    monkeypatch.setattr(deployed, "start", start)
+
+
+@pytest.mark.usefixtures("forked_children")
 def test_the_demos_federation_gives_the_embedded_adapter_and_ends_all_its_processes(
     recipe_file, embedded, tmp_path
 ):
     recipe_path = recipe_file("demo", rounds=2)
     seen = []
     before = {p.pid for p in psutil.Process().children(recursive=True)}
-    result = run_deployed(load_recipe(recipe_path), tmp_path / "out", on_step=lambda *s: seen.append(s[1:]))
+    result = deployed.run_deployed(
+        load_recipe(recipe_path), tmp_path / "out", on_step=lambda *s: seen.append(s[1:])
+    )
     assert result["adapter_sha256"] == embedded(recipe_path)
     assert seen[0] == (0, 2)
     assert seen[-1] == (2, 2)

@@ -3,7 +3,7 @@
 Python, torch and transformers take five CPU-seconds to import, and the tests start a hundred processes. Here they are
 forked from one that has imported them (``multiprocessing``'s fork server): a process of its own with its own session,
 environment, folder and output, that runs ``motet.cli.main`` as typed. ``MOTET_TEST_FORK=0`` starts each from nothing,
-as ``make test-all`` does; the README's commands and the demo's federation are always started so.
+as ``make test-all`` does.
 """
 
 import multiprocessing
