@@ -57,8 +57,7 @@ class Gathering:
         self._may_wait = may_wait
         self._grid, self._store, self._clock, self._recipe = grid, store, clock, recipe
         self._run_id, self._approvals, self._places, self._pause = run_id, approvals, places, pause
-        row = store.get_run(run_id)
-        self._priority, self._said = row.priority, row.reason
+        self._said = store.get_run(run_id).reason
 
     def cohort(self, round_index: int) -> dict[str, GridClient]:
         """The clients of a round; they are this run's until they are let go.
@@ -139,7 +138,7 @@ class Gathering:
             self._run_id,
             limits,
             minimum=self._recipe.cohort.minimum,
-            priority=self._priority,
+            priority=self._store.get_run(self._run_id).priority,  # it may change while the run waits
             must_have_all=is_named and waited < self._recipe.cohort.deadline_s,
         )
         free = [c for c in now.ready if c not in taken.busy]

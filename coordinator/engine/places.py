@@ -55,14 +55,14 @@ class ClientPlaces:
           run_id: for its next round.
           wanted: client -> for how many runs its owner lets it work.
           minimum: fewer than that are not taken.
-          priority: higher goes first.
+          priority: higher goes first; it may differ from the last time, and the ticket keeps its place in time.
           must_have_all: take all or none.
         """
         with self._lock:
             ticket = self._tickets.get(run_id)
             if ticket is None:
                 ticket = _Ticket(next(self._numbers), priority, frozenset(wanted))
-            ticket.wanted = frozenset(wanted)
+            ticket.wanted, ticket.priority = frozenset(wanted), priority
             busy = {}
             for client, limit in wanted.items():
                 before = self._before(run_id, ticket, client, limit)

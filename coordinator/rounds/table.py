@@ -95,6 +95,7 @@ RESUME = Transition(
 )
 ASK_CANCEL = Transition(subject="run", verb="ask_cancel", effect="its clients are told to stop")
 SAY_REASON = Transition(subject="run", verb="say_reason")
+SET_PRIORITY = Transition(subject="run", verb="set_priority")
 
 PLAN = Transition(
     subject="round",
@@ -145,7 +146,7 @@ KEEP_LEAD = Transition(subject="lease", verb="keep")
 RETURN_LEAD = Transition(subject="lease", verb="give_back")
 
 TRANSITIONS = (
-    SUBMIT, PROPOSE, HOLD, APPROVE, RELEASE, START, FINISH, FAIL, CANCEL, RESUME, ASK_CANCEL, SAY_REASON,
+    SUBMIT, PROPOSE, HOLD, APPROVE, RELEASE, START, FINISH, FAIL, CANCEL, RESUME, ASK_CANCEL, SAY_REASON, SET_PRIORITY,
     PLAN, CLOSE, ABORT, COUNT, NOTE_FIGURE,
     ORDER, SKIP, SEND, RECEIVE, REFUSE, BE_LATE,
     RESERVE, SETTLE,

@@ -33,6 +33,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "/motet.v1.RunService/StartRun": _RUNNERS,
     "/motet.v1.RunService/CancelRun": _RUNNERS,
     "/motet.v1.RunService/ResumeRun": _RUNNERS,
+    "/motet.v1.RunService/SetPriority": _RUNNERS,
     "/motet.v1.RunService/WatchRun": _PEOPLE,
     "/motet.v1.RoundService/ListRounds": _PEOPLE,
     "/motet.v1.RoundService/GetRound": _PEOPLE,
@@ -62,6 +63,7 @@ OWN_ONLY = {
     "/motet.v1.RunService/StartRun": "a researcher starts its own runs",
     "/motet.v1.RunService/CancelRun": "a researcher cancels its own runs",
     "/motet.v1.RunService/ResumeRun": "a researcher resumes its own runs",
+    "/motet.v1.RunService/SetPriority": "a researcher changes its own runs",
 }
 """What the table can not see and the servicer checks."""
 

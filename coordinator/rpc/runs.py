@@ -1,4 +1,4 @@
-"""Runs: submit, look, approve, start, cancel, resume, watch."""
+"""Runs: submit, look, approve, start, cancel, resume, change their priority, watch."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from motet.wire.control import Run
 
 log = logging.getLogger(__name__)
+_PRIORITY = 1000  # at most, either way
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -46,6 +47,7 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
             raise BadRequestError(
                 "a run id has letters, digits, dot, dash and underscore, at most 63", hint="send none"
             )
+        _check_priority(request.priority)
         recipe = parse_recipe(request.recipe_text)
         check_trackers(recipe)
         if self._recipe_of(request.run_id) not in {"", recipe_sha256(recipe)}:
@@ -103,6 +105,15 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
         """A failed run goes on after its last closed round."""
         self._store.resume_run(self._own(request.run_id).run_id, calling().peer.actor)
         return self._run(request.run_id)
+
+    def SetPriority(  # noqa: N802
+        self, request: control_pb2.SetPriorityRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.Run:
+        """Another place in the queue, and at the clients, for a run that waits or is at work."""
+        _check_priority(request.priority)
+        run = self._own(request.run_id)
+        self._store.set_priority(run.run_id, request.priority, calling().peer.actor)
+        return self._run(run.run_id)
 
     def StartRun(  # noqa: N802
         self, request: control_pb2.StartRunRequest, _context: grpc.ServicerContext
@@ -169,3 +180,10 @@ class RunServicer(control_pb2_grpc.RunServiceServicer):
                 f"run {run_id} was submitted by somebody else", hint="ask the operator, or who submitted it"
             )
         return run
+
+
+def _check_priority(priority: int) -> None:
+    if abs(priority) > _PRIORITY:
+        raise BadRequestError(
+            f"a priority lies between -{_PRIORITY} and {_PRIORITY}; {priority} does not", hint="0 is usual"
+        )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from motet.clock import Clock
 
 SUBMIT, APPROVE, START, CANCEL, RESUME = "submit", "approve", "start", "cancel", "resume"
+PRIORITY = "priority"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

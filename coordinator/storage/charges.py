@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from coordinator.storage.models import ClientRow, ContributionRow, PrivacyEventRow, RoundRow, RunRow
+from motet.recipe import Recipe, canonical_json, recipe_sha256
 from privacy.ledger.entries import (
     CancelRefused,
     ClientKey,
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 
 NOT_DRAWN = "not_drawn"
 """Why a charge of ``privacy.unit: client`` has no order: the draw, which is what it pays for, went otherwise."""
+
+
+def declared(run_id: str, recipe: Recipe) -> RunDeclared:
+    """The entry of a run that is submitted."""
+    return RunDeclared(run_id=run_id, recipe_sha256=recipe_sha256(recipe), recipe_json=canonical_json(recipe))
 
 
 def bodies_of(session: Session) -> Iterator[Body]:

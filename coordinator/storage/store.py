@@ -18,8 +18,9 @@ from coordinator.rounds import table
 from coordinator.rounds.table import ABSENT, Transition, moves
 from coordinator.storage.actions import APPROVE, CANCEL, RESUME, START, SUBMIT, RunActions, record_approval
 from coordinator.storage.actions import remember_action as remember
+from coordinator.storage.asking import ask_end, change_priority
 from coordinator.storage.budgets import charged_events, spent_together
-from coordinator.storage.charges import bodies_of
+from coordinator.storage.charges import bodies_of, declared
 from coordinator.storage.collecting import collect
 from coordinator.storage.database import Database
 from coordinator.storage.decisions import RecordedDecisions
@@ -41,10 +42,7 @@ from coordinator.storage.telling import Received, Refused, Sent, Told, tell, tra
 from coordinator.storage.witnessed import WitnessedCharges
 from motet.clock import Clock, SystemClock
 from motet.recipe import Recipe, canonical_json, recipe_sha256
-from privacy.ledger.entries import (
-    CancelRefused,
-    RunDeclared,
-)
+from privacy.ledger.entries import CancelRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -168,7 +166,7 @@ class Store:
                     priority=priority,
                 )
             )
-            self._ledger.record(session, [_declared(run_id, recipe)])
+            self._ledger.record(session, [declared(run_id, recipe)])
             session.flush()
             detail = f"priority {priority}" if priority else ""
             remember(session, run_id, SUBMIT, actor, self._clock, detail=detail)
@@ -282,10 +280,17 @@ class Store:
         """
         self.get_run(run_id)
         with self._making(table.ASK_CANCEL) as session:
-            known = session.get(RunRow, run_id)
-            if known is not None and not known.cancel_requested and known.state not in table.ENDED:
-                remember(session, run_id, CANCEL, actor, self._clock)
-            session.execute(update(RunRow).where(RunRow.run_id == run_id).values(cancel_requested=True))
+            ask_end(session, run_id, actor, self._clock)
+
+    def set_priority(self, run_id: str, priority: int, actor: Actor | None = None) -> None:
+        """From now on it waits with this priority, for a place and for clients. The same twice is once.
+
+        Raises:
+          RunNotFoundError: there is none of that id.
+          WrongStateError: it has ended.
+        """
+        with self._making(table.SET_PRIORITY) as session:
+            change_priority(session, run_id, priority, actor, self._clock)
 
     # -- rounds --------------------------------------------------------------------------------------------------
 
@@ -582,10 +587,6 @@ def _named(run_id: str, round_index: int, attempt: int) -> str:
 
 def _answer(run_id: str, round_index: int, attempt: int, client_id: str) -> str:
     return f"{_named(run_id, round_index, attempt)}, client {client_id}"
-
-
-def _declared(run_id: str, recipe: Recipe) -> RunDeclared:
-    return RunDeclared(run_id=run_id, recipe_sha256=recipe_sha256(recipe), recipe_json=canonical_json(recipe))
 
 
 def _count(session: Session, run_id: str, round_index: int, name: str) -> None:

@@ -1,4 +1,4 @@
-"""``motet run``: submit, list, show, watch, cancel, resume."""
+"""``motet run``: submit, list, show, watch, cancel, resume, priority."""
 
 from __future__ import annotations
 
@@ -331,6 +331,29 @@ def resume_command(
         print(json.dumps(summary(run)))
         return
     print(f"{run_id} is queued again; {run.rounds_closed} of {run.rounds_total} rounds are closed")
+
+
+@app.command("priority", context_settings={"ignore_unknown_options": True})  # or -5 were an option
+def priority_command(
+    run_id: RunId,
+    priority: Annotated[
+        int, typer.Argument(help="Higher goes first.", metavar="PRIORITY", min=-1000, max=1000)
+    ],
+    home: Home = None,
+    coordinator: Coordinator = None,
+    identity: WhoAmI = None,
+    as_json: Json = False,
+) -> None:
+    """Change the priority of a run that waits or is at work.
+
+    A run in the queue starts by it; one at work waits by it for clients that others want as well. No round that is
+    open is disturbed.
+
+    Example: motet run priority r-3f9a1c 5
+    """
+    with reached(home, coordinator, identity) as connection:
+        run = connection.runs.set_priority(run_id, priority)
+    print(json.dumps(summary(run)) if as_json else f"{run_id} has priority {run.priority}: {run.state}")
 
 
 @app.command("start")

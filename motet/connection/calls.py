@@ -368,7 +368,7 @@ class RunSubmission(Calls):
         Args:
           recipe: parsed, or the path of its file.
           run_id: one of the caller's own; the same twice is one run.
-          priority: of the queue; higher goes first.
+          priority: of the queue, from -1000 to 1000; higher goes first.
           hold: keep it HELD until ``start``.
 
         Raises:
@@ -415,6 +415,22 @@ class RunSubmission(Calls):
           WrongStateError: it has not failed.
         """
         return self._one(Run, "ResumeRun", control_pb2.ResumeRunRequest(run_id=run_id))
+
+    def set_priority(self, run_id: str, priority: int) -> Run:
+        """Another place in the queue for a run that waits, and at busy clients for one at work. Twice is once.
+
+        Args:
+          run_id: the run.
+          priority: from -1000 to 1000; higher goes first.
+
+        Raises:
+          RunNotFoundError: there is none of that id.
+          NotAllowedError: it is somebody else's.
+          WrongStateError: it has ended.
+          BadRequestError: no such priority.
+        """
+        request = control_pb2.SetPriorityRequest(run_id=run_id, priority=priority)
+        return self._one(Run, "SetPriority", request)
 
     def start(self, run_id: str) -> Run:
         """Let a run that was submitted with ``hold`` go; one that is further on stays, ``waiting_for`` says for what.

@@ -4,8 +4,10 @@ import pytest
 
 from client.decisions import APPROVED, REFUSED, Decisions
 from client.keys import init_key
+from coordinator.storage.actions import Actor
 from coordinator.storage.decisions import ForeignDecisionError
 from motet.audit.decisions import to_text
+from motet.errors import RunNotFoundError, WrongStateError
 from motet.recipe import parse_recipe, recipe_sha256
 
 RECIPE = parse_recipe(
@@ -13,6 +15,7 @@ RECIPE = parse_recipe(
     "data: {path: none.jsonl}\nadapter: {lora_rank: 2}\nmethod: {name: flora}\n"
 )
 SHA256 = recipe_sha256(RECIPE)
+BOSS = Actor(label="operator/boss", serial="ab", fingerprint="c" * 64)
 
 
 @pytest.fixture
@@ -53,6 +56,45 @@ def test_a_run_keeps_the_priority_that_it_was_submitted_with(store):
     assert store.get_run("r-1").priority == 5
     assert store.submit_run(RECIPE) != "r-1"
     assert {r.priority for r in store.list_runs()} == {5, 0}
+
+
+def test_a_priority_changes_while_a_run_waits_or_is_at_work_and_no_more_when_it_has_ended(store):
+    for run_id in ("r-1", "r-2", "r-3"):
+        store.submit_run(RECIPE, run_id=run_id, state="HELD" if run_id == "r-3" else "QUEUED")
+    store.set_priority("r-2", 5, BOSS)
+    store.set_priority("r-2", 5, BOSS)  # changes nothing, and is no second action
+    assert [r.run_id for r in store.open_runs()] == ["r-2", "r-1"]
+    store.set_priority("r-3", 7, BOSS)
+    store.release_run("r-3")
+    assert [r.run_id for r in store.open_runs()] == ["r-3", "r-2", "r-1"]
+    store.start_run("r-2")
+    store.set_priority("r-2", -3, BOSS)
+    told = [(a.action, a.made_by, a.fingerprint, a.detail) for a in store.actions.of("r-2")]
+    assert told == [
+        ("priority", "operator/boss", "c" * 64, "from 0 to 5"),
+        ("priority", "operator/boss", "c" * 64, "from 5 to -3"),
+    ]
+    store.end_run("r-2", "CANCELLED", "")
+    with pytest.raises(WrongStateError, match="r-2 is CANCELLED"):
+        store.set_priority("r-2", 1, BOSS)
+    assert (store.get_run("r-2").priority, len(store.actions.of("r-2"))) == (-3, 2)
+    with pytest.raises(RunNotFoundError):
+        store.set_priority("r-none", 1, BOSS)
+
+
+def test_a_priority_and_who_changed_it_are_there_together_or_not_at_all(store, monkeypatch):
+    store.submit_run(RECIPE, run_id="r-1")
+
+    def lost(*_arguments, **_options):
+        raise RuntimeError("the process dies here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("coordinator.storage.asking.remember_action", lost)
+        with pytest.raises(RuntimeError):
+            store.set_priority("r-1", 5, BOSS)
+    assert store.get_run("r-1").priority == 0
+    store.set_priority("r-1", 5, BOSS)  # positive control
+    assert (store.get_run("r-1").priority, len(store.actions.of("r-1"))) == (5, 1)
 
 
 def test_the_same_decision_twice_is_one_and_the_newest_counts(store, decide):

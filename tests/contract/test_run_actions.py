@@ -9,6 +9,8 @@ from coordinator.storage.actions import Actor
 from motet.audit.bundle import make_bundle
 from motet.audit.verify import verify_bundle
 from motet.cli.main import main
+from motet.connection.errors import BadRequestError, NotAllowedError
+from motet.errors import WrongStateError
 from motet.reaching import connect
 from motet.recipe import parse_recipe
 from privacy.ledger.chain import FIRST_PREVIOUS, Entry
@@ -87,6 +89,35 @@ def test_an_approval_of_a_private_run_is_on_the_ledger_and_of_another_run_it_is_
     result = verify_bundle(data)
     assert result.is_ok
     assert runs["private"] in {a.run_id for a in result.state.approvals}
+
+
+def test_priority_is_changed_by_who_submitted_a_run_or_an_operator_and_by_nobody_else(served, capsys):
+    dee, boss = served.connect("researcher", "dee"), served.connect("operator", "boss3")
+    run_id = dee.runs.submit(parse_recipe(RECIPE)).run_id
+    assert dee.runs.set_priority(run_id, 5).priority == 5
+    with pytest.raises(NotAllowedError, match="somebody else"):
+        served.connect("researcher", "eve").runs.set_priority(run_id, 9)
+    for role in ("auditor", "client"):
+        with pytest.raises(NotAllowedError):
+            served.connect(role, f"{role}-9").runs.set_priority(run_id, 9)
+    for far in (1001, -1001):
+        with pytest.raises(BadRequestError, match="between -1000 and 1000"):
+            boss.runs.set_priority(run_id, far)
+        with pytest.raises(BadRequestError, match="between -1000 and 1000"):
+            boss.runs.submit(parse_recipe(RECIPE), priority=far)
+    where = ["--coordinator", served.address, "--identity", served.identity("operator", "boss3")]
+    show("run", "priority", run_id, "-12", *where)
+    assert capsys.readouterr().out == f"{run_id} has priority -12: PROPOSED\n"
+    show("run", "priority", run_id, "-12", "--json", *where)
+    assert json.loads(capsys.readouterr().out)["priority"] == -12
+    told = [(a.action, a.made_by, a.detail) for a in boss.runs.get(run_id).actions]
+    assert told[1:] == [
+        ("priority", "researcher/dee", "from 0 to 5"),
+        ("priority", "operator/boss3", "from 5 to -12"),
+    ]
+    dee.runs.cancel(run_id)
+    with pytest.raises(WrongStateError, match="is CANCELLED"):
+        dee.runs.set_priority(run_id, 1)
 
 
 def test_the_user_of_a_home_is_its_local_operator(tmp_path):

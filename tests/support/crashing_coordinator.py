@@ -155,6 +155,8 @@ def serve_until_done(job):
             store.submit_run(parse_recipe(text), run_id=run_id, state=ARRIVES.get(run_id, "QUEUED"))
         store.approve_run("r-poor")
         store.release_run("r-awaited")
+        if store.get_run("r-poor").state == "QUEUED":
+            store.set_priority("r-poor", 1)
         grid = ScriptedGrid(store, tell)
         on_ready(None)
         service._work(config, grid, store, stopping, [], until_idle=until_idle, lead=lead)

@@ -398,6 +398,14 @@ class ResumeRunRequest(_message.Message):
     run_id: str
     def __init__(self, run_id: _Optional[str] = ...) -> None: ...
 
+class SetPriorityRequest(_message.Message):
+    __slots__ = ("run_id", "priority")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    priority: int
+    def __init__(self, run_id: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
+
 class WatchRunRequest(_message.Message):
     __slots__ = ("run_id",)
     RUN_ID_FIELD_NUMBER: _ClassVar[int]

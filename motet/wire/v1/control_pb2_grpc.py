@@ -743,6 +743,11 @@ class RunServiceStub(object):
                 request_serializer=control__pb2.ResumeRunRequest.SerializeToString,
                 response_deserializer=control__pb2.Run.FromString,
                 _registered_method=True)
+        self.SetPriority = channel.unary_unary(
+                '/motet.v1.RunService/SetPriority',
+                request_serializer=control__pb2.SetPriorityRequest.SerializeToString,
+                response_deserializer=control__pb2.Run.FromString,
+                _registered_method=True)
         self.WatchRun = channel.unary_stream(
                 '/motet.v1.RunService/WatchRun',
                 request_serializer=control__pb2.WatchRunRequest.SerializeToString,
@@ -803,6 +808,13 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetPriority(self, request, context):
+        """Another priority, for a run that waits or is at work; said twice it is said once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchRun(self, request, context):
         """What changes, as it changes; the first event is the run as it is. Ends with the run.
         """
@@ -846,6 +858,11 @@ def add_RunServiceServicer_to_server(servicer, server):
             'ResumeRun': grpc.unary_unary_rpc_method_handler(
                     servicer.ResumeRun,
                     request_deserializer=control__pb2.ResumeRunRequest.FromString,
+                    response_serializer=control__pb2.Run.SerializeToString,
+            ),
+            'SetPriority': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPriority,
+                    request_deserializer=control__pb2.SetPriorityRequest.FromString,
                     response_serializer=control__pb2.Run.SerializeToString,
             ),
             'WatchRun': grpc.unary_stream_rpc_method_handler(
@@ -1044,6 +1061,33 @@ class RunService(object):
             target,
             '/motet.v1.RunService/ResumeRun',
             control__pb2.ResumeRunRequest.SerializeToString,
+            control__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPriority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/motet.v1.RunService/SetPriority',
+            control__pb2.SetPriorityRequest.SerializeToString,
             control__pb2.Run.FromString,
             options,
             channel_credentials,

@@ -290,6 +290,29 @@ def test_a_run_waits_for_a_client_that_is_busy_and_says_with_what(federation, ow
     assert places.holders("a") == []
 
 
+def test_a_priority_that_changes_while_a_run_waits_for_clients_counts_from_the_next_look_on(
+    federation, owners, monkeypatch
+):
+    places, asked = ClientPlaces(), []
+    places.resume("r-other", ["a"])
+    take = places.take
+
+    def heard(run, wanted, *, priority, **options):
+        asked.append(priority)
+        return take(run, wanted, priority=priority, **options)
+
+    monkeypatch.setattr(places, "take", heard)
+    run_id = federation.submit()
+
+    def change():
+        federation.store.set_priority(run_id, 7)
+        places.leave("r-other")
+
+    heard_while(federation, run_id, change, after_s=2)
+    run(federation, run_id, places=places)
+    assert (asked[0], asked[-1]) == (0, 7)
+
+
 def test_a_run_waits_for_busy_clients_no_longer_than_its_deadline_where_others_are_enough(federation, owners):
     places = ClientPlaces()
     places.resume("r-other", ["a"])

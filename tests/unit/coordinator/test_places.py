@@ -58,6 +58,17 @@ def test_the_higher_priority_goes_first_however_long_the_other_has_waited():
     assert take(places, "r-high", "a", priority=5).clients == ("a",)
 
 
+def test_a_run_that_waits_goes_by_its_newest_priority():
+    places = ClientPlaces()
+    take(places, "r-1", "a")
+    take(places, "r-old", "a")
+    take(places, "r-new", "a")
+    assert take(places, "r-new", "a", priority=5).clients == ()
+    places.leave("r-1")
+    assert take(places, "r-old", "a").busy == {"a": "r-new"}
+    assert take(places, "r-new", "a", priority=5).clients == ("a",)
+
+
 def test_a_run_that_waits_for_two_is_not_starved_by_runs_that_want_one():
     places = ClientPlaces()
     take(places, "r-1", "a")
