@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from motet.recipe import Recipe
 
 
+THIS_CLIENT = "this client"  # in place of a name, in what a client exports for itself
+
+
 class ExportError(MotetError):
     """The folder cannot be written; the message says why and what to do."""
 
@@ -42,6 +45,7 @@ class CardFacts:
     Attributes:
       run_id, rounds, clients, adapter_sha256: of the run.
       epsilons: client id -> epsilon at ``target_delta``; empty without privacy.
+      num_epsilons_unknown: clients of a private run whose epsilon could not be told.
       learned_rank: the rank before a serving cap cut it; 0 where nothing was cut.
       truncation_error: what the cut took, relative to the whole product (Frobenius).
     """
@@ -51,6 +55,7 @@ class CardFacts:
     clients: int
     adapter_sha256: str
     epsilons: Mapping[str, float] = field(default_factory=dict)
+    num_epsilons_unknown: int = 0
     learned_rank: int = 0
     truncation_error: float = 0.0
 
@@ -104,17 +109,31 @@ def peft_tensors(
     return tensors
 
 
+def _privacy_words(recipe: Recipe, facts: CardFacts) -> str:
+    """What the run promises, and for whom; of a client whose epsilon is not known nothing is promised."""
+    privacy = recipe.privacy
+    if privacy is None:
+        return "None: the adapter was trained without differential privacy."
+    return (
+        f"Differential privacy for {UNIT_WORDS[privacy.unit]} (add/remove neighbours, Poisson sampling): "
+        f"{_epsilon_words(facts, privacy.target_delta)}, "
+        f"clipping norm {clipping_words(privacy.clipping_norm, recipe.method.model_dump())}; "
+        f"{TRUST_WORDS[privacy.unit]}."
+    )
+
+
+def _epsilon_words(facts: CardFacts, target_delta: float) -> str:
+    unknown = facts.num_epsilons_unknown
+    if not facts.epsilons:
+        return "epsilon is not known here (the audit bundle has it)"
+    told = f"epsilon at most {max(facts.epsilons.values()):.2f} at delta {target_delta:g}"
+    if unknown:
+        return f"{told} for {len(facts.epsilons)} clients, not known here for {unknown} (the audit bundle has it)"
+    return f"{told} for {THIS_CLIENT if facts.epsilons.keys() == {THIS_CLIENT} else 'every client'}"
+
+
 def model_card(recipe: Recipe, facts: CardFacts, lora_rank: int) -> str:
     """README.md of the exported folder, for people and for the hub."""
-    privacy = "None: the adapter was trained without differential privacy."
-    if facts.epsilons and recipe.privacy is not None:
-        worst = max(facts.epsilons.values())
-        privacy = (
-            f"Differential privacy for {UNIT_WORDS[recipe.privacy.unit]} (add/remove neighbours, Poisson sampling): "
-            f"epsilon at most {worst:.2f} at delta {recipe.privacy.target_delta:g} for every client, "
-            f"clipping norm {clipping_words(recipe.privacy.clipping_norm, recipe.method.model_dump())}; "
-            f"{TRUST_WORDS[recipe.privacy.unit]}."
-        )
     base = recipe.base_model
     rank = str(lora_rank) if lora_rank else "none: merged"
     if facts.learned_rank:
@@ -128,7 +147,7 @@ def model_card(recipe: Recipe, facts: CardFacts, lora_rank: int) -> str:
         f"| task | {recipe.task.kind} |\n| method | {recipe.method.name} |\n| rounds | {facts.rounds} |\n"
         f"| clients | {facts.clients} |\n| rank of this export | {rank} |\n"
         f"| adapter sha256 | `{facts.adapter_sha256}` |\n\n"
-        f"## Privacy\n{privacy}\n\n## Use\n```python\nfrom peft import PeftModel\n"
+        f"## Privacy\n{_privacy_words(recipe, facts)}\n\n## Use\n```python\nfrom peft import PeftModel\n"
         "from motet.modeling import load_base_for\n"
         'model = PeftModel.from_pretrained(load_base_for("THIS_FOLDER"), "THIS_FOLDER")\n```\n'
         "For a causal language model any `transformers` base of the same weights will do instead of `load_base_for`.\n"

@@ -12,13 +12,14 @@ from aggregation.ranks import truncated
 from aggregation.serialize import from_bytes, sha256_hex, to_bytes
 from aggregation.table import refusal
 from client.base import loaded_base
+from client.ledger import ClientLedger
 from client.personal import PersonalParts
 from coordinator.engine.client_unit import is_client_unit
-from coordinator.export import CardFacts, ExportError, export_merged, export_peft
+from coordinator.export import THIS_CLIENT, CardFacts, ExportError, export_merged, export_peft
 from coordinator.storage.artifacts import ArtifactStore
 from coordinator.storage.where import open_store
 from motet.errors import MotetError
-from motet.recipe import Recipe, from_canonical_json, round_event
+from motet.recipe import Recipe, from_canonical_json
 from motet.recipe.method import method_of
 from privacy.accounting import epsilon_pld
 
@@ -100,24 +101,36 @@ def export_personal(
     Returns:
       ``run_id``, ``out_dir``, ``rounds``, ``merged``, ``learned_rank``, ``truncation_error``.
 
+    The epsilon on its card counts every charge of the run in the client's own ledger, attempts that failed among them.
+
     Raises:
-      ClientError: nothing personal was kept of that run.
+      ClientError: nothing personal was kept of that run, or the ledger is damaged.
       MotetError: ``out_dir`` can not be written.
     """
     state, recipe_json, rounds = PersonalParts(home / "personal").model(run_id)
     recipe = from_canonical_json(recipe_json)
-    event = round_event(recipe)
-    delta = recipe.privacy.target_delta if recipe.privacy else 0.0
+    epsilons = _own_epsilon(home, run_id, recipe)
     facts = CardFacts(
         run_id=run_id,
         rounds=rounds,
         clients=len(recipe.cohort.clients or ()) or 1,
         adapter_sha256=sha256_hex(to_bytes(state)),
-        epsilons={"this client": epsilon_pld([event] * rounds, delta)} if event else {},
+        epsilons=epsilons,
+        num_epsilons_unknown=int(recipe.privacy is not None and not epsilons),
     )
     product = dict(method_of(recipe).product(state))
     facts = write_export(recipe, product, state.dense, out_dir, facts, merged=merged, lora_rank=lora_rank)
     return {"run_id": run_id, "out_dir": str(out_dir), "rounds": rounds, "merged": merged} | cut_of(facts)
+
+
+def _own_epsilon(home: Path, run_id: str, recipe: Recipe) -> dict[str, float]:
+    """What a run has cost this client, by its own ledger; empty without privacy, or where the ledger has nothing."""
+    spent = [
+        charge.event for charge in ClientLedger(home / "ledger.jsonl").charges() if charge.run_id == run_id
+    ]
+    if recipe.privacy is None or not spent:
+        return {}
+    return {THIS_CLIENT: epsilon_pld(spent, recipe.privacy.target_delta)}
 
 
 def cut_of(facts: CardFacts) -> dict[str, Any]:
@@ -304,6 +317,7 @@ def _written(
         clients=len(learned.asked if is_client_unit(recipe) else learned.counted),  # who was drawn stays here
         adapter_sha256=adapter_sha256,
         epsilons=learned.epsilons,
+        num_epsilons_unknown=len(learned.asked - learned.epsilons.keys()) if recipe.privacy else 0,
     )
     product = learned_product(recipe, state)
     facts = write_export(recipe, product, state.dense, out_dir, facts, merged=merged, lora_rank=lora_rank)
