@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from motet.recipe import Recipe
 
 
+KEPT_BASES = 4  # of the newest; each run has a seed and so bases of its own, as large as an adapter
+
+
 @dataclass(slots=True)
 class LoadedBase:
     """A model and, for texts, its tokenizer. ``lock`` is held while an adapter is attached: one at a time."""
@@ -41,7 +44,7 @@ class LoadedBase:
         return self.bases_of(recipe, next(iter(state.cores.values())).shape[0])
 
     def bases_of(self, recipe: Recipe, rank: int) -> Bases:
-        """Fed-SB's frozen bases, made once. Hold ``lock``.
+        """Fed-SB's frozen bases, made once and kept until four others were asked for. Hold ``lock``.
 
         Raises:
           client.public_basis.PublicDataError: the recipe's public examples give none.
@@ -54,6 +57,8 @@ class LoadedBase:
             recipe.seed,
         )
         if key not in self.bases:
+            while len(self.bases) >= KEPT_BASES:
+                del self.bases[next(iter(self.bases))]
             by_gradient = recipe.method.basis == "public_gradient"
             self.bases[key] = (
                 public_gradient_bases(self, recipe, rank)

@@ -6,6 +6,7 @@ import torch
 from aggregation.adapter import AdapterState, FactorPair
 from aggregation.methods import get_method
 from client.adapters import attach, detach, fed_sb_bases, read_state
+from client.base import KEPT_BASES, LoadedBase
 from motet.modeling import initial_dense, layer_shapes, load_base
 
 
@@ -94,3 +95,17 @@ def test_only_the_adapter_and_the_head_train(recipe_of, method, trained):
     assert sum(trained in n for n in attached.trainable()) == len(layer_shapes(recipe)) * (
         2 if method == "fedit" else 1
     )
+
+
+def test_bases_of_many_runs_do_not_pile_up_in_a_client_that_lives_long(recipe_of):
+    recipe = recipe_of(method="fed-sb")
+    base = LoadedBase(model=load_base(recipe), tokenizer=None)
+    with base.lock:
+        first = base.bases_of(recipe, 2)
+        assert base.bases_of(recipe, 2) is first
+        for seed in range(10, 20):
+            base.bases_of(recipe.model_copy(update={"seed": seed}), 2)
+        assert len(base.bases) == KEPT_BASES
+        again = base.bases_of(recipe, 2)
+    assert again is not first
+    assert all(torch.equal(again[k][i], first[k][i]) for k in first for i in (0, 1))
