@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from aggregation.changes import moves, with_moves
@@ -65,7 +66,7 @@ class Residuals:
         path = self._path(run_id, max(earlier))
         try:
             return dict(load(path.read_bytes()))
-        except Exception as e:  # safetensors raises several kinds
+        except (OSError, ValueError, SafetensorError) as e:
             raise ClientError(f"{path.name} of run {run_id}: what compression left can not be read") from e
 
     def keep(self, run_id: str, round_index: int, left: Mapping[str, torch.Tensor]) -> None:
