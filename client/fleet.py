@@ -10,7 +10,6 @@ after orders that stay without a reply, and is told ``held`` or ``lost``, and se
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 from collections import deque
@@ -62,6 +61,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.errors import ClientError
+from client.files import write_durably
 from client.pace import Pace
 from client.whoami import heard
 from motet.abandoned import Abandoned
@@ -140,12 +140,7 @@ class Journal:
         return PullMessagesResponse.FromString(self._path.read_bytes())
 
     def _save(self, stored: PullMessagesResponse) -> None:
-        staging = self._path.with_suffix(".tmp")
-        with staging.open("wb") as file:
-            file.write(stored.SerializeToString())
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(self._path)
+        write_durably(self._path, stored.SerializeToString())
 
 
 class FleetLink:
@@ -219,8 +214,7 @@ class FleetLink:
             log.warning("the coordinator answers again")
 
     def __enter__(self) -> Self:
-        if self._id_file.exists():
-            self._node_id = int(self._id_file.read_text())
+        self._node_id = self._remembered_id()
         if not (self._node_id and self._beat()):
             self._activate()
         threading.Thread(target=self._heartbeat, daemon=True, name="fleet-heartbeat").start()
@@ -238,6 +232,20 @@ class FleetLink:
         """This node, as the SuperLink numbers it."""
         return self._node_id
 
+    def _remembered_id(self) -> int:
+        """The node of an earlier process; 0, which is none, where the file can not be read: it signs on anew."""
+        try:
+            return int(self._id_file.read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def _remember_id(self) -> None:
+        """For the next process. A disk that does not take it costs a new sign-on then; it does not end a heartbeat."""
+        try:
+            write_durably(self._id_file, str(self._node_id).encode())
+        except OSError as e:
+            log.warning("%s can not be written: %s", self._id_file, e.strerror)
+
     def _activate(self) -> None:
         """Sign on; waits while an old session still counts as online or the key is not registered yet."""
         said = False
@@ -247,7 +255,7 @@ class FleetLink:
                     public_key=self._public, heartbeat_interval=self.pace.told_heartbeat_s()
                 )
                 self._node_id = int(self._client.ActivateNode(request).node_id)
-                self._id_file.write_text(str(self._node_id))
+                self._remember_id()
                 heard(self._id_file.parent)
                 return
             except (httpx.HTTPError, RuntimeError) as e:

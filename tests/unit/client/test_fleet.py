@@ -8,6 +8,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import MessageType, Metadata
 from flwr.app.message import make_message
+from flwr.proto.fleet_pb2 import ActivateNodeResponse, DeactivateNodeResponse
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
 from flwr.proto.message_pb2 import PullObjectResponse
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 
@@ -29,15 +31,53 @@ class LateUploads:
         return PullObjectResponse(object_found=True, object_available=True, object_content=content)
 
 
-def test_an_order_that_is_still_being_uploaded_is_whole_well_before_flowers_own_second_look(
-    tmp_path, monkeypatch
-):
+def link_to(superlink, folder, monkeypatch):
     key = ec.generate_private_key(ec.SECP384R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    superlink = LateUploads({})
     monkeypatch.setattr(fleet.FleetHttpClient, "from_server_address", lambda *_, **__: superlink)
-    link = fleet.FleetLink("127.0.0.1:1", b"", key, tmp_path, threading.Event())
+    return fleet.FleetLink("127.0.0.1:1", b"", key, folder, threading.Event())
+
+
+class Admitting:
+    """A SuperLink that gives every node that signs on a number of its own, and knows the number 7."""
+
+    def __init__(self):
+        self.signed_on = 0
+
+    def ActivateNode(self, _request):  # noqa: N802 - Flower's name
+        self.signed_on += 1
+        return ActivateNodeResponse(node_id=40 + self.signed_on)
+
+    def SendNodeHeartbeat(self, request):  # noqa: N802 - Flower's name
+        return SendNodeHeartbeatResponse(success=request.node.node_id == 7)
+
+    def DeactivateNode(self, _request):  # noqa: N802 - Flower's name
+        return DeactivateNodeResponse()
+
+
+@pytest.mark.parametrize("kept", [None, "", "cut\x00", "7"], ids=ascii)
+def test_a_node_number_that_was_cut_by_a_crash_is_no_obstacle(tmp_path, monkeypatch, kept):
+    if kept is not None:
+        (tmp_path / "node-id").write_text(kept)
+    superlink = Admitting()
+    with link_to(superlink, tmp_path, monkeypatch) as link:
+        assert link.node_id == (7 if kept == "7" else 41)
+    assert superlink.signed_on == (kept != "7")
+    assert (tmp_path / "node-id").read_text() == str(link.node_id)
+
+
+def test_a_disk_that_does_not_take_the_node_number_keeps_nobody_offline(tmp_path, monkeypatch):
+    (tmp_path / "node-id").mkdir()  # nothing can be renamed to a folder
+    with link_to(Admitting(), tmp_path, monkeypatch) as link:
+        assert link.node_id == 41
+
+
+def test_an_order_that_is_still_being_uploaded_is_whole_well_before_flowers_own_second_look(
+    tmp_path, monkeypatch
+):
+    superlink = LateUploads({})
+    link = link_to(superlink, tmp_path, monkeypatch)
     metadata = Metadata(
         run_id=1,
         message_id="",
