@@ -41,6 +41,8 @@ PLD_LARGEST_EPSILON = 100.0
 # Outside of this range the square of a noise multiplier, or its inverse, is no float any more.
 _LEAST_NOISE, _MOST_NOISE = 1e-140, 1e140
 _PLD_MOST_NOISE = 1e7  # more noise than this is taken for this: an upper bound, which is zero in the grid
+# The grid widens by up to a cell a step: of more steps than this the RDP bound is returned, which takes no memory.
+PLD_MOST_STEPS = 1_000_000
 
 _ORDERS = (*range(2, 65), *(int(2 ** (6 + i / 6)) for i in range(1, 37)))
 
@@ -56,7 +58,7 @@ def epsilon_pld(events: Iterable[Event], target_delta: float) -> float:
 
     Returns:
       Epsilon >= 0. Zero for no events; infinite for an unknown event, one without noise, or several units. Where
-      the RDP bound is above ``PLD_LARGEST_EPSILON`` that bound is returned.
+      the RDP bound is above ``PLD_LARGEST_EPSILON``, or of more than ``PLD_MOST_STEPS`` steps, that bound is returned.
 
     Raises:
       ValueError: ``target_delta`` is outside (0, 1).
@@ -140,7 +142,7 @@ def _pld_of_rows(rows: _Rows, target_delta: float) -> float:
     if not rows:
         return 0.0
     bound = _rdp_of_rows(rows, target_delta)
-    if bound > PLD_LARGEST_EPSILON:
+    if bound > PLD_LARGEST_EPSILON or sum(count for _, _, count in rows) > PLD_MOST_STEPS:
         return bound
     fine = bound < _PLD_FINE_EPSILON or sum(count for _, _, count in rows) > _PLD_FINE_STEPS
     accountant = PLDAccountant(

@@ -126,7 +126,7 @@ def event_from_json(text: str) -> Event:
     """
     try:
         fields = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MalformedEventError(f"not JSON: {text[:80]!r}; the ledger row is damaged") from error
     if not isinstance(fields, Mapping):
         raise MalformedEventError(f"not a JSON object: {text[:80]!r}; the ledger row is damaged")

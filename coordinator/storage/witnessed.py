@@ -16,6 +16,8 @@ from coordinator.storage.models import ClientRow, PrivacyEventRow, WitnessedChar
 from motet.audit.receipts import open_receipts
 from motet.enrolment import AdmissionRefusedError
 from motet.errors import NotFoundError
+from privacy.errors import MalformedEventError
+from privacy.events import event_from_json
 from privacy.ledger.canonical import parse_canonical
 from privacy.ledger.entries import Reserve, reservation_id
 from privacy.ledger.errors import LedgerFormatError, SignatureError
@@ -117,6 +119,10 @@ class WitnessedCharges:
         round_index, attempt = (n if type(n) is int and 0 <= n <= _LARGEST else -1 for n in numbers)
         if min(round_index, attempt) < 0:
             raise _refused("a charge in it has no round or no attempt")
+        try:
+            event_from_json(event)  # of a newer version it is read, and costs infinity
+        except MalformedEventError as e:
+            raise _refused("an event in it can not be read") from e
         return WitnessedChargeRow(
             reservation_id=reservation_id(run_id, round_index, attempt, client_id),
             client_id=client_id,

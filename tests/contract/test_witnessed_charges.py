@@ -5,11 +5,12 @@ import json
 import pytest
 from control_house import house
 
-from client.keys import init_key
+from client.keys import init_key, load_key
 from client.ledger import ClientLedger
 from client.receipts import receipts_of
 from coordinator.errors import BudgetRefusedError
 from coordinator.storage.witnessed import ReceiptsRefusedError
+from motet.audit.receipts import sign_receipts
 from motet.cli.main import main
 from motet.clock import SystemClock
 from motet.connection.errors import NotAllowedError
@@ -112,6 +113,36 @@ def test_a_record_that_another_key_signed_or_that_was_changed_changes_nothing(st
         store.witnessed.take(foreign, of="a")
     assert store.spent_by(["a", "b"]) == {"a": [], "b": []}
     assert store.witnessed.take(foreign).added == 3  # positive control
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        "{",
+        "[" * 100_000,
+        EVENT.to_json().replace('"num_steps":2', '"num_steps":' + "9" * 400),
+        EVENT.to_json().replace('"noise_multiplier":1.0', '"noise_multiplier":' + "9" * 400),
+        EVENT.to_json().replace('"noise_multiplier":1.0', '"noise_multiplier":NaN'),
+    ],
+    ids=["cut", "nested", "steps", "noise", "nan"],
+)
+def test_a_signed_record_with_an_event_that_nobody_can_read_breaks_no_look_at_budgets(store, tmp_path, event):
+    document = owner(tmp_path, store)
+    charge = {
+        "attempt": 0,
+        "data_set": "d",
+        "event": event,
+        "round_index": 0,
+        "run_id": "r-1",
+        "settled": True,
+    }
+    signed = sign_receipts(
+        load_key(tmp_path / "a"), client_id="a", charges=[charge], head=(1, "0" * 64), made_at_ms=1
+    )
+    with pytest.raises(ReceiptsRefusedError, match="can not be read"):
+        store.witnessed.take(canonical_bytes(signed))
+    assert store.witnessed.take(document).added == 3  # control: this client's record is taken
+    assert len(store.witnessed.lacking()) == 3
 
 
 def test_an_operator_takes_a_record_and_the_budget_says_whose_word_it_is(tmp_path, capsys):

@@ -117,3 +117,10 @@ def test_noise_too_large_to_be_squared_costs_next_to_nothing(rate):
     assert 0 <= epsilon_pld(spent, 1e-5) <= epsilon_rdp(spent, 1e-5) < 0.001
     assert not would_exceed([], spent[0], 0.001, 1e-5)
     assert rdp_vector(spent[0]) is not None
+
+
+def test_a_count_of_steps_that_would_fill_the_memory_is_answered_at_once_by_the_looser_bound():
+    many = [event(noise=1e4, rate=0.5, steps=10**10)]  # minutes and gigabytes as a distribution
+    assert epsilon_pld(many, 1e-5) == epsilon_rdp(many, 1e-5) < PLD_LARGEST_EPSILON
+    few = [event(noise=100.0, rate=0.5, steps=1000)]
+    assert epsilon_pld(few, 1e-5) < epsilon_rdp(few, 1e-5)  # control
