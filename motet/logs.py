@@ -59,6 +59,20 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(told, default=str)
 
 
+class _ThroughOurs(logging.Filter):
+    """Of a library's logger: its warnings and errors go to our handlers, the rest and its own handlers get nothing.
+
+    Flower sets its level to DEBUG and adds a handler when it is imported, which is after ``configure``: neither a level
+    nor an empty list of handlers would last, a filter does.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Take every record."""
+        if record.levelno >= logging.WARNING:
+            logging.getLogger().handle(record)
+        return False
+
+
 def configure(*, verbose: bool, log_format: str = "text") -> None:
     """Log to standard error, warnings alone or more, as ``text`` or ``json``."""
     handler = logging.StreamHandler()
@@ -69,11 +83,8 @@ def configure(*, verbose: bool, log_format: str = "text") -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
     # Forced: a library that warned before would have left a handler of its own.
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], force=True)
-    for name in ("httpx", "alembic"):
+    for name in ("httpx", "alembic", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    if log_format == "json":
-        for name in ("flwr", "uvicorn"):  # they write lines of their own; ours are enough
-            logger = logging.getLogger(name)
-            logger.handlers.clear()
-            logger.propagate = True
-            logger.setLevel(logging.WARNING)
+    flower = logging.getLogger("flwr")
+    if not any(isinstance(known, _ThroughOurs) for known in flower.filters):
+        flower.addFilter(_ThroughOurs())

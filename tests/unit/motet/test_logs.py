@@ -1,12 +1,13 @@
 """Log lines for machines: one object a line, what it is about, and no words of an exception."""
 
+import importlib
 import json
 import logging
 import threading
 
 import pytest
 
-from motet.logs import FIELDS, JsonFormatter, about
+from motet.logs import FIELDS, FORMATS, JsonFormatter, about, configure
 
 
 def line(message, *args, **options):
@@ -37,6 +38,47 @@ def test_a_line_is_one_object_with_what_it_is_about():
     }  # fmt: skip
     assert "round_index" not in outside
     assert "run_id" not in line("after")
+
+
+@pytest.fixture
+def flower():
+    """Flower's logger, and everybody's, as they were afterwards."""
+    loggers = [logging.getLogger(), logging.getLogger("flwr")]
+    before = [(it.level, list(it.handlers), list(it.filters)) for it in loggers]
+    loggers[1].filters.clear()
+    yield loggers[1]
+    logging.captureWarnings(capture=False)
+    for it, (level, handlers, filters) in zip(loggers, before, strict=True):
+        it.setLevel(level)
+        it.handlers[:], it.filters[:] = handlers, filters
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_flower_says_nothing_but_warnings_and_these_once_and_in_our_form(flower, capsys, log_format):
+    import flwr.supercore.logger as flowers_own
+
+    def said():
+        importlib.reload(
+            flowers_own
+        )  # as where it is imported after ``configure``: a level and a handler of its own
+        assert (flower.level, bool(flower.handlers)) == (logging.DEBUG, True)
+        flowers_own.log(logging.DEBUG, "[flwr-serverapp] Connected to %s", "127.0.0.1:1")
+        flowers_own.log(logging.INFO, "all is well")
+        flowers_own.log(logging.WARNING, "a %s", "warning")
+        flowers_own.log(logging.ERROR, "an error")
+        return capsys.readouterr().err.splitlines()
+
+    for _ in range(2):  # twice is once
+        configure(verbose=True, log_format=log_format)
+    lines = said()
+    assert len(lines) == 2
+    if log_format == "json":
+        told = [(it["level"], it["logger"], it["message"]) for it in map(json.loads, lines)]
+        assert told == [("warning", "flwr", "a warning"), ("error", "flwr", "an error")]
+    else:
+        assert [text.split(" ", 2)[2] for text in lines] == ["flwr a warning", "flwr an error"]
+    flower.filters.clear()  # positive control
+    assert any("Connected to" in text for text in said())
 
 
 def test_the_words_of_an_exception_which_can_quote_data_are_not_written():
