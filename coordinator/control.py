@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.authority import ensure_authority, issue_identity
 from coordinator.authority.enrolment import Enrolment
-from coordinator.rpc.context import Resources
+from coordinator.rpc.context import Resources, nobody
 from coordinator.rpc.enrolment import EnrolmentServicer
 from coordinator.rpc.interceptors import CallCounts
 from coordinator.rpc.server import Certificates, ControlServer, ControlServerError
@@ -19,7 +19,7 @@ from motet.addresses import Addresses, as_others_see, known_addresses, remember_
 from motet.identity import IdentityError, load_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from coordinator.dashboard.server import Dashboard
@@ -49,6 +49,7 @@ def serving_control(
     names: Sequence[str] = (),
     approves_runs: bool = False,
     dashboard: Dashboard | None = None,
+    presence: Callable[[], tuple[frozenset[str], Mapping[str, float]]] = nobody,
 ) -> Iterator[ControlAddress]:
     """Serve the control API of a home.
 
@@ -63,6 +64,7 @@ def serving_control(
       names: host names that others use for this machine.
       approves_runs: a researcher's run waits for an operator's approval.
       dashboard: what links open; None without one.
+      presence: who is online, and client -> when it was last seen.
 
     Raises:
       ControlServerError: the address can not be listened on.
@@ -79,6 +81,7 @@ def serving_control(
             federation=authority.federation,
             dashboard_link=None if dashboard is None else dashboard.link,
             asks_operator=approves_runs,
+            presence=presence,
         )
         clock = resources.clock
         servicer = EnrolmentServicer(Enrolment(authority, store, home, clock), store.identities)

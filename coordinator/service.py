@@ -31,6 +31,7 @@ from coordinator.errors import DatabaseAwayError, LeadLostError
 from coordinator.leadership import LEASE_S, Leadership, candidate_of
 from coordinator.observing.server import observed
 from coordinator.observing.status import Status
+from coordinator.presence import Presence, watching_presence
 from coordinator.recording.recorder import Recorder
 from coordinator.storage.artifacts import ArtifactStore, open_artifacts
 from coordinator.storage.sharing import check_may_lead
@@ -200,9 +201,11 @@ def _lead(
             names=config.names,
             approves_runs=config.approves_runs,
             dashboard=dashboard,
+            presence=status.presence,
         )
         api = control.enter_context(serving)
         status.refused_calls = api.counts.refusals
+        control.enter_context(watching_presence(Presence(grid, store.sightings)))
         on_ready(api)
         _work(config, grid, store, stopping, children, until_idle=until_idle, lead=lead)
     finally:

@@ -21,7 +21,7 @@ from motet.wire.envelopes import EnvelopeError, open_reply
 from motet.wire.messages import CANCEL, LEAVE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from coordinator.engine.flower_link import FlowerLink
     from coordinator.engine.flower_messages import Arrived
@@ -101,6 +101,7 @@ class FlowerGrid:
       federation: id that envelopes have to name.
       most_reply_bytes: how large the reply to an order may be; what is larger is not fetched to its end.
       monotonic: seconds, for offers and questions.
+      now: seconds since 1970, for when clients were seen.
     """
 
     def __init__(
@@ -111,8 +112,9 @@ class FlowerGrid:
         federation: str,
         most_reply_bytes: Callable[[TrainOrder], int] = lambda _order: MAX_MESSAGE_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        self._link, self._store, self._monotonic = link, store, monotonic
+        self._link, self._store, self._monotonic, self._now = link, store, monotonic, now
         self._federation, self._most_reply_bytes = federation, most_reply_bytes
         self._revoked: frozenset[str] = frozenset()
         self._look_at = 0.0
@@ -152,8 +154,11 @@ class FlowerGrid:
         }
         self.online_at_last_look = len(found)
         self.online_clients = frozenset(found)
-        self.last_online = {**self.last_online, **dict.fromkeys(found, time.time())}
+        self._saw(found)
         return found
+
+    def _saw(self, clients: Iterable[str]) -> None:
+        self.last_online = {**self.last_online, **dict.fromkeys(clients, self._now())}
 
     def _look_for_revoked(self, *, is_due: bool) -> None:
         """Sign off the nodes of clients whose key is revoked, also before a restart."""
@@ -223,6 +228,7 @@ class FlowerGrid:
         arrived = {a.message_id: a for a in self._link.pull([*wanted, *self._answered])}
         self._look_for_revoked(is_due=bool(arrived))
         self._compare(arrived)
+        answered: list[str] = []
         replies: list[tuple[str, TrainReply | GridFailure]] = []
         for message_id, sent in under_way.items():
             came = [c for c in (sent.carrier, *sent.earlier) if c in arrived]
@@ -233,7 +239,10 @@ class FlowerGrid:
                 del self._sent[message_id]
                 continue
             if came:
-                replies.append((message_id, self._opened(sent, arrived[came[0]])))
+                reply = self._opened(sent, arrived[came[0]])
+                replies.append((message_id, reply))
+                if not isinstance(reply, GridFailure):
+                    answered.append(sent.order.client_id)
                 del self._sent[message_id]
                 self._remember(sent, came[0], arrived)
                 continue
@@ -243,6 +252,8 @@ class FlowerGrid:
                     (message_id, GridFailure(code="client_unreachable", message="the order never left"))
                 )
                 del self._sent[message_id]
+        if answered:
+            self._saw(answered)
         left = [sent for message_id, sent in under_way.items() if message_id in self._sent]
         for sent in sorted(left, key=lambda s: s.act_at):
             self._see_to(sent)

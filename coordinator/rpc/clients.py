@@ -24,14 +24,15 @@ class ClientServicer(control_pb2_grpc.ClientServiceServicer):
     """See proto/motet/v1/control.proto."""
 
     def __init__(self, resources: Resources) -> None:
-        self._store = resources.store
+        self._store, self._presence = resources.store, resources.presence
 
     def ListClients(  # noqa: N802 - the contract's name
         self, request: control_pb2.ListClientsRequest, _context: grpc.ServicerContext
     ) -> control_pb2.ListClientsResponse:
         """All of them, by name."""
         rows, token = page(self._store.clients(), request, lambda r: (r.client_id,), (str,))
-        clients = [encode(client_record(row)) for row in rows]
+        presence = self._presence()
+        clients = [encode(client_record(row, *presence)) for row in rows]
         return control_pb2.ListClientsResponse(clients=clients, next_page_token=token)
 
     def GetClient(  # noqa: N802
@@ -44,7 +45,7 @@ class ClientServicer(control_pb2_grpc.ClientServiceServicer):
         row = next((r for r in self._store.clients() if r.client_id == request.client_id), None)
         if row is None:
             raise NotFoundError("there is no client of that name", hint="see: motet coordinator clients")
-        message: control_pb2.Client = encode(client_record(row))
+        message: control_pb2.Client = encode(client_record(row, *self._presence()))
         return message
 
     def RegisterClient(  # noqa: N802
@@ -55,5 +56,5 @@ class ClientServicer(control_pb2_grpc.ClientServiceServicer):
             self._store, request.client_id, request.public_key_pem.encode("ascii"), request.capacity_class
         )
         row = next(r for r in self._store.clients() if r.client_id == request.client_id)
-        message: control_pb2.Client = encode(client_record(row))
+        message: control_pb2.Client = encode(client_record(row, *self._presence()))
         return message

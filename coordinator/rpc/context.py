@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 from motet.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from coordinator.rpc.identity import Peer
     from coordinator.rpc.interceptors import CallCounts
     from coordinator.storage.store import Store
+
+
+def nobody() -> tuple[frozenset[str], Mapping[str, float]]:
+    """Who is online where nobody serves."""
+    return frozenset(), {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +33,7 @@ class Resources:
       federation: name of this federation.
       dashboard_link: an address that opens the dashboard once for somebody, and when it ends; None without one.
       asks_operator: a researcher's run waits for an operator's approval.
+      presence: who is online, and client -> when it was last seen, since the coordinator leads.
       clock: for events and certificates.
       stopping: set when the server begins to stop: streams end.
       poll_s: seconds between looks of a watch.
@@ -40,6 +46,7 @@ class Resources:
     federation: str
     dashboard_link: Callable[[Peer], tuple[str, float]] | None = None
     asks_operator: bool = False
+    presence: Callable[[], tuple[frozenset[str], Mapping[str, float]]] = nobody
     clock: Clock = field(default_factory=SystemClock)
     stopping: threading.Event = field(default_factory=threading.Event)
     poll_s: float = 0.25

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from coordinator.engine.waiting import Situation, why_it_waits
@@ -11,7 +12,7 @@ from coordinator.rounds.table import ENDED
 from motet.wire.control import Client, Contribution, Round, Run, RunAction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from coordinator.storage.models import ClientRow, ContributionRow, RoundRow, RunRow
     from coordinator.storage.store import Store
@@ -126,12 +127,15 @@ def _contribution(row: ContributionRow) -> Contribution:
     )
 
 
-def client_record(row: ClientRow, *, is_online: bool = False) -> Client:
-    """One registered client."""
+def client_record(
+    row: ClientRow, online: Container[str] = frozenset(), seen: Mapping[str, float] = MappingProxyType({})
+) -> Client:
+    """One registered client. ``online`` and ``seen``: by the coordinator that serves, newer than what is stored."""
+    times = [at for at in (row.last_seen_at, seen.get(row.client_id)) if at]
     return Client(
         client_id=row.client_id,
         capacity_class=row.capacity_class,
         registered_at=row.registered_at,
-        last_seen_at=row.last_seen_at,
-        is_online=is_online,
+        last_seen_at=max(times, default=None),
+        is_online=row.client_id in online,
     )

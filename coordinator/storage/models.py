@@ -88,7 +88,7 @@ class RoundRow(Base):
 
 
 class ClientRow(Base):
-    """A registered data owner."""
+    """A registered data owner. ``last_seen_at``: online or with an answer, about a minute old while it is there."""
 
     __tablename__ = "clients"
     client_id: Mapped[str] = mapped_column(String(64), primary_key=True)

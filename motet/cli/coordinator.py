@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from motet.cli.words import LogFormat  # noqa: TC001 - typer looks at it
 if TYPE_CHECKING:
     from coordinator.control import ControlAddress
     from coordinator.storage.leases import Leader
+    from motet.wire.control import Client
 
 app = typer.Typer(no_args_is_help=True, help="Run the coordinator and register clients.")
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")]
@@ -214,7 +216,7 @@ def clients_command(
     identity: reach.WhoAmI = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
-    """The clients that are registered.
+    """The clients that are registered: name, class, and when each was last there.
 
     Example: motet coordinator clients --home coordinator-home
     """
@@ -224,9 +226,18 @@ def clients_command(
         print(json.dumps([asdict(client) for client in clients]))
         return
     for client in clients:
-        print(f"{client.client_id} {client.capacity_class}".rstrip())
+        print(" ".join(filter(None, (client.client_id, client.capacity_class, _presence(client)))))
     if not clients:
         print("no clients yet; give one a token: motet ca token --client NAME")
+
+
+def _presence(client: Client) -> str:
+    if client.is_online:
+        return "(online)"
+    if not client.last_seen_at:
+        return "(never seen)"
+    seen = datetime.datetime.fromtimestamp(client.last_seen_at, datetime.UTC)
+    return f"(last seen {seen:%Y-%m-%d %H:%M} UTC)"
 
 
 @app.command("status")

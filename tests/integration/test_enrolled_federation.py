@@ -91,12 +91,16 @@ def test_a_data_owner_joins_with_a_token_alone_and_is_out_when_it_is_revoked(dep
             assert "mt1." not in repr(made := operator.identities.token("ward-b", lifetime_s=60))
             assert made.token.startswith("mt1.")
             operator.identities.revoke("ward-b")
+        deployment.wait(lambda: own.clients.get("ward-a").is_online, "ward-a is seen", 60)
+        deployment.wait(lambda: deployment.store.clients()[0].last_seen_at, "when it was seen is kept", 60)
+        assert typed(deployment, "coordinator", "clients", *place) == "ward-a (online)\n"
         typed(deployment, "ca", "revoke", "ward-a", "--reason", "stolen", *place)
         with pytest.raises(
             NotAuthenticatedError
         ):  # the connection is still open; the certificate is not believed
             own.clients.get("ward-a")
     deployment.wait(lambda: "ward-a is revoked" in deployment.log("coordinator"), "ward-a signed off", 60)
+    assert "ward-a (last seen 2" in typed(deployment, "coordinator", "clients", *place)
     again = deployment.motet("client", "enrol", "--token-file", token, "--home", ward)
     assert again.returncode == 7
     strangers_may_only_enrol(deployment)

@@ -41,6 +41,17 @@ def test_a_client_shows_presence_rank_and_its_last_answer(served):
     assert [row["presence"] for row in listed] == ["online", "offline", "offline"]
 
 
+def test_after_a_restart_a_client_is_last_seen_when_it_was_last_there(tmp_path):
+    home = tmp_path / "home"
+    for name in ("a", "b"):
+        register(home, name, init_key(tmp_path / name))
+    with site(home, status=Status(["b"], {"b": 1_790_000_009.0})) as made:
+        made.store.sightings.record({"a": 1_790_000_005.0, "b": 1_790_000_005.0})
+        page = clients_page(made.records, certificates=False, now=made.clock.now())
+        assert [c.seen_at for c in page.clients] == [1_790_000_005.0, 1_790_000_009.0]
+        assert [c.presence for c in page.clients] == ["offline", "online"]
+
+
 def test_the_newest_round_of_all_runs_is_the_last_that_a_client_was_asked(served):
     for run in ("r-z", "r-a"):
         submit(served.store, run)
