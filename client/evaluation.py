@@ -1,4 +1,4 @@
-"""Held-out quality of an adapter state, for simulations and public data: clients release no such number."""
+"""Held-out quality of a model: of an adapter state for simulations, of an attached one for ``client.protect``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aggregation.adapter import AdapterState
+    from client.inputs import Prepared
     from motet.data import Example
     from motet.recipe import Recipe
 
@@ -102,18 +103,26 @@ def score(
         bases = base.bases_for(recipe, state)
         scale = recipe.scale_of(rank) if rank else 1.0
         attached = attach(base.model, recipe, state, bases=bases, scale=scale)
-        order = ready.by_cost()
-        losses = torch.zeros(len(ready), dtype=torch.float64)
-        correct = torch.zeros(len(ready), dtype=torch.float64)
         try:
-            base.model.eval()
-            with torch.inference_mode():
-                for start in range(0, len(order), BATCH):
-                    chosen = order[start : start + BATCH]
-                    loss, right = per_example_loss(recipe, base.model, ready, chosen)
-                    losses[chosen], correct[chosen] = loss.double(), right.double()
+            return score_model(recipe, base.model, ready)
         finally:
             detach(attached)
+
+
+def score_model(recipe: Recipe, model: torch.nn.Module, examples: Prepared) -> Scores:
+    """Loss and correctness of each example under a model with its adapter on; the model is in eval mode after it.
+
+    No random number is drawn.
+    """
+    order = examples.by_cost()
+    losses = torch.zeros(len(examples), dtype=torch.float64)
+    correct = torch.zeros(len(examples), dtype=torch.float64)
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            loss, right = per_example_loss(recipe, model, examples, chosen)
+            losses[chosen], correct[chosen] = loss.double(), right.double()
     return Scores(losses=losses, correct=correct if recipe.task.has_classes else None)
 
 

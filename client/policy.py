@@ -48,6 +48,7 @@ class Policy:
       data_sets: name of a data set, or path as given to ``--data`` -> most epsilon on it; beside ``max_epsilon``.
       max_parallel_runs: for how many runs this client may be asked at one time.
       share_metrics: False: no figure beside the update leaves, and none of this client is recorded by trackers.
+      share_accuracy: True: loss and accuracy on held-out examples leave where a recipe without privacy asks for them.
       sha256: of the file; empty without one. Decisions name it.
     """
 
@@ -75,6 +76,7 @@ class Policy:
     approved_recipes: tuple[str, ...] | None = None
     max_parallel_runs: int = 1
     share_metrics: bool = True
+    share_accuracy: bool = False
     data_sets: Mapping[str, float] = field(default_factory=dict)
     sha256: str = field(default="", compare=False)
 
@@ -82,6 +84,11 @@ class Policy:
         """The most epsilon on a data set that goes by any of these names or paths; None where nothing bounds it."""
         caps = [cap for name, cap in self.data_sets.items() if name in names]
         return min([*caps, *([] if self.max_epsilon is None else [self.max_epsilon])], default=None)
+
+    @property
+    def tells_scores(self) -> bool:
+        """Whether loss and accuracy may leave; an owner who releases no metrics releases no such figure either."""
+        return self.share_accuracy and self.share_metrics
 
     @property
     def wants_privacy(self) -> bool:
@@ -166,6 +173,7 @@ def _list_of(fits: Callable[[str], bool]) -> Callable[[object], bool]:
 _USABLE: Mapping[str, Callable[[object], bool]] = {
     "require_privacy": lambda value: isinstance(value, bool),
     "share_metrics": lambda value: isinstance(value, bool),
+    "share_accuracy": lambda value: isinstance(value, bool),
     "allowed_units": _list_of(lambda unit: unit in UNITS),
     "allowed_tasks": _list_of(lambda task: task in TASKS),
     "allowed_base_sha256": _list_of(lambda text: _SHA256.fullmatch(text) is not None),

@@ -28,8 +28,10 @@ from client.adapters import attach, detach, read_state
 from client.base import loaded_base
 from client.capacity import Capacity, OverCapacityError
 from client.control import OwnControls
-from client.errors import BadOrderError, CancelledError, ClientError
+from client.errors import BadOrderError, CancelledError, ClientError, PolicyRefusedError
+from client.evaluation import score_model
 from client.files import write_durably
+from client.held_out import split
 from client.inputs import prepare
 from client.leave import Approvals, LeaveDesk
 from client.ledger import ClientLedger
@@ -38,7 +40,7 @@ from client.packing import Residuals, packed, whole
 from client.personal import PersonalParts
 from client.policy import Policy, check_hours, check_policy
 from client.policy_file import PolicyFile
-from client.protect import DATA_UNUSABLE, offer, refuse, release
+from client.protect import DATA_UNUSABLE, judge, offer, refuse, release
 from client.pruning import pruned
 from client.seen_ledger import SeenLedger
 from client.training import train_round
@@ -54,6 +56,7 @@ from privacy.noise import SystemNoise
 
 if TYPE_CHECKING:
     from aggregation.adapter import AdapterState
+    from client.evaluation import Scores
     from client.inputs import Prepared
     from client.packing import Packed
     from motet.data import Example
@@ -113,7 +116,7 @@ class ClientWorker:
         self._abandoned = Abandoned(state_dir)
         self._capacity_path = state_dir / "capacity.json"
         self._allows_test_noise = allows_test_noise
-        self._ready: tuple[str, Prepared] | None = None
+        self._ready: tuple[str, tuple[Prepared, Prepared | None]] | None = None
 
     def handle(self, order: TrainOrder) -> TrainReply:
         """Answer one order. Facts of the world become error replies; nothing is raised for them.
@@ -148,6 +151,8 @@ class ClientWorker:
 
     def _answer(self, order: TrainOrder) -> TrainReply:
         recipe = self._checked(order)
+        if order.asks_score:
+            return self._judged(order, recipe)
         stored = self._stored_reply(order)
         if stored is not None:
             return stored
@@ -171,11 +176,11 @@ class ClientWorker:
         self._capacity().check(recipe, order.lora_rank, noise_multiplier)
         received = from_bytes(order.payload)
         stamp = self._stamp()
-        examples = self._prepared(recipe, stamp)
+        examples, held_out = self._prepared(recipe, stamp)
         self._check_basis(order, recipe)
         self._check_not_taken_back(order)
         reservation = self._charge(order, recipe, stamp)
-        trained = self._train(order, recipe, received, examples, noise_multiplier)
+        trained, scores = self._train(order, recipe, received, examples, held_out, noise_multiplier)
         reply = release(
             order,
             recipe,
@@ -184,11 +189,48 @@ class ClientWorker:
             num_examples=len(examples),
             offered_lora_rank=self._offered(order),
             shares_metrics=self._policy.share_metrics,
+            scores=scores,
+            shares_accuracy=self._policy.share_accuracy,
         )
         self._store_reply(order, reply)
         if reservation is not None:
             self._ledger.settle(reservation)
         return reply
+
+    def _judged(self, order: TrainOrder, recipe: Recipe) -> TrainReply:
+        """How the last adapter does on the held-out examples, where the owner's policy lets that leave."""
+        if recipe.evaluation is None or order.round_index != recipe.training.rounds:
+            raise BadOrderError(
+                "the recipe asks for no score, or the question does not come after its last round"
+            )
+        self._policy = self._policy_file.current()
+        check_hours(self._policy, self._now())
+        self._approvals.check(self._policy, order.recipe_sha256)
+        check_policy(self._policy, recipe, lora_rank=order.lora_rank, noise_multiplier=None)
+        if not self._policy.tells_scores:
+            raise PolicyRefusedError("clause share_accuracy: the owner tells no loss and no accuracy")
+        received = from_bytes(order.payload)
+        _, held_out = self._prepared(recipe, self._stamp())
+        start, base = self._start(order, recipe, received), loaded_base(recipe)
+        with base.lock:
+            attached = attach(
+                base.model,
+                recipe,
+                start,
+                bases=base.bases_for(recipe, start),
+                scale=recipe.scale_of(order.lora_rank),
+            )
+            try:
+                scores = self._scores(recipe, base.model, held_out)
+            finally:
+                detach(attached)
+        return judge(order, recipe, scores, self._policy)
+
+    def _scores(self, recipe: Recipe, model: torch.nn.Module, held_out: Prepared | None) -> Scores | None:
+        """Of the held-out examples under the model as it is; None where nothing of it could leave."""
+        if held_out is None or recipe.privacy is not None or not self._policy.tells_scores:
+            return None
+        return score_model(recipe, model, held_out)
 
     def _capacity(self) -> Capacity:
         return Capacity(self._capacity_path, self._policy)
@@ -333,20 +375,13 @@ class ClientWorker:
         recipe: Recipe,
         received: AdapterState,
         examples: Prepared,
+        held_out: Prepared | None,
         noise_multiplier: float | None,
-    ) -> Packed:
+    ) -> tuple[Packed, Scores | None]:
+        """What is sent, and what the start of the round scores on examples that do not train."""
         method = method_of(recipe)
         scale = recipe.scale_of(order.lora_rank)
-        start = local_start(
-            recipe,
-            method,
-            received,
-            layer_shapes=layer_shapes(recipe) if recipe.method.train_adapter else {},
-            lora_rank=order.lora_rank,
-            round_index=order.round_index,
-            client_id=order.client_id,
-            personal=self._personal.before(order.run_id, order.round_index),
-        )
+        start = self._start(order, recipe, received)
         own = self._own_control(order, recipe)
         base = loaded_base(recipe)
         with base.lock:
@@ -357,6 +392,7 @@ class ClientWorker:
                 base.model, recipe, start, bases=bases, scale=scale, trains=trains, heads_rest=rests
             )
             try:
+                scores = self._scores(recipe, base.model, held_out)
                 train_round(
                     attached,
                     recipe,
@@ -377,7 +413,20 @@ class ClientWorker:
         self._keep_control(order, recipe, received, own, begun, message.read)
         kept = method.personal_part(state)
         self._personal.keep(order.run_id, order.round_index, kept, model=state, recipe_json=order.recipe_json)
-        return message
+        return message, scores
+
+    def _start(self, order: TrainOrder, recipe: Recipe, received: AdapterState) -> AdapterState:
+        """What this client's model begins from: what came, at its own rank, with the part that stays here."""
+        return local_start(
+            recipe,
+            method_of(recipe),
+            received,
+            layer_shapes=layer_shapes(recipe) if recipe.method.train_adapter else {},
+            lora_rank=order.lora_rank,
+            round_index=order.round_index,
+            client_id=order.client_id,
+            personal=self._personal.before(order.run_id, order.round_index),
+        )
 
     def _packed(
         self, order: TrainOrder, recipe: Recipe, trained: AdapterState, start: AdapterState
@@ -422,17 +471,21 @@ class ClientWorker:
         )
         self._controls.keep(order.run_id, order.round_index, next_own, counted_round=order.counted_round)
 
-    def _prepared(self, recipe: Recipe, stamp: _Stamp) -> Prepared:
+    def _prepared(self, recipe: Recipe, stamp: _Stamp) -> tuple[Prepared, Prepared | None]:
+        """What trains, and what is judged on; None where the recipe holds nothing out, or nothing was."""
         key = (
             f"{stamp}"
             + recipe.task.model_dump_json()
             + recipe.base_model.model_dump_json()
             + recipe.data.model_dump_json()
             + str(recipe.privacy and recipe.privacy.unit_column)
+            + (f"{recipe.evaluation.model_dump_json()}{recipe.seed}" if recipe.evaluation else "")
         )
         if self._ready is None or self._ready[0] != key:
-            examples = self._read(recipe)
-            self._ready = (key, prepare(recipe, loaded_base(recipe), examples))
+            base, parts = loaded_base(recipe), split(recipe, self._read(recipe))
+            judged = parts.held_out[: recipe.evaluation.max_examples] if recipe.evaluation else ()
+            made = prepare(recipe, base, parts.training), prepare(recipe, base, judged) if judged else None
+            self._ready = (key, made)
         return self._ready[1]
 
     def _read(self, recipe: Recipe) -> list[Example]:
@@ -489,9 +542,11 @@ def _difference(
 def build_handler(spec: Mapping[str, Any]) -> Handler:
     """A handler from plain values, for grids that start their own processes.
 
-    Reads client_id, data_path, state_dir, and policy_path where there is a policy.
+    Reads client_id, data_path, state_dir, and policy_path where there is a policy. Who simulates a client without one
+    holds its data: it tells its held-out figures.
     """
     torch.set_num_threads(1)
-    policy = PolicyFile(Path(spec["policy_path"]) if spec.get("policy_path") else None)
+    path = spec.get("policy_path")
+    policy = PolicyFile(Path(path)) if path else PolicyFile.fixed(Policy(share_accuracy=True))
     worker = ClientWorker(str(spec["client_id"]), Path(spec["data_path"]), Path(spec["state_dir"]), policy)
     return worker.handle

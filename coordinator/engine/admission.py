@@ -110,6 +110,30 @@ def admit(reply: TrainReply, order: TrainOrder, recipe: Recipe, method: Method, 
     return rank
 
 
+def check_score(reply: TrainReply, recipe: Recipe) -> None:
+    """Raise unless the held-out figures of a reply are none, or such as the recipe asks for.
+
+    Raises:
+      MalformedUpdateError: ``released_count`` where none may be told, else ``bad_score``.
+    """
+    count, loss, accuracy = reply.held_out_examples, reply.held_out_loss, reply.held_out_accuracy
+    if not count and not loss and not accuracy:
+        return
+    asked = recipe.evaluation
+    if asked is None or recipe.privacy is not None or reply.withholds_metrics:
+        raise MalformedUpdateError("released_count", "held-out figures are told where none may be")
+    if not 1 <= count <= asked.max_examples:
+        raise MalformedUpdateError(
+            "bad_score", f"{count} held-out examples, 1 to {asked.max_examples} are asked for"
+        )
+    if not 0 <= loss <= LARGEST_VALUE:
+        raise MalformedUpdateError(
+            "bad_score", "the held-out loss is negative, not finite or beyond all measure"
+        )
+    if not 0 <= accuracy <= (1 if recipe.task.has_classes else 0):
+        raise MalformedUpdateError("bad_score", "the held-out accuracy is no share, or the task has none")
+
+
 def _told_rank(found: Mapping[str, tuple[int, ...]], order: TrainOrder, recipe: Recipe) -> int:
     """The order's rank, or the one below it that the recipe lets a client prune itself to, where all is of that."""
     asked = recipe.method.self_pruning
@@ -146,6 +170,7 @@ def _check_released_values(reply: TrainReply, recipe: Recipe) -> None:
         raise MalformedUpdateError("bad_weight", "the aggregation weight is not positive and finite")
     if reply.num_examples < 0:
         raise MalformedUpdateError("bad_count", "the number of examples is negative")
+    check_score(reply, recipe)
     if reply.withholds_metrics and (reply.num_examples or reply.compression_error):
         raise MalformedUpdateError("released_count", "figures stand beside the word that none are released")
     if recipe.privacy is not None:

@@ -20,6 +20,7 @@ from coordinator.engine.admission import admit
 from coordinator.engine.cancelling import CODE, tell_overtaken
 from coordinator.engine.controls import counted_rounds
 from coordinator.engine.grid import GridFailure
+from coordinator.engine.scoring import score_of
 from coordinator.rounds.attempts import clean_complaint
 from coordinator.rounds.effects import orders_to_send
 from coordinator.rounds.table import ORDER, PLAN
@@ -289,6 +290,7 @@ class Delivery:
             lora_rank=lora_rank,
             compression_error=reply.compression_error if tells_error else None,
             withholds_metrics=reply.withholds_metrics,
+            score=score_of(reply, self._recipe),
         )
 
     def _tell(self, row: RoundRow, told: Sequence[Told]) -> None:

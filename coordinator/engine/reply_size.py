@@ -31,7 +31,7 @@ class ReplySizes:
 
     def __call__(self, order: TrainOrder) -> int:
         """In bytes, with what travels beside the payload."""
-        if order.asks_rank or order.asks_leave:
+        if order.asks_rank or order.asks_leave or order.asks_score:
             return BESIDE
         recipe, shape = self._known(order.recipe_json)
         return BESIDE + largest_payload(

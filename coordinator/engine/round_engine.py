@@ -31,6 +31,7 @@ from coordinator.engine.places import ClientPlaces
 from coordinator.engine.ranks import ranks_of, resized_for_round, within_pruned
 from coordinator.engine.reduction import RoundReduction
 from coordinator.engine.results import RunResult, run_result
+from coordinator.engine.scoring import LastScores
 from coordinator.errors import BudgetRefusedError, RunFailedError
 from coordinator.rounds.attempts import BEFORE_RESUME, may_help_again, why_given_up
 from coordinator.rounds.cohort import asked
@@ -157,7 +158,9 @@ class _OneRun:
         self._shape = engine.shape_of(recipe)
         self._event = round_event(recipe)
         self._next_cancel_check = -math.inf
-        self._offers = RankOffers(self._grid, self._clock, recipe, run_id, lambda: self._pause(self._poll_s))
+        wait = partial(self._pause, self._poll_s)
+        self._offers = RankOffers(self._grid, self._clock, recipe, run_id, wait)
+        self._last_scores = LastScores(self._grid, self._store, self._clock, recipe, run_id, wait)
         self._approvals = Approvals(
             self._grid,
             self._store,
@@ -202,6 +205,7 @@ class _OneRun:
         for round_index in range(len(closed), self._recipe.training.rounds):
             state_sha256 = self._round(round_index, state_sha256)
             self._on_round(round_index, self._artifacts.load_state(state_sha256))
+        self._last_scores.ask(partial(self._artifacts.load_state, state_sha256))
         return state_sha256
 
     # -- one round -----------------------------------------------------------------------------------------------

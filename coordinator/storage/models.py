@@ -145,6 +145,22 @@ class MetricRow(Base):
     value: Mapped[float] = mapped_column(Float)
 
 
+class ScoreRow(Base):
+    """How an adapter does on examples that one client does not train on, by its own word; its owner lets it leave.
+
+    ``rounds_done``: closed rounds that are in the adapter; 0 is before training. ``accuracy``: None where the task has
+    no classes. ``loss``: mean, nats.
+    """
+
+    __tablename__ = "scores"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id"), primary_key=True)
+    rounds_done: Mapped[int] = mapped_column(Integer, primary_key=True)
+    client_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    loss: Mapped[float] = mapped_column(Float)
+    accuracy: Mapped[float | None] = mapped_column(Float)
+    num_examples: Mapped[int] = mapped_column(Integer)
+
+
 class ArtifactRow(Base):
     """A file in the artifact store."""
 

@@ -38,6 +38,7 @@ from coordinator.storage.models import (
 )
 from coordinator.storage.planning import plan_attempt
 from coordinator.storage.resuming import let_go_on
+from coordinator.storage.scores import RecordedScores
 from coordinator.storage.sightings import Sightings
 from coordinator.storage.telling import Received, Refused, Sent, Told, tell, transition_of
 from coordinator.storage.witnessed import WitnessedCharges
@@ -69,6 +70,7 @@ class Store:
         self.leases = Leases(database)
         self.decisions = RecordedDecisions(database, ledger)
         self.actions = RunActions(database)
+        self.scores = RecordedScores(database)
         self.witnessed = WitnessedCharges(database, clock)
         self.sightings = Sightings(database)
 

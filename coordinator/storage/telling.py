@@ -13,6 +13,7 @@ from sqlalchemy import select
 from coordinator.rounds import table
 from coordinator.rounds.table import ABSENT, Transition, moves
 from coordinator.storage.models import ContributionRow, PrivacyEventRow
+from coordinator.storage.scores import put_score
 from privacy.ledger.entries import CancelRefused, Order, Settle, reservation_id
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from coordinator.storage.ledger import StoredLedger
+    from coordinator.storage.scores import Score
     from privacy.ledger.entries import Body
 
 NAMES_A_QUERY = 500  # SQLite takes no more than 999 values in old versions
@@ -40,7 +42,10 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """An update is stored and admitted; its charge is settled. ``lora_rank``: where it is not what was ordered."""
+    """An update is stored and admitted; its charge is settled. ``lora_rank``: where it is not what was ordered.
+
+    ``score``: of the adapter that the round starts from, where the client told one.
+    """
 
     client_id: str
     payload_sha256: str
@@ -50,6 +55,7 @@ class Received:
     lora_rank: int | None = None
     compression_error: float | None = None
     withholds_metrics: bool = False
+    score: Score | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +97,8 @@ def tell(session: Session, ledger: StoredLedger, attempt: Attempt, all_told: Seq
         if not moves(transition, row.state if row else ABSENT, what=what) or row is None:
             continue
         row.state = transition.after
+        if isinstance(told, Received) and told.score is not None:
+            put_score(session, row.run_id, row.round_index, row.client_id, told.score)
         bodies += _written(told, row, charge)
     session.flush()
     ledger.record(session, bodies)

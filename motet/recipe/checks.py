@@ -260,6 +260,16 @@ def _privacy(recipe: Recipe) -> Iterator[Finding]:
         )
 
 
+def _evaluation(recipe: Recipe) -> Iterator[Finding]:
+    if recipe.evaluation is not None and recipe.privacy is not None:
+        yield Finding(
+            path=("evaluation",),
+            problem="a client would tell its loss and accuracy on its own examples, which no noise covers and no "
+            "charge counts, so that it does not go with a privacy section",
+            remedy="remove it; judge the exported adapter on data that may be public",
+        )
+
+
 _OF_UNIT = {"unit_column": "person", "max_examples_per_person": "person", "expected_cohort": "client"}
 
 
@@ -452,6 +462,7 @@ _RULES: Sequence[Callable[[Recipe], Iterator[Finding]]] = (
     _privacy,
     _unit,
     _client_unit,
+    _evaluation,
     _robust,
     _server_optimizer,
     _compression,

@@ -77,11 +77,13 @@ def canonical_json(recipe: Recipe) -> str:
     """The one text of a recipe: all fields, defaults written out, sorted keys, no spaces, ASCII.
 
     Equal recipes give equal text, whatever their files looked like; ``from_canonical_json`` reads it back. ``trackers``
-    stands in it only where there are any: recipes without keep the hash that owners have approved.
+    and ``evaluation`` stand in it only where there are any: recipes without keep the hash that owners have approved.
     """
     values = recipe.model_dump(mode="json")
     if not recipe.trackers.chosen:
         del values["trackers"]
+    if recipe.evaluation is None:
+        del values["evaluation"]
     return json.dumps(
         values,
         sort_keys=True,

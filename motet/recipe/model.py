@@ -329,6 +329,18 @@ class PrivacySection(Section):
         return self.unit != "client"
 
 
+class EvaluationSection(Section):
+    """Each client keeps a share of its own examples out of training and judges on them what a round starts from.
+
+    Without privacy only: no noise covers such a figure. Whether it leaves is the owner's word (``share_accuracy``).
+    ``held_out`` is of its source documents; a hash of document and seed chooses, the same in every round.
+    ``max_examples`` bounds what is judged, not what is held out.
+    """
+
+    held_out: Annotated[float, Field(gt=0, le=0.5, allow_inf_nan=False)]
+    max_examples: PositiveInt = 500
+
+
 class TrackerProject(Section):
     """``project``: of W&B, or the experiment of MLflow."""
 
@@ -392,6 +404,7 @@ class Recipe(Section):
     server_optimizer: ServerOptimizerSection = ServerOptimizerSection()
     compression: CompressionSection | None = None
     privacy: PrivacySection | None = None
+    evaluation: EvaluationSection | None = None
     trackers: TrackersSection = TrackersSection()
     seed: int = 0
 

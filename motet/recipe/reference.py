@@ -122,6 +122,11 @@ MEANINGS: Mapping[str, str] = {
     "compression.block": "numbers that share a size (int8, int4)",
     "compression.density": "share of the numbers that is sent (compeft)",
     "compression.error_feedback": "add what one message left out to the next; absent: where the method allows it",
+    "evaluation": "each client judges what a round starts from on examples of its own that it does not train on; "
+    "owners whose policy says `share_accuracy = true` tell the figures; without privacy only; absent: none",
+    "evaluation.held_out": "share of each client's source documents, chosen by a hash of document and seed, that is "
+    "kept out of training; too few for it are told of by an error, and fewer than 5 held-out examples tell no figure",
+    "evaluation.max_examples": "the most of them that a client judges on",
     "trackers": "where the coordinator records figures of closed rounds; a list of names, such as [jsonl, wandb], or a "
     "map; docs/trackers.md says what is recorded of private runs",
     "trackers.jsonl": "one line a round, `rounds.jsonl`",

@@ -35,6 +35,8 @@ class TrainOrder:
       ledger_json: of a private run: the ledger's newest signed checkpoint, and proofs that it only grew
         (``motet.audit.assurance``); else empty.
       asks_leave: a question, whether this client takes part in the run; nothing is charged, nothing is trained.
+      asks_score: a question after the last round, for loss and accuracy of ``payload`` on this client's held-out
+        examples; nothing is charged, nothing is trained.
     """
 
     run_id: str
@@ -51,6 +53,7 @@ class TrainOrder:
     asks_rank: bool = False
     asks_leave: bool = False
     ledger_json: str = ""
+    asks_score: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +61,8 @@ class TrainReply:
     """All that leaves a client for one round.
 
     Released values: ``payload`` (noised when the run is
-    private) and ``num_steps``, which is a public constant of the recipe. Nothing else depends on data:
-    ``offered_lora_rank`` depends on the client's machine and its owner's policy.
+    private) and ``num_steps``, which is a public constant of the recipe. Of a private run nothing else depends on data:
+    ``offered_lora_rank`` depends on the client's machine and its owner's policy. ``client.protect`` has the whole list.
 
     Attributes:
       run_id, round_index, attempt, client_id: copied from the order.
@@ -79,6 +82,9 @@ class TrainReply:
         refused; else empty.
       withholds_metrics: the owner's policy releases no metrics: ``num_examples`` and ``compression_error`` are 0,
         and no figure of this client is recorded.
+      held_out_examples: on how many held-out examples the model that the order brought was judged; 0: none is told.
+      held_out_loss: their mean loss, in nats.
+      held_out_accuracy: the share of them that was right; 0 where the task has no classes.
     """
 
     run_id: str
@@ -97,3 +103,6 @@ class TrainReply:
     compression_error: float = 0.0
     leave_json: str = ""
     withholds_metrics: bool = False
+    held_out_examples: int = 0
+    held_out_loss: float = 0.0
+    held_out_accuracy: float = 0.0

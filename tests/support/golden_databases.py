@@ -65,6 +65,7 @@ def write_key(folder):
 
 def fill(store, runs=("r-whole", "r-open", "r-plain", "r-queued")):
     """Runs in every state, rounds that closed, were given up and are under way, answers of every kind."""
+    from coordinator.storage.scores import Score
     from motet.recipe import parse_recipe
     from privacy.events import PoissonGaussianEvent
 
@@ -125,6 +126,11 @@ def fill(store, runs=("r-whole", "r-open", "r-plain", "r-queued")):
     store.end_run(whole, "FINISHED", adapter_sha256=SHA["second"])
     store.start_run(without)
     order(without, 0, 0, None)
+    told = {
+        "a": Score(loss=0.75, accuracy=0.5, num_examples=12),
+        "b": Score(loss=1.5, accuracy=None, num_examples=7),
+    }
+    store.scores.note(without, 0, told)
     store.request_cancel(without)
     store.end_run(without, "CANCELLED", "asked for")
     store.start_run(under_way)

@@ -360,7 +360,9 @@ def _named(section: object) -> str:
 def _releases(recipe: Mapping[str, Any]) -> list[str]:
     """Everything that left a data owner; see ``client.protect``."""
     if recipe.get("privacy") is None:
-        return ["the trained tensors of every round, without noise", "the number of examples"]
+        told = ["the trained tensors of every round, without noise", "the number of examples"]
+        asked = ["loss and accuracy on held-out examples, where the owner's policy shares them"]
+        return told + (asked if recipe.get("evaluation") else [])
     if _unit_of(recipe.get("privacy")) == "client":
         return [
             "to the coordinator: the trained tensors of every round in which the data owner was drawn, without noise",

@@ -5,7 +5,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TrainOrder(_message.Message):
-    __slots__ = ("run_id", "round_index", "attempt", "client_id", "recipe_json", "recipe_sha256", "lora_rank", "reservation_id", "payload", "payload_sha256", "counted_round", "asks_rank", "asks_leave", "ledger_json")
+    __slots__ = ("run_id", "round_index", "attempt", "client_id", "recipe_json", "recipe_sha256", "lora_rank", "reservation_id", "payload", "payload_sha256", "counted_round", "asks_rank", "asks_leave", "ledger_json", "asks_score")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_INDEX_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,7 @@ class TrainOrder(_message.Message):
     ASKS_RANK_FIELD_NUMBER: _ClassVar[int]
     ASKS_LEAVE_FIELD_NUMBER: _ClassVar[int]
     LEDGER_JSON_FIELD_NUMBER: _ClassVar[int]
+    ASKS_SCORE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round_index: int
     attempt: int
@@ -34,10 +35,11 @@ class TrainOrder(_message.Message):
     asks_rank: bool
     asks_leave: bool
     ledger_json: str
-    def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., recipe_json: _Optional[str] = ..., recipe_sha256: _Optional[str] = ..., lora_rank: _Optional[int] = ..., reservation_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., counted_round: _Optional[int] = ..., asks_rank: bool = ..., asks_leave: bool = ..., ledger_json: _Optional[str] = ...) -> None: ...
+    asks_score: bool
+    def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., recipe_json: _Optional[str] = ..., recipe_sha256: _Optional[str] = ..., lora_rank: _Optional[int] = ..., reservation_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., counted_round: _Optional[int] = ..., asks_rank: bool = ..., asks_leave: bool = ..., ledger_json: _Optional[str] = ..., asks_score: bool = ...) -> None: ...
 
 class TrainReply(_message.Message):
-    __slots__ = ("run_id", "round_index", "attempt", "client_id", "payload", "payload_sha256", "aggregation_weight", "num_steps", "num_examples", "is_private", "error_code", "error_message", "offered_lora_rank", "compression_error", "leave_json", "withholds_metrics")
+    __slots__ = ("run_id", "round_index", "attempt", "client_id", "payload", "payload_sha256", "aggregation_weight", "num_steps", "num_examples", "is_private", "error_code", "error_message", "offered_lora_rank", "compression_error", "leave_json", "withholds_metrics", "held_out_examples", "held_out_loss", "held_out_accuracy")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_INDEX_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +56,9 @@ class TrainReply(_message.Message):
     COMPRESSION_ERROR_FIELD_NUMBER: _ClassVar[int]
     LEAVE_JSON_FIELD_NUMBER: _ClassVar[int]
     WITHHOLDS_METRICS_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_LOSS_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round_index: int
     attempt: int
@@ -70,7 +75,10 @@ class TrainReply(_message.Message):
     compression_error: float
     leave_json: str
     withholds_metrics: bool
-    def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., aggregation_weight: _Optional[float] = ..., num_steps: _Optional[int] = ..., num_examples: _Optional[int] = ..., is_private: bool = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., offered_lora_rank: _Optional[int] = ..., compression_error: _Optional[float] = ..., leave_json: _Optional[str] = ..., withholds_metrics: bool = ...) -> None: ...
+    held_out_examples: int
+    held_out_loss: float
+    held_out_accuracy: float
+    def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., client_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., payload_sha256: _Optional[str] = ..., aggregation_weight: _Optional[float] = ..., num_steps: _Optional[int] = ..., num_examples: _Optional[int] = ..., is_private: bool = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., offered_lora_rank: _Optional[int] = ..., compression_error: _Optional[float] = ..., leave_json: _Optional[str] = ..., withholds_metrics: bool = ..., held_out_examples: _Optional[int] = ..., held_out_loss: _Optional[float] = ..., held_out_accuracy: _Optional[float] = ...) -> None: ...
 
 class SignedReply(_message.Message):
     __slots__ = ("reply", "signature")
