@@ -432,7 +432,8 @@ class Store:
         place = (run_id, round_index, attempt, client_id)
         with self._making(table.BE_LATE) as session:
             row = session.get(ContributionRow, place)
-            if row is None or not moves(table.BE_LATE, row.state, what=_answer(*place)):
+            what = f"{_named(*place[:3])}, client {client_id}"
+            if row is None or not moves(table.BE_LATE, row.state, what=what):
                 return
             row.state, row.bytes_up = table.BE_LATE.after, bytes_up
             _count(session, run_id, round_index, "late_replies")
@@ -587,10 +588,6 @@ class Store:
 
 def _named(run_id: str, round_index: int, attempt: int) -> str:
     return f"run {run_id}, round {round_index}, attempt {attempt}"
-
-
-def _answer(run_id: str, round_index: int, attempt: int, client_id: str) -> str:
-    return f"{_named(run_id, round_index, attempt)}, client {client_id}"
 
 
 def _count(session: Session, run_id: str, round_index: int, name: str) -> None:
