@@ -7,6 +7,7 @@ asked is kept for the owner to read (``client.asked``).
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING
 
 from aggregation.serialize import sha256_hex
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from privacy.ledger.entries import Decision
 
 log = logging.getLogger(__name__)
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Approvals:
@@ -169,6 +171,8 @@ class LeaveDesk:
     def _recipe(self, order: TrainOrder) -> Recipe:
         if order.client_id != self._client_id:
             raise BadOrderError(f"the question is for {order.client_id!r}, this is {self._client_id!r}")
+        if not RUN_ID.fullmatch(order.run_id):
+            raise BadOrderError("the question names no run")  # the owner's commands print run ids
         if sha256_hex(order.recipe_json.encode()) != order.recipe_sha256:
             raise BadOrderError("the question was damaged on its way: a hash does not match")
         return from_canonical_json(order.recipe_json)

@@ -12,7 +12,7 @@ import dataclasses
 import datetime
 import json
 import logging
-import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import count
@@ -33,7 +33,7 @@ from client.evaluation import score_model
 from client.files import write_durably
 from client.held_out import split
 from client.inputs import prepare
-from client.leave import Approvals, LeaveDesk
+from client.leave import RUN_ID, Approvals, LeaveDesk
 from client.ledger import ClientLedger
 from client.lineage import Lineage, Lineages
 from client.packing import Residuals, packed, whole
@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from privacy.noise import NoiseSource
 
 log = logging.getLogger(__name__)
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 Handler = Callable[[TrainOrder], TrainReply]
 _Stamp = tuple[tuple[str, int, int, int], ...]
 
@@ -96,6 +95,7 @@ class ClientWorker:
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
         on_step: Callable[[TrainOrder, int, int], None] | None = None,
     ) -> None:
+        self._one_at_a_time = threading.Lock()
         self._on_step = on_step or (lambda _order, _done, _total: None)
         self._now = now
         self._client_id = client_id
@@ -125,7 +125,10 @@ class ClientWorker:
         """
         if order.asks_leave:
             return self._desk.answer(order)
-        with about(run_id=order.run_id, round_index=order.round_index, client_id=order.client_id):
+        with (
+            self._one_at_a_time,  # whatever a coordinator sends, and by which way
+            about(run_id=order.run_id, round_index=order.round_index, client_id=order.client_id),
+        ):
             return self._handled(order)
 
     def _handled(self, order: TrainOrder) -> TrainReply:
@@ -292,7 +295,7 @@ class ClientWorker:
         ):
             raise BadOrderError("the order was damaged on its way: a hash does not match")
         if (
-            not _RUN_ID.fullmatch(order.run_id)
+            not RUN_ID.fullmatch(order.run_id)
             or min(order.round_index, order.attempt, order.lora_rank - 1) < 0
             or not 0 <= order.counted_round <= order.round_index
         ):

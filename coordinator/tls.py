@@ -169,8 +169,13 @@ def load_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePriv
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a secret that only this user can read."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    """Write a secret that only this user can read, in a new file: what was there is removed, a link not followed.
+
+    Raises:
+      OSError: it can not be written, or somebody else was first to make a file there.
+    """
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(data)
 
 

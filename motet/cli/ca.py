@@ -117,7 +117,6 @@ def token_command(
     token, ends, where = made.token, made.not_after, made.enrol_address
     told: dict[str, Any] = {"client_id": client, "not_after": ends, "address": where}
     if out is not None:
-        out.unlink(missing_ok=True)
         write_private(out, token.encode("ascii") + b"\n")
         _say({**told, "file": str(out)}, f"token for {client}, once, until {_day(ends)}: {out}", as_json)
         return

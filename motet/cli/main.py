@@ -104,10 +104,10 @@ def main(argv: list[str] | None = None) -> None:
         _call(arguments)
     except MotetError as error:
         console.print("[bold red]error:[/] ", end="")
-        console.print(error.message, markup=False)
+        console.print(_safe(error.message), markup=False)
         if error.hint:
             console.print("[bold]next:[/] ", end="")
-            console.print(error.hint, markup=False)
+            console.print(_safe(error.hint), markup=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         console.print("stopped")
@@ -117,9 +117,18 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - a fault of ours: told in words, kept whole in a file
         console.print("[bold red]error:[/] ", end="")
-        console.print(f"Motet met a fault of its own: {type(error).__name__}: {error}", markup=False)
+        console.print(
+            f"Motet met a fault of its own: {type(error).__name__}: {_safe(str(error))}", markup=False
+        )
         console.print(f"[bold]next:[/] please report it with the file {_keep_traceback()}")
         sys.exit(1)
+
+
+def _safe(words: str) -> str:
+    """Lines without control characters: an error may quote another machine's words, or a file's."""
+    from motet.cli.screen import printable
+
+    return "\n".join(printable(line) for line in words.split("\n"))
 
 
 def _call(arguments: list[str]) -> None:

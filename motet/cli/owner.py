@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from motet.cli.screen import printable
 from motet.errors import MotetError
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _line(row: dict[str, Any]) -> str:
     else:
         told = {"pending": "waits for your decision"}.get(row["answer"], row["answer"] or "no answer yet")
     stands = f"; last answer: {row['message']}" if row["message"] and row["answer"] != "pending" else ""
-    return f"{label}: {told}{runs}{stands}"
+    return printable(f"{label}: {told}{runs}{stands}")  # a stranger's words are in it
 
 
 def status_command(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
@@ -222,7 +223,8 @@ def recipes_command(
         return
     asked = _asked(home, which, None)
     if as_json:
-        print(asked.recipe_json)
+        text = asked.recipe_json  # as it is hashed, unless it holds what a terminal would obey
+        print(text if text.isascii() and text.isprintable() else json.dumps(json.loads(text)))
         return
     for line in _words(asked):
         print(line)
@@ -314,9 +316,9 @@ def _words(asked: Asked) -> list[str]:
     from motet.recipe.words import in_words
 
     try:
-        return in_words(from_canonical_json(asked.recipe_json))
+        return [printable(line) for line in in_words(from_canonical_json(asked.recipe_json))]
     except MotetError as e:
-        return [f"the recipe can not be read by this version: {e.message}"]
+        return [printable(f"the recipe can not be read by this version: {e.message}")]
 
 
 def _find(home: Path, sha256: str) -> bool:

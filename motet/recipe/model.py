@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from aggregation.sketch_rounds import SKETCH_ROUNDS
 
@@ -39,9 +40,20 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
 
 class Section(BaseModel):
-    """Frozen, strict about unknown keys."""
+    """Frozen, strict about unknown keys. No text holds a character that a terminal would obey or not show.
+
+    A data owner reads a stranger's recipe on a terminal before saying yes to it: what is shown is what it says.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _shows_what_it_says(cls, value: object) -> object:
+        texts = value if isinstance(value, list | dict) else [value]
+        if not all(text.isprintable() for text in texts if isinstance(text, str)):
+            raise PydanticCustomError("not_printable", "must be text of one line without control characters")
+        return value
 
 
 class BaseModelSection(Section):

@@ -3,6 +3,8 @@
 import dataclasses
 import datetime
 import json
+import threading
+import time
 
 import pytest
 
@@ -205,7 +207,17 @@ def test_what_was_asked_can_be_read_by_the_owner(worker_of, order_of, recipe_of,
     assert (asked.run_ids, asked.client_id, asked.answer) == (("r-2", "r-1"), "a", "pending")
 
 
-@pytest.mark.parametrize("change", [{"client_id": "b"}, {"recipe_json": "{}"}, {"recipe_sha256": "0" * 64}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"client_id": "b"},
+        {"recipe_json": "{}"},
+        {"recipe_sha256": "0" * 64},
+        {"run_id": "r-1\x1b[2J"},
+        {"run_id": "r-1\n"},
+        {"run_id": ""},
+    ],
+)
 def test_a_damaged_question_is_refused_and_not_kept(worker_of, order_of, recipe_of, home, change):
     leave = ask(worker_of(), dataclasses.replace(order_of(recipe_of()), **change))
     assert (leave.answer, leave.clause) == ("refused", "bad_order")
@@ -284,3 +296,25 @@ def test_marks_are_bounded(tmp_path):
         marks.mark(f"r/{i}/0")
     assert marks.holds("r/299/0")
     assert len(list((tmp_path / "abandoned").iterdir())) == 256
+
+
+def test_orders_are_worked_on_one_at_a_time_by_whichever_way_they_come(
+    worker_of, order_of, recipe_of, home, monkeypatch
+):
+    worker, order = worker_of(), order_of(recipe_of())
+    inside, most = [], []
+
+    def answer(order):
+        inside.append(order)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        return order
+
+    monkeypatch.setattr(worker, "_handled", answer)
+    threads = [threading.Thread(target=worker.handle, args=(order,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == [1, 1, 1]

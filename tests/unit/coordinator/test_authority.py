@@ -1,6 +1,7 @@
 """The authority: made once, kept for ever; certificates that say who, for a short time, and that are on record."""
 
 import datetime
+import os
 import threading
 
 import pytest
@@ -12,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from coordinator.authority import ensure_authority, issue_identity
 from coordinator.authority.issuing import requested_key
 from coordinator.storage.where import open_store
-from coordinator.tls import CertificateError, ensure_certificates
+from coordinator.tls import CertificateError, ensure_certificates, write_private
 from motet.identity import IdentityError, load_identity
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -30,6 +31,22 @@ def test_the_authority_of_a_home_is_made_once_and_is_the_same_ever_after(tmp_pat
     again = ensure_authority(tmp_path / "home", names=["fed.example.org"])
     assert (again.federation, again.pin, again.pem) == (made.federation, made.pin, made.pem)
     assert ensure_authority(tmp_path / "another").federation != made.federation
+
+
+def test_a_secret_is_written_to_a_new_file_of_its_own_whatever_lay_there(tmp_path):
+    secret, other = tmp_path / "token", tmp_path / "other"
+    other.write_bytes(b"somebody else's")
+    for lay in (lambda: secret.symlink_to(other), lambda: (secret.write_bytes(b"old"), secret.chmod(0o666))):
+        lay()
+        before = os.umask(0)
+        try:
+            write_private(secret, b"new")
+        finally:
+            os.umask(before)
+        assert (secret.read_bytes(), secret.stat().st_mode & 0o777) == (b"new", 0o600)
+        assert not secret.is_symlink()
+        secret.unlink()
+    assert other.read_bytes() == b"somebody else's"
 
 
 def test_two_commands_that_start_in_one_new_home_make_one_authority(tmp_path):

@@ -169,3 +169,32 @@ def test_a_home_that_was_never_started_is_nobody(tmp_path):
     assert last_heard(tmp_path) is None
     heard(tmp_path / "none")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_words_of_a_coordinator_do_not_reach_the_owners_terminal_as_commands_to_it(home, capsys):
+    bad = "\x1b[2J\x1b]0;owned\x07\u202e"
+    sha256 = ask(home)
+    AskedRecipes(home).note(  # as an earlier version kept it, or another program wrote it
+        recipe_sha256=sha256,
+        recipe_json=canonical_json(parse_recipe(YAML)),
+        client_id="a",
+        run_id=f"r{bad}",
+        at_ms=90_000,
+        answer="refused",
+        message=f"clause allowed_base_models: x{bad} is not among them",
+    )
+    broken = json.dumps({"name": f"x{bad}"}, ensure_ascii=False)
+    AskedRecipes(home).note(
+        recipe_sha256="b" * 64,
+        recipe_json=broken,
+        client_id="a",
+        run_id="r-2",
+        at_ms=1,
+        answer="pending",
+        message="",
+    )
+    given = (["status"], ["recipes"], ["recipes", "b" * 8], ["recipes", "b" * 8, "--json"])
+    for words in (*given, ["approve", "nothing" + bad]):
+        _, text = motet(capsys, "client", *words, "--home", home)
+        assert text.strip()
+        assert not set(bad) & set(text) - set("[2J]0;owned"), words

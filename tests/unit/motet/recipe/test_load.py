@@ -303,3 +303,20 @@ def test_a_recipe_can_not_be_changed_once_read():
     with pytest.raises(ValueError, match="frozen"):
         parse_recipe(GOOD).seed = 3
     assert isinstance(parse_recipe(GOOD), Recipe)
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\n", "\r", "\b", "\u202e", "\u200b", "\x9b"])
+@pytest.mark.parametrize(
+    "place", [("base_model", "hub"), ("data", "path"), ("data", "text_column"), ("adapter", "targets")]
+)
+def test_no_text_of_a_recipe_holds_what_a_terminal_would_obey_or_hide(place, character):
+    values = json.loads(canonical_json(parse_recipe(GOOD)))
+    values["base_model"] = {"hub": "owner/model"}
+    values["data"] |= {"material": None, "path": "x.jsonl"}
+    from_canonical_json(json.dumps(values))  # control
+    section, key = place
+    text = f"shown{character}hidden"
+    values[section][key] = [text] if key == "targets" else text
+    with pytest.raises(RecipeError, match="control characters") as refused:
+        from_canonical_json(json.dumps(values))
+    assert f"shown{character}" not in str(refused.value)
