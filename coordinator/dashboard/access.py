@@ -19,6 +19,7 @@ RUN = (
     f"{_V1}RunService/GetRun",
     f"{_V1}RoundService/ListRounds",
     f"{_V1}MetricService/ListMetrics",
+    f"{_V1}MetricService/ListScores",
     f"{_V1}RecipeService/GetRecipe",
 )
 CLIENTS = (f"{_V1}ClientService/ListClients", f"{_V1}RoundService/ListRounds")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from coordinator.engine.waiting import Situation, why_it_waits
 from coordinator.rounds.table import ENDED
-from motet.wire.control import Client, Contribution, Round, Run, RunAction
+from coordinator.storage.scores import means
+from motet.wire.control import Client, Contribution, Metric, Round, Run, RunAction, Score
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping, Sequence
 
-    from coordinator.storage.models import ClientRow, ContributionRow, RoundRow, RunRow
+    from coordinator.storage.models import ClientRow, ContributionRow, RoundRow, RunRow, ScoreRow
     from coordinator.storage.store import Store
 
 
@@ -85,15 +86,28 @@ def rounds_of(store: Store, run_id: str) -> list[Round]:
     by_attempt: dict[tuple[int, int], list[ContributionRow]] = {}
     for row in store.contributions(run_id):
         by_attempt.setdefault((row.round_index, row.attempt), []).append(row)
-    cuts = store.figures(run_id, "truncation_error")
+    cuts, scores = store.figures(run_id, "truncation_error"), store.scores.of(run_id)
     return [
-        round_of(row, by_attempt.get((row.round_index, row.attempt), ()), cuts)
+        round_of(row, by_attempt.get((row.round_index, row.attempt), ()), cuts, scores)
         for row in store.rounds(run_id)
     ]
 
 
-def round_of(row: RoundRow, contributions: Iterable[ContributionRow], cuts: Mapping[int, float]) -> Round:
-    """One attempt. ``cuts``: round -> relative error of a cut of rank before it."""
+def round_of(
+    row: RoundRow,
+    contributions: Iterable[ContributionRow],
+    cuts: Mapping[int, float],
+    scores: Iterable[ScoreRow] = (),
+) -> Round:
+    """One attempt.
+
+    Args:
+      row: of it.
+      contributions: of it.
+      cuts: round -> relative error of a cut of rank before it.
+      scores: what clients told of what rounds of the run start from.
+    """
+    told = {s.client_id: s for s in scores if s.rounds_done == row.round_index}
     return Round(
         run_id=row.run_id,
         round_index=row.round_index,
@@ -107,11 +121,13 @@ def round_of(row: RoundRow, contributions: Iterable[ContributionRow], cuts: Mapp
         adapter_sha256=row.adapter_sha256,
         relative_error=row.relative_error,
         truncation_error=cuts.get(row.round_index),
-        contributions=tuple(_contribution(c) for c in contributions),
+        contributions=tuple(
+            _contribution(c, told.get(c.client_id) if c.state == "RECEIVED" else None) for c in contributions
+        ),
     )
 
 
-def _contribution(row: ContributionRow) -> Contribution:
+def _contribution(row: ContributionRow, score: ScoreRow | None) -> Contribution:
     return Contribution(
         client_id=row.client_id,
         state=row.state,
@@ -124,7 +140,32 @@ def _contribution(row: ContributionRow) -> Contribution:
         compression_error=row.compression_error,
         error_code=row.error_code,
         error_message=row.error_message,
+        held_out_loss=None if score is None else score.loss,
+        held_out_accuracy=None if score is None else score.accuracy,
+        held_out_examples=0 if score is None else score.num_examples,
     )
+
+
+def metrics_of(store: Store, run_id: str) -> list[Metric]:
+    """Figures of a run, by round and name: the coordinator's own, and means of what clients told of a round's start."""
+    found = [Metric(round_index=m.round_index, name=m.name, value=m.value) for m in store.metrics(run_id)]
+    for rounds_done, told in means(store.scores.of(run_id)).items():
+        found += [Metric(round_index=rounds_done, name=name, value=value) for name, value in told.items()]
+    return sorted(found, key=lambda m: (m.round_index, m.name))
+
+
+def scores_of(store: Store, run_id: str) -> list[Score]:
+    """What single clients told of adapters, by rounds done and client."""
+    return [
+        Score(
+            rounds_done=row.rounds_done,
+            client_id=row.client_id,
+            loss=row.loss,
+            accuracy=row.accuracy,
+            num_examples=row.num_examples,
+        )
+        for row in store.scores.of(run_id)
+    ]
 
 
 def client_record(

@@ -38,6 +38,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "/motet.v1.RoundService/ListRounds": _PEOPLE,
     "/motet.v1.RoundService/GetRound": _PEOPLE,
     "/motet.v1.MetricService/ListMetrics": _PEOPLE,
+    "/motet.v1.MetricService/ListScores": _PEOPLE,
     "/motet.v1.ArtifactService/ListArtifacts": _PEOPLE,
     "/motet.v1.ArtifactService/DownloadArtifact": _PEOPLE,
     "/motet.v1.ArtifactService/CollectGarbage": _OPERATOR,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.rpc.pages import page
-from coordinator.rpc.records import rounds_of
+from coordinator.rpc.records import metrics_of, rounds_of, scores_of
 from motet.errors import NotFoundError
-from motet.wire.control import Metric
 from motet.wire.control_codec import encode
 from motet.wire.v1 import control_pb2, control_pb2_grpc
 
@@ -56,7 +55,16 @@ class MetricServicer(control_pb2_grpc.MetricServiceServicer):
     ) -> control_pb2.ListMetricsResponse:
         """By round and name."""
         self._store.get_run(request.run_id)
-        wanted = (m for m in self._store.metrics(request.run_id) if request.name in {"", m.name})
+        wanted = (m for m in metrics_of(self._store, request.run_id) if request.name in {"", m.name})
         rows, token = page(wanted, request, lambda m: (m.round_index, m.name), (int, str))
-        metrics = [encode(Metric(round_index=m.round_index, name=m.name, value=m.value)) for m in rows]
+        metrics = [encode(m) for m in rows]
         return control_pb2.ListMetricsResponse(metrics=metrics, next_page_token=token)
+
+    def ListScores(  # noqa: N802
+        self, request: control_pb2.ListScoresRequest, _context: grpc.ServicerContext
+    ) -> control_pb2.ListScoresResponse:
+        """By rounds done and client."""
+        self._store.get_run(request.run_id)
+        told = scores_of(self._store, request.run_id)
+        rows, token = page(told, request, lambda s: (s.rounds_done, s.client_id), (int, str))
+        return control_pb2.ListScoresResponse(scores=[encode(s) for s in rows], next_page_token=token)

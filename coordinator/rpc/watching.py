@@ -79,7 +79,8 @@ def _rounds(
             found[key] = before
             continue
         cuts = store.figures(run_id, "truncation_error") if cuts is None else cuts
-        found[key] = round_of(row, store.contributions(run_id, *key), cuts)
+        contributions = store.contributions(run_id, *key)
+        found[key] = round_of(row, contributions, cuts, store.scores.of(run_id, row.round_index))
     return found
 
 

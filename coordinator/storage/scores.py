@@ -45,9 +45,11 @@ class RecordedScores:
             for client_id, score in scores.items():
                 put_score(session, run_id, rounds_done, client_id, score)
 
-    def of(self, run_id: str) -> Sequence[ScoreRow]:
-        """All of a run, by rounds done and client."""
+    def of(self, run_id: str, rounds_done: int | None = None) -> Sequence[ScoreRow]:
+        """All of a run, or those of the adapter after so many rounds; by rounds done and client."""
         query = select(ScoreRow).where(ScoreRow.run_id == run_id)
+        if rounds_done is not None:
+            query = query.where(ScoreRow.rounds_done == rounds_done)
         with self._database.reading() as session:
             return session.scalars(query.order_by(ScoreRow.rounds_done, ScoreRow.client_id)).all()
 

@@ -28,10 +28,11 @@ RunId = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def described(run: Run, rounds: Sequence[Round]) -> dict[str, Any]:
-    """One run with its rounds as plain values."""
+def described(run: Run, rounds: Sequence[Round], held_out: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """One run with its rounds, and the adapters that were judged, as plain values."""
     actions = [asdict(action) for action in run.actions]
-    return summary(run) | {"actions": actions, "rounds": [round_as_values(r) for r in rounds]}
+    told = {"actions": actions, "rounds": [round_as_values(r) for r in rounds], "held_out": list(held_out)}
+    return summary(run) | told
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -71,6 +72,9 @@ def round_as_values(found: Round) -> dict[str, Any]:
                 "share": c.share,
                 "outcome": c.outcome,
                 "compression_error": c.compression_error,
+                "held_out_loss": c.held_out_loss,
+                "held_out_accuracy": c.held_out_accuracy,
+                "held_out_examples": c.held_out_examples,
                 "error": c.error_message,
             }
             for c in found.contributions
@@ -230,6 +234,10 @@ def show_command(
             label, r["state"], "" if r["seconds"] is None else f"{r['seconds']:.1f}", error, clients
         )
     out.print(table)
+    if row["held_out"]:
+        from motet.cli.held_out import held_out_table
+
+        out.print(held_out_table(row["held_out"]))
     for r in row["rounds"]:
         if r["truncation_error"]:
             out.print(
@@ -238,7 +246,12 @@ def show_command(
 
 
 def _whole(connection: Connection, run_id: str) -> dict[str, Any]:
-    return described(connection.runs.get(run_id), connection.rounds.list(run_id))
+    from motet.cli.held_out import held_out_of
+
+    run, rounds = connection.runs.get(run_id), connection.rounds.list(run_id)
+    return described(
+        run, rounds, held_out_of(connection.metrics.list(run_id), connection.metrics.scores(run_id))
+    )
 
 
 def _follow(

@@ -74,7 +74,7 @@ def _ended(found: Round) -> str:
 def _of_client(client: Contribution) -> str:
     state = state_of(client)
     if state == "received":
-        return f"{printable(client.client_id)} received, {size(client.bytes_up)}"
+        return f"{printable(client.client_id)} received, {size(client.bytes_up)}{_held_out(client)}"
     why = f": {printable(client.error_message)}" if client.error_message else ""
     return f"{printable(client.client_id)} {state}{why}"
 
@@ -86,3 +86,11 @@ def as_object(event: RunEvent) -> dict[str, Any] | None:
     if event.round is not None:
         return {"event": "round", "at": event.at, "run_id": event.round.run_id} | round_as_values(event.round)
     return None
+
+
+def _held_out(client: Contribution) -> str:
+    """What the client tells of the adapter that the round starts from."""
+    if not client.held_out_examples or client.held_out_loss is None:
+        return ""
+    accuracy = "" if client.held_out_accuracy is None else f"accuracy {client.held_out_accuracy:.1%}, "
+    return f", before it {accuracy}loss {client.held_out_loss:.4g} held out"

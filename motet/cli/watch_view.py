@@ -32,7 +32,12 @@ STYLES = {
     "failed": "bold red",
     "late": "yellow",
 }
-_TOLD = (("relative_error", "error", "{:.1e}"), ("seconds", "seconds", "{:.1f}"))
+_TOLD = (
+    ("held_out_accuracy", "accuracy", "{:.1%}"),
+    ("held_out_loss", "loss", "{:.3g}"),
+    ("relative_error", "error", "{:.1e}"),
+    ("seconds", "seconds", "{:.1f}"),
+)
 _COUNTED = ("clipped", "rejected", "late_replies", "refused_replies", "duplicate_replies", "equivocations")
 _LEAST_ROWS = 3
 
@@ -147,6 +152,9 @@ def clients_table(rows: Sequence[Contribution], budgets: dict[str, Budget]) -> T
     for name in ("rank", "received", "sent", "change"):
         table.add_column(name, justify="right", no_wrap=True)
     columns: list[Callable[[Contribution], str]] = []
+    if any(row.held_out_examples for row in rows):
+        table.add_column("held-out", justify="right", no_wrap=True)
+        columns.append(_held_out)
     if any(row.client_id in budgets for row in rows):
         table.add_column("epsilon", justify="right", no_wrap=True)
         columns.append(lambda row: _epsilon(budgets.get(row.client_id)))
@@ -165,6 +173,13 @@ def clients_table(rows: Sequence[Contribution], budgets: dict[str, Budget]) -> T
             *(Text(column(row)) for column in columns),
         )
     return table
+
+
+def _held_out(row: Contribution) -> str:
+    """How the adapter that the round starts from does at a client: accuracy, or loss where there is none."""
+    if row.held_out_accuracy is not None:
+        return f"{row.held_out_accuracy:.1%}"
+    return "" if row.held_out_loss is None else f"{row.held_out_loss:.3g}"
 
 
 def _epsilon(budget: Budget | None) -> str:

@@ -69,8 +69,23 @@ def watch_one(place: Place, run_id: str, *, timeout_s: float, as_json: bool, whe
     if not run.has_ended and not as_json:
         print(f"it goes on; come back with: motet watch {run_id} {where}", file=sys.stderr)
     if run.state == "FINISHED" and not as_json:
+        _tell_last(place, run)
         print(f"adapter {run.adapter_sha256}\nnext: motet export {run_id} {where} --out exported")
     return run.state
+
+
+def _tell_last(place: Place, run: Run) -> None:
+    """What clients told of the last adapter."""
+    from motet.cli.held_out import held_out_of, held_out_words
+
+    try:
+        with reached(place.home, place.coordinator, place.identity) as connection:
+            metrics, scores = connection.metrics.list(run.run_id), connection.metrics.scores(run.run_id)
+    except MotetError:
+        return  # it has just gone; motet run show tells it later
+    for row in held_out_of(metrics, scores):
+        if row["rounds_done"] == run.rounds_total:
+            print(f"the last adapter: {held_out_words(row)}")
 
 
 @contextmanager
@@ -94,7 +109,8 @@ def _learn(events: Iterator[Heard | Away], watched: WatchedRun) -> None:
             continue
         watched.take(heard.event)
         closed = sum(r.state != "PLANNED" for r in watched.rounds.values())
-        if closed != ended and watched.run is not None:
+        is_over = watched.run is not None and watched.run.has_ended
+        if (closed != ended or is_over) and watched.run is not None:
             ended = closed
             _take_figures(heard.connection, watched)
         budgets.look(heard.connection, ended)

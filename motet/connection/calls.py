@@ -26,6 +26,7 @@ from motet.wire.control import (
     RecipeRecord,
     Round,
     Run,
+    Score,
     TakeReceiptsResponse,
 )
 from motet.wire.control_codec import decode
@@ -171,6 +172,15 @@ class MetricCalls(Calls):
         """
         request = control_pb2.ListMetricsRequest(run_id=run_id, name=name)
         return tuple(self._pages(Metric, "ListMetrics", "metrics", request))
+
+    def scores(self, run_id: str) -> tuple[Score, ...]:
+        """What clients told of adapters on examples that they do not train on, by rounds done and client.
+
+        Raises:
+          RunNotFoundError: there is no such run.
+        """
+        request = control_pb2.ListScoresRequest(run_id=run_id)
+        return tuple(self._pages(Score, "ListScores", "scores", request))
 
 
 class ArtifactCalls(Calls):

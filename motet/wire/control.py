@@ -69,6 +69,9 @@ class Contribution:
     compression_error: float | None = None
     error_code: str = ""
     error_message: str = ""
+    held_out_loss: float | None = None
+    held_out_accuracy: float | None = None
+    held_out_examples: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +131,26 @@ class RecipeRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A figure of a round that is the coordinator's own."""
+    """A figure of a round: the coordinator's own, or a mean of what clients tell of the adapter that it starts from."""
 
     round_index: int
     name: str
     value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What a client tells of an adapter on examples that it does not train on; its owner lets it leave.
+
+    ``rounds_done``: closed rounds in the adapter; 0 is before training. ``loss`` in nats; ``accuracy`` where there is
+    one.
+    """
+
+    rounds_done: int
+    client_id: str
+    loss: float
+    accuracy: float | None = None
+    num_examples: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

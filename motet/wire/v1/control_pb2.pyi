@@ -461,7 +461,7 @@ class Round(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., started_at: _Optional[float] = ..., closed_at: _Optional[float] = ..., deadline_at: _Optional[float] = ..., start_sha256: _Optional[str] = ..., adapter_sha256: _Optional[str] = ..., relative_error: _Optional[float] = ..., truncation_error: _Optional[float] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ...) -> None: ...
 
 class Contribution(_message.Message):
-    __slots__ = ("client_id", "state", "lora_rank", "bytes_up", "bytes_down", "change_norm", "share", "outcome", "compression_error", "error_code", "error_message")
+    __slots__ = ("client_id", "state", "lora_rank", "bytes_up", "bytes_down", "change_norm", "share", "outcome", "compression_error", "error_code", "error_message", "held_out_loss", "held_out_accuracy", "held_out_examples")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     LORA_RANK_FIELD_NUMBER: _ClassVar[int]
@@ -473,6 +473,9 @@ class Contribution(_message.Message):
     COMPRESSION_ERROR_FIELD_NUMBER: _ClassVar[int]
     ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
     ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_LOSS_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     state: str
     lora_rank: int
@@ -484,7 +487,10 @@ class Contribution(_message.Message):
     compression_error: float
     error_code: str
     error_message: str
-    def __init__(self, client_id: _Optional[str] = ..., state: _Optional[str] = ..., lora_rank: _Optional[int] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., change_norm: _Optional[float] = ..., share: _Optional[float] = ..., outcome: _Optional[str] = ..., compression_error: _Optional[float] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ...) -> None: ...
+    held_out_loss: float
+    held_out_accuracy: float
+    held_out_examples: int
+    def __init__(self, client_id: _Optional[str] = ..., state: _Optional[str] = ..., lora_rank: _Optional[int] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., change_norm: _Optional[float] = ..., share: _Optional[float] = ..., outcome: _Optional[str] = ..., compression_error: _Optional[float] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., held_out_loss: _Optional[float] = ..., held_out_accuracy: _Optional[float] = ..., held_out_examples: _Optional[int] = ...) -> None: ...
 
 class ListRoundsRequest(_message.Message):
     __slots__ = ("run_id", "page_size", "page_token")
@@ -513,6 +519,38 @@ class GetRoundRequest(_message.Message):
     round_index: int
     attempt: int
     def __init__(self, run_id: _Optional[str] = ..., round_index: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class Score(_message.Message):
+    __slots__ = ("rounds_done", "client_id", "loss", "accuracy", "num_examples")
+    ROUNDS_DONE_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    NUM_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    rounds_done: int
+    client_id: str
+    loss: float
+    accuracy: float
+    num_examples: int
+    def __init__(self, rounds_done: _Optional[int] = ..., client_id: _Optional[str] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., num_examples: _Optional[int] = ...) -> None: ...
+
+class ListScoresRequest(_message.Message):
+    __slots__ = ("run_id", "page_size", "page_token")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    page_size: int
+    page_token: str
+    def __init__(self, run_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListScoresResponse(_message.Message):
+    __slots__ = ("scores", "next_page_token")
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    scores: _containers.RepeatedCompositeFieldContainer[Score]
+    next_page_token: str
+    def __init__(self, scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Metric(_message.Message):
     __slots__ = ("round_index", "name", "value")

@@ -1263,13 +1263,27 @@ class MetricServiceStub(object):
                 request_serializer=control__pb2.ListMetricsRequest.SerializeToString,
                 response_deserializer=control__pb2.ListMetricsResponse.FromString,
                 _registered_method=True)
+        self.ListScores = channel.unary_unary(
+                '/motet.v1.MetricService/ListScores',
+                request_serializer=control__pb2.ListScoresRequest.SerializeToString,
+                response_deserializer=control__pb2.ListScoresResponse.FromString,
+                _registered_method=True)
 
 
 class MetricServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def ListMetrics(self, request, context):
-        """Figures of a run's rounds that are the coordinator's own.
+        """Figures of a run's rounds that are the coordinator's own, and means of what clients tell: held_out_loss,
+        held_out_accuracy and held_out_examples of a round are of the adapter that it starts from. Of the round after the
+        last one they are of the final adapter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListScores(self, request, context):
+        """What single clients told of adapters on examples that they do not train on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1282,6 +1296,11 @@ def add_MetricServiceServicer_to_server(servicer, server):
                     servicer.ListMetrics,
                     request_deserializer=control__pb2.ListMetricsRequest.FromString,
                     response_serializer=control__pb2.ListMetricsResponse.SerializeToString,
+            ),
+            'ListScores': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScores,
+                    request_deserializer=control__pb2.ListScoresRequest.FromString,
+                    response_serializer=control__pb2.ListScoresResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1311,6 +1330,33 @@ class MetricService(object):
             '/motet.v1.MetricService/ListMetrics',
             control__pb2.ListMetricsRequest.SerializeToString,
             control__pb2.ListMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScores(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/motet.v1.MetricService/ListScores',
+            control__pb2.ListScoresRequest.SerializeToString,
+            control__pb2.ListScoresResponse.FromString,
             options,
             channel_credentials,
             insecure,
