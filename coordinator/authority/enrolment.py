@@ -143,14 +143,13 @@ class Enrolment:
           csr_pem: for the key of the new one, which may be the old one's.
 
         Raises:
-          EnrolmentError: the present certificate is revoked.
+          EnrolmentError: the present certificate is revoked, or was while this was under way.
           IdentityError: the request is not signed by a P-256 key of its own.
         """
         key = requested_key(csr_pem)
-        if self._store.identities.is_revoked(serial):
-            raise EnrolmentError("the certificate was revoked", hint="ask the operator for a new token")
         issued = self._certify(key, role, name)
-        self._store.identities.record(issued)
+        if not self._store.identities.record_next(serial, issued):
+            raise EnrolmentError("the certificate was revoked", hint="ask the operator for a new token")
         log.info("%s %s has a new certificate %s", role, name, issued.serial)
         return RenewResponse(
             certificate_pem=issued.pem, ca_pem=self._authority.pem, not_after=issued.not_after

@@ -14,7 +14,7 @@ _OPERATOR = frozenset({OPERATOR})
 
 ALLOWED: dict[str, frozenset[str]] = {
     "/motet.v1.EnrolmentService/Enrol": frozenset({ANYONE}),
-    "/motet.v1.EnrolmentService/Renew": _EVERY_ROLE,
+    "/motet.v1.EnrolmentService/Renew": frozenset({CLIENT}),  # of people an operator says for how long
     "/motet.v1.EnrolmentService/RenewSigned": frozenset({ANYONE}),  # a signature in it says who asks
     "/motet.v1.EnrolmentService/IssueToken": _OPERATOR,
     "/motet.v1.EnrolmentService/ListIdentities": frozenset({OPERATOR, AUDITOR}),

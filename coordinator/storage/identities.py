@@ -132,6 +132,20 @@ class Identities:
         with self._database.transaction() as session:
             self._record(session, issued)
 
+    def record_next(self, present: int | str, issued: IssuedCertificate) -> bool:
+        """Remember what follows the certificate of the serial ``present``, in one step with a look at that.
+
+        Returns:
+          False where the present one is revoked or unknown, also since the call came; nothing is recorded then, so that
+          no renewal that was under way outlives a revocation.
+        """
+        with self._database.transaction() as session:
+            row = session.get(IdentityRow, serial_text(present))
+            if row is None or row.revoked_at is not None:
+                return False
+            self._record(session, issued)
+            return True
+
     def _record(self, session: Session, issued: IssuedCertificate) -> None:
         session.add(
             IdentityRow(

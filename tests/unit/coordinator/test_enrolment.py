@@ -160,6 +160,23 @@ def test_a_renewal_keeps_name_and_role_whatever_the_request_asks_for_and_a_revok
     enrolment.enrol(Keys().request(again))
 
 
+def test_a_renewal_that_is_under_way_when_its_client_is_revoked_gives_nothing(
+    enrolment, store, token, monkeypatch
+):
+    keys = Keys()
+    first = x509.load_pem_x509_certificate(enrolment.enrol(keys.request(token)).certificate_pem.encode())
+    certify = enrolment._certify
+
+    def revoked_meanwhile(*args):
+        store.identities.revoke_name("ward-a")
+        return certify(*args)
+
+    monkeypatch.setattr(enrolment, "_certify", revoked_meanwhile)
+    with pytest.raises(EnrolmentError, match="revoked"):
+        enrolment.renew("client", "ward-a", first.serial_number, request_pem(keys.own))
+    assert [r.revoked_at is not None for r in store.identities.certificates()] == [True]
+
+
 @pytest.mark.parametrize(("name", "lifetime_s"), [("a/b", 3600), ("ward-a", 1), ("ward-a", 1e9), ("", 3600)])
 def test_no_token_for_a_bad_name_or_a_long_life(enrolment, name, lifetime_s):
     with pytest.raises(MotetError):

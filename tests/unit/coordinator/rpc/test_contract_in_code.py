@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
+from coordinator.authority.renewal import ROLE
 from coordinator.rpc.enrolment import EnrolmentServicer
 from coordinator.rpc.roles import ALLOWED, ANYONE, ROLES, may_call
 from coordinator.rpc.server import SERVICERS, called_methods
@@ -30,6 +31,12 @@ def test_every_call_of_the_contract_has_an_entry_in_the_table_of_roles():
     open_ones = {f"/motet.v1.EnrolmentService/{name}" for name in ("Enrol", "RenewSigned")}
     assert {m for m in ALLOWED if ANYONE in ALLOWED[m]} == open_ones
     assert not may_call("operator", "/motet.v1.RunService/NoSuchCall")
+
+
+def test_nobody_but_a_client_makes_its_own_certificate_last_longer():
+    renewals = [m for m in ALLOWED if "Renew" in m.rpartition("/")[2]]
+    assert {role for m in renewals for role in ROLES if role in ALLOWED[m]} == {"client"}
+    assert ROLE == "client"  # of RenewSigned, which anybody may call
 
 
 def test_every_call_of_the_contract_is_served():
