@@ -69,7 +69,7 @@ def budget_of(
             state.runs[body.run_id] = json.loads(body.recipe_json)
         if not isinstance(body, Reserve):
             continue
-        state.reserves[body.reservation_id] = body
+        state.charge(body)
         event = charged_event(body.event)
         name = (body.client_id, units_of([event])[0])
         account = accounts[name]

@@ -93,10 +93,10 @@ def seal_text(origin: str, rows: int, digest: bytes) -> str:
 def delta_of(state: LedgerState, client_id: str) -> float:
     """The smallest ``target_delta`` of the private runs that charged a client."""
     deltas = []
-    for charge in state.reserves.values():
-        privacy = state.runs.get(charge.run_id, {}).get("privacy")
+    for run_id in {charge.run_id for charge in state.charges.get(client_id, ())}:
+        privacy = state.runs.get(run_id, {}).get("privacy")
         value = privacy.get("target_delta") if isinstance(privacy, dict) else None
-        if charge.client_id == client_id and isinstance(value, float) and 0 < value < 1:
+        if isinstance(value, float) and 0 < value < 1:
             deltas.append(value)
     return min(deltas, default=DEFAULT_DELTA)
 

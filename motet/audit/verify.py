@@ -19,7 +19,7 @@ from motet.audit.decisions import is_signed_by_one_of
 from motet.audit.receipts import open_receipts
 from motet.audit.rows import Bundle, Finding, read_bundle
 from privacy.accounting import epsilon_pld, epsilon_rdp
-from privacy.events import PoissonGaussianEvent, of_unit
+from privacy.events import PoissonGaussianEvent
 from privacy.ledger.canonical import parse_canonical
 from privacy.ledger.entries import ClientKey, Reserve
 from privacy.ledger.errors import LedgerFormatError, SignatureError
@@ -167,11 +167,7 @@ def _hold_claim(result: AuditResult, row: int, body: Mapping[str, Value], truth:
                 "epsilon",
                 f"client {truth.name}: {name} {body.get(name)} is claimed, the events give {value!r}",
             )
-    charged = [
-        c.rdp_nano
-        for c in result.state.reserves.values()
-        if c.client_id == truth.client_id and of_unit([charged_event(c.event)], truth.unit)
-    ]
+    charged = [charge.rdp_nano for charge in result.state.charges_in(truth.client_id, truth.unit)]
     added = epsilon_of_vector(add_vectors(charged), truth.target_delta)
     bounds = (truth.epsilon_pld, truth.epsilon_rdp, added)
     # PLD is the tighter of the two but for its grid; the charged vectors are Renyi DP at fewer orders.
@@ -263,7 +259,7 @@ def _compare(
         own[place] = str(charge["event"])
         times[place] += 1
     ours: dict[_Place, Reserve] = {
-        (c.run_id, c.round_index, c.attempt): c for c in state.reserves.values() if c.client_id == client_id
+        (c.run_id, c.round_index, c.attempt): c for c in state.charges.get(client_id, ())
     }
     for place, reserve in ours.items():
         at = bundle.entry_rows[state.reserve_index[reserve.reservation_id]]

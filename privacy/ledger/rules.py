@@ -55,6 +55,7 @@ class LedgerState:
     Attributes:
       runs: run id -> recipe as plain JSON.
       reserves: reservation id -> the charge.
+      charges: client id -> its charges, in order, over all runs.
       reserve_index: reservation id -> index of its entry.
       events: client id -> events charged, in order, over all runs.
       orders: number of training orders.
@@ -67,6 +68,7 @@ class LedgerState:
 
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     reserves: dict[str, Reserve] = field(default_factory=dict)
+    charges: dict[str, list[Reserve]] = field(default_factory=dict)
     reserve_index: dict[str, int] = field(default_factory=dict)
     events: dict[str, list[Event]] = field(default_factory=dict)
     orders: int = 0
@@ -79,6 +81,16 @@ class LedgerState:
     recipes: dict[str, str] = field(default_factory=dict)
     standing: dict[tuple[str, str], Decision] = field(default_factory=dict)
     findings: list[RuleFinding] = field(default_factory=list)
+
+    def charge(self, body: Reserve) -> None:
+        """Take a charge in; where its entry stands and what it costs is the caller's to note."""
+        self.reserves[body.reservation_id] = body
+        self.charges.setdefault(body.client_id, []).append(body)
+
+    def charges_in(self, client_id: str, unit: Unit) -> list[Reserve]:
+        """What counts against a client's budget of one unit, in order; what is not understood counts in every unit."""
+        own = self.charges.get(client_id, ())
+        return [charge for charge in own if of_unit([charged_event(charge.event)], unit)]
 
     def accounts(self) -> dict[tuple[str, Unit], list[Event]]:
         """(client id, unit) -> events charged to it, in order; what is not understood counts in every unit."""
@@ -186,7 +198,7 @@ def _reserve(state: LedgerState, body: Reserve, index: int, report: Callable[[st
         event_from_json(body.event)
     except MalformedEventError as error:
         report("event", f"the charge can not be read: {error}")
-    state.reserves[body.reservation_id] = body
+    state.charge(body)
     state.reserve_index[body.reservation_id] = index
     state.events.setdefault(body.client_id, []).append(event)
     _check_vector(body, event, report)

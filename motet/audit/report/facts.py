@@ -18,8 +18,6 @@ from aggregation.sketch_rounds import clipping_words
 from motet.audit.errors import BundleError
 from motet.audit.report.curves import Curve, attack_curve, best_guess, epsilon_by_round
 from motet.recipe.units import TRUST_WORDS, UNIT_WORDS
-from privacy.events import of_unit
-from privacy.ledger.rules import charged_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -223,11 +221,7 @@ def _meaning(state: LedgerState, worst: Claim | None, recipe: Mapping[str, Any])
 
 
 def _client(state: LedgerState, claim: Claim) -> dict[str, Any]:
-    charges = [
-        c
-        for c in state.reserves.values()
-        if c.client_id == claim.client_id and of_unit([charged_event(c.event)], claim.unit)
-    ]
+    charges = state.charges_in(claim.client_id, claim.unit)
     return {
         "client_id": claim.client_id,
         "unit": claim.unit,
