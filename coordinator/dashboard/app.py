@@ -25,6 +25,7 @@ from coordinator.dashboard.pages.run import run_page
 from coordinator.dashboard.pages.runs import runs_page
 from coordinator.dashboard.rendering import STATIC, asset, render
 from coordinator.dashboard.sessions import SESSION_S, is_token
+from coordinator.rpc.roles import may_see_data_sets
 from motet.connection.faults import told
 from motet.errors import DatabaseAwayError, NotFoundError, StorageError
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from coordinator.dashboard.pages.clients import ClientsPage
+    from coordinator.dashboard.pages.privacy import PrivacyPage
     from coordinator.dashboard.records import Records
     from coordinator.dashboard.sessions import Session, Sessions
 
@@ -155,18 +157,22 @@ class Pages:
 
     def privacy(self, request: Request, session: Session) -> Response:
         """Budgets and the ledger."""
-        page = privacy_page(self._records, self._budgets)
+        page = self._privacy(session)
         return self._page(request, session, "privacy.html", page=page, charts=views.privacy_charts(page))
 
-    def privacy_json(self, _request: Request, _session: Session) -> Response:
+    def privacy_json(self, _request: Request, session: Session) -> Response:
         """The same as JSON."""
-        page = privacy_page(self._records, self._budgets, within_s=DOWNLOAD_WAIT_S)
+        page = self._privacy(session, within_s=DOWNLOAD_WAIT_S)
         return _file(downloads.as_json(page), "privacy.json")
 
-    def budgets_csv(self, _request: Request, _session: Session) -> Response:
+    def budgets_csv(self, _request: Request, session: Session) -> Response:
         """Budgets as CSV."""
-        page = privacy_page(self._records, self._budgets, within_s=DOWNLOAD_WAIT_S)
+        page = self._privacy(session, within_s=DOWNLOAD_WAIT_S)
         return _file(downloads.budgets_csv(page), "budgets.csv")
+
+    def _privacy(self, session: Session, within_s: float = 0.0) -> PrivacyPage:
+        tells = may_see_data_sets(session.peer.role)
+        return privacy_page(self._records, self._budgets, tells_data_sets=tells, within_s=within_s)
 
     def _clients(self, request: Request, session: Session) -> ClientsPage:
         may_know = may(session.peer.role, CERTIFICATES)

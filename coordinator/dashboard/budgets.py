@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
-from coordinator.storage.models import PrivacyEventRow, RunRow
+from coordinator.storage.models import PrivacyEventRow, RunRow, SignedRecordRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,17 +102,21 @@ class Budgets:
                 self._made_at, self._working = time.monotonic(), None
 
     def _stamp(self) -> tuple[int, ...]:
-        """Changes whenever a charge is made or settled, or a run declared."""
+        """Changes whenever a charge is made or settled, a run declared, or an owner's record taken."""
         charge = select(PrivacyEventRow.state, func.count()).group_by(PrivacyEventRow.state)
         with self._database.reading() as session:
             counted: dict[str, int] = {row[0]: row[1] for row in session.execute(charge)}
             runs = session.scalar(select(func.count()).select_from(RunRow)) or 0
-        return counted.get("RESERVED", 0), counted.get("SETTLED", 0), runs
+            records = session.scalar(select(func.sum(SignedRecordRow.made_at_ms))) or 0
+        return counted.get("RESERVED", 0), counted.get("SETTLED", 0), runs, int(records)
 
     def _spending(self) -> Spending:
         from motet.audit.accounts import budget_of  # an accountant takes a second to load
 
-        rows = budget_of(self._store.charge_bodies(), witnessed=self._store.witnessed.lacking())
+        witnessed = self._store.witnessed
+        rows = budget_of(
+            self._store.charge_bodies(), witnessed=witnessed.lacking(), data_sets=witnessed.data_sets()
+        )
         most = sorted(rows, key=lambda r: (-r["total"], r["client_id"]))[:MOST_CURVES]
         curves = self._curves(most)
         return Spending(rows=rows, curves=curves, charges=sum(r["charges"] for r in rows))

@@ -80,12 +80,19 @@ def clients_csv(page: ClientsPage) -> bytes:
 
 
 def budgets_csv(page: PrivacyPage) -> bytes:
-    """A row for each budget."""
-    columns = ["client", "unit", "target_delta", "spent", "total", "limit", "left", "charges", "open_charges"]
-    rows = [
-        [g.client_id, g.unit, g.target_delta, g.spent, g.total, g.limit, g.left, g.charges, g.open_charges]
-        for g in page.gauges or ()
-    ]
+    """A row for each budget, and after it one for each data set that its owner has named."""
+    columns = ["client", "unit", "data_set", "target_delta", "spent", "total", "limit", "left"]
+    columns += ["charges", "open_charges", "told_at"]
+    rows: list[list[object]] = []
+    for g in page.gauges or ():
+        own = [g.client_id, g.unit]
+        rows.append(
+            [*own, "", g.target_delta, g.spent, g.total, g.limit, g.left, g.charges, g.open_charges, None]
+        )
+        rows += [
+            [*own, d.data_set, g.target_delta, None, d.total, d.limit, d.left, d.charges, None, d.told_at]
+            for d in g.data_sets
+        ]
     return as_csv(columns, rows)
 
 

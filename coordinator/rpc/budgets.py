@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from coordinator.rpc.interceptors import calling
 from coordinator.rpc.pages import page
-from coordinator.rpc.roles import CLIENT
+from coordinator.rpc.roles import CLIENT, may_see_data_sets
 from motet.connection.errors import NotAllowedError
-from motet.wire.control import Budget, RunBudget, TakeReceiptsResponse
+from motet.wire.control import Budget, DataSetBudget, RunBudget, TakeReceiptsResponse
 from motet.wire.control_codec import encode
 from motet.wire.v1 import control_pb2, control_pb2_grpc
 
@@ -39,9 +39,16 @@ class BudgetServicer(control_pb2_grpc.BudgetServiceServicer):
         bodies, witnessed = self._store.charge_bodies(), self._store.witnessed.lacking()
         wanted = [c for c in charged_clients([*bodies, *witnessed]) if request.client_id in {"", c}]
         clients, token = page(wanted, request, lambda c: (c,), (str,))
+        names = self._store.witnessed.data_sets() if may_see_data_sets(peer.role) else {}
         rows = [
-            Budget(**{**row, "runs": tuple(RunBudget(**run) for run in row["runs"])})
-            for row in budget_of(bodies, only=set(clients), witnessed=witnessed)
+            Budget(
+                **{
+                    **row,
+                    "runs": tuple(RunBudget(**run) for run in row["runs"]),
+                    "data_sets": tuple(DataSetBudget(**one) for one in row["data_sets"]),
+                }
+            )
+            for row in budget_of(bodies, only=set(clients), witnessed=witnessed, data_sets=names)
         ]
         return control_pb2.ListBudgetsResponse(budgets=[encode(r) for r in rows], next_page_token=token)
 

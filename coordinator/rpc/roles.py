@@ -69,6 +69,14 @@ OWN_ONLY = {
 """What the table can not see and the servicer checks."""
 
 
+def may_see_data_sets(role: str) -> bool:
+    """Whether a role is told which charges were of one data set, where an owner has said so.
+
+    That rests on single rows of the data and is not noised: owners hand it to those who run and audit a federation.
+    """
+    return role != RESEARCHER
+
+
 def may_call(role: str, method: str) -> bool:
     """Whether a role has a call. ``role``: ``ANYONE`` for a peer without a certificate."""
     allowed = ALLOWED.get(method, frozenset())

@@ -199,6 +199,16 @@ class WitnessedChargeRow(Base):
     told_at: Mapped[float] = mapped_column(Float)
 
 
+class SignedRecordRow(Base):
+    """The newest record of its charges that a client signed and handed over. ``document``: as it came."""
+
+    __tablename__ = "signed_records"
+    client_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    made_at_ms: Mapped[int] = mapped_column(BigInteger)
+    document: Mapped[bytes] = mapped_column(LargeBinary)
+    told_at: Mapped[float] = mapped_column(Float)
+
+
 class LedgerEntryRow(Base):
     """One entry of the ledger: the chain that auditors get. The table only grows, in order.
 

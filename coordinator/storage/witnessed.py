@@ -7,13 +7,14 @@ on, in every look at that client's budget. It is no entry of the ledger, which t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
-from coordinator.storage.models import ClientRow, PrivacyEventRow, WitnessedChargeRow
-from motet.audit.receipts import open_receipts
+from coordinator.storage.models import ClientRow, PrivacyEventRow, SignedRecordRow, WitnessedChargeRow
+from motet.audit.receipts import EVERY_DATA_SET, DataSetNames, made_at_of, open_receipts
 from motet.enrolment import AdmissionRefusedError
 from motet.errors import NotFoundError
 from privacy.errors import MalformedEventError
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 _LONGEST_RUN = 64
 _LARGEST = 2**31 - 1
+_TAG = re.compile(r"[0-9a-f]{32}")
+MOST_DATA_SETS = 32
 _ALONE = WitnessedChargeRow.reservation_id.not_in(select(PrivacyEventRow.reservation_id))
 """Without those that the database holds itself, by now."""
 
@@ -64,7 +67,7 @@ class WitnessedCharges:
         self._database, self._clock = database, clock
 
     def take(self, document: bytes, *, of: str = "") -> Witnessed:
-        """Count what a record holds and the database lacks; the same twice changes nothing.
+        """Count what a record holds and the database lacks, and keep the newest; the same twice changes nothing.
 
         Args:
           document: as ``motet audit receipts`` wrote it.
@@ -75,7 +78,9 @@ class WitnessedCharges:
           NotFoundError: no such client is registered.
         """
         try:
-            client_id, charges, pem = open_receipts(parse_canonical(document.rstrip(b"\n")))
+            parsed = parse_canonical(document.rstrip(b"\n"))
+            client_id, charges, pem = open_receipts(parsed)
+            made_at_ms = made_at_of(parsed)
         except (LedgerFormatError, SignatureError) as e:
             raise _refused(str(e)) from e
         if of and client_id != of:
@@ -92,7 +97,28 @@ class WitnessedCharges:
             known = set(_known(session, client_id))
             missing = [row for name, row in rows.items() if name not in known]
             session.add_all(missing)
+            kept = session.get(SignedRecordRow, client_id)
+            if kept is None:
+                kept = SignedRecordRow(client_id=client_id, made_at_ms=-1)
+                session.add(kept)
+            if made_at_ms > kept.made_at_ms:
+                kept.made_at_ms, kept.document, kept.told_at = made_at_ms, document, self._clock.now()
         return Witnessed(client_id=client_id, charges=len(charges), added=len(missing))
+
+    def data_sets(self) -> dict[str, DataSetNames]:
+        """Client -> which of its charges were of which data set, by its newest record.
+
+        Left out: who named none, and who named more than ``MOST_DATA_SETS`` (an accountant takes its time for each).
+        """
+        with self._database.reading() as session:
+            rows = session.scalars(select(SignedRecordRow).order_by(SignedRecordRow.client_id)).all()
+        found = {}
+        for row in rows:
+            _, charges, _ = open_receipts(parse_canonical(row.document.rstrip(b"\n")))
+            tags = {_reservation(row.client_id, c): str(c["data_set"]) for c in charges}
+            if 0 < len(set(tags.values()) - {EVERY_DATA_SET}) <= MOST_DATA_SETS:
+                found[row.client_id] = DataSetNames(tags=tags, made_at=row.made_at_ms / 1000)
+        return found
 
     def lacking(self) -> list[Reserve]:
         """Every charge that counts by a client's word alone, as an entry of a ledger would tell it."""
@@ -123,6 +149,9 @@ class WitnessedCharges:
             event_from_json(event)  # of a newer version it is read, and costs infinity
         except MalformedEventError as e:
             raise _refused("an event in it can not be read") from e
+        tag = charge["data_set"]
+        if not (isinstance(tag, str) and (tag == EVERY_DATA_SET or _TAG.fullmatch(tag))):
+            raise _refused("a charge in it has no tag of a data set")
         return WitnessedChargeRow(
             reservation_id=reservation_id(run_id, round_index, attempt, client_id),
             client_id=client_id,
@@ -148,6 +177,11 @@ def witnessed_of_run(session: Session, client_id: str, run_id: str | None) -> li
     if run_id is not None:
         query = query.where(WitnessedChargeRow.run_id == run_id)
     return list(session.scalars(query.order_by(WitnessedChargeRow.reservation_id)))
+
+
+def _reservation(client_id: str, charge: dict[str, Value]) -> str:
+    run_id, round_index, attempt = charge["run_id"], charge["round_index"], charge["attempt"]
+    return reservation_id(str(run_id), int(str(round_index)), int(str(attempt)), client_id)
 
 
 def _known(session: Session, client_id: str) -> Iterator[str]:

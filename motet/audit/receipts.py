@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -21,14 +22,28 @@ from privacy.ledger.canonical import canonical_bytes
 from privacy.ledger.errors import LedgerFormatError, SignatureError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from privacy.ledger.canonical import Value
 
 FORMAT = "motet-client-receipts/1"
 _SIGNED = b"motet-client-receipts/1\n"  # no other use of the key signs bytes that begin so
 EVERY_DATA_SET = "every"  # in the place of a tag: the charge counts for each data set of its owner
+_LATEST_MS = 253_370_764_800_000  # the year 9999, the last that a calendar shows
 _CHARGE_FIELDS = frozenset({"attempt", "data_set", "event", "round_index", "run_id", "settled"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSetNames:
+    """Which charges were of which data set, by a record that its owner signed.
+
+    Attributes:
+      tags: reservation id -> the owner's tag, or ``EVERY_DATA_SET``.
+      made_at: by the owner's clock, seconds since 1970. A charge of later is in no ``tags``.
+    """
+
+    tags: Mapping[str, str]
+    made_at: float
 
 
 def data_set_tag(key: ec.EllipticCurvePrivateKey, fingerprint: str) -> str:
@@ -95,6 +110,19 @@ def open_receipts(document: Value) -> tuple[str, list[dict[str, Value]], str]:
             raise LedgerFormatError("a charge has the fields " + ", ".join(sorted(_CHARGE_FIELDS)))
         read.append(charge)
     return client_id, read, pem
+
+
+def made_at_of(document: Value) -> int:
+    """When an opened countersignature was made, by its owner's clock; milliseconds since 1970.
+
+    Raises:
+      LedgerFormatError: it tells no such time.
+    """
+    statement = document.get("statement") if isinstance(document, dict) else None
+    made_at_ms = statement.get("made_at_ms") if isinstance(statement, dict) else None
+    if type(made_at_ms) is not int or not 0 <= made_at_ms < _LATEST_MS:
+        raise LedgerFormatError("made_at_ms of a countersignature is a time in milliseconds")
+    return made_at_ms
 
 
 def check_signature(pem: str, signature: str, data: bytes) -> None:

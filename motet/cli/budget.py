@@ -119,6 +119,13 @@ def show_command(
         )
     console.print(table, highlight=False)
     for row in rows:
+        for part in row["data_sets"]:
+            console.print(
+                f"{row['client_id']}: data set {part['data_set'][:8]} has {part['epsilon']:.3f} of it, "
+                f"{part['charges']} charges, as its owner signed",
+                highlight=False,
+                markup=False,
+            )
         if row["witnessed_charges"]:
             console.print(
                 f"{row['client_id']}: {row['witnessed_charges']} of {row['charges']} charges are known by its own "
@@ -140,9 +147,10 @@ def take_receipts_command(
     identity: WhoAmI = None,
     as_json: Json = False,
 ) -> None:
-    """Count what a client's own signed record holds and the coordinator lacks, after an older backup was put back.
+    """Take a client's own signed record: count what the coordinator lacks, and keep what it says of data sets.
 
-    A count only grows: what the record lacks stays. From then on every plan of a round looks at the higher count.
+    A count only grows: what the record lacks stays. After an older backup was put back every plan of a round looks at
+    the higher count from then on. The newest record tells budgets by data set, where its owner named them.
 
     Example: motet budget take-receipts ward-a-receipts.json --home fed
     """

@@ -173,10 +173,24 @@ class RunBudget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DataSetBudget:
+    """Epsilon of one data set, by its owner's word. ``told_at``: of the record, by the owner's clock.
+
+    ``charges``: also those of which no record says the data set.
+    """
+
+    data_set: str
+    epsilon: float
+    charges: int
+    told_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """What one client has spent over all runs, in one unit. ``limit`` is the lowest of its runs.
 
-    ``witnessed_charges``: of ``charges``, those known by the client's own signed record alone.
+    ``witnessed_charges``: of ``charges``, those known by the client's own signed record alone. ``data_sets``: where
+    the owner's newest signed record names them; none for a researcher.
     """
 
     client_id: str
@@ -191,6 +205,7 @@ class Budget:
     open_charges: int = 0
     witnessed_charges: int = 0
     runs: Sequence[RunBudget] = ()
+    data_sets: Sequence[DataSetBudget] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,21 +30,11 @@ class RunSpending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gauge:
-    """One budget. ``total`` is ``spent`` (settled) and what is reserved besides; it counts in full.
+class _Spent:
+    """``total`` held against ``limit``, the lowest of the client's runs, None without one."""
 
-    ``limit`` is the lowest of the client's runs, None without one.
-    """
-
-    client_id: str
-    unit: str
-    target_delta: float
-    spent: float
     total: float
     limit: float | None
-    charges: int
-    open_charges: int
-    runs: Sequence[RunSpending]
 
     @property
     def left(self) -> float | None:
@@ -66,6 +56,38 @@ class Gauge:
         if self.total >= self.limit:
             return "spent"
         return "nearly spent" if self.part >= NEARLY else "within"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSetGauge(_Spent):
+    """The part of a budget that one data set has used, by its owner's word.
+
+    Attributes:
+      data_set: the owner's tag, which nobody else can make.
+      charges: those of which no record says the data set count as well.
+      told_at: when the owner signed, seconds since 1970.
+    """
+
+    data_set: str
+    charges: int
+    told_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauge(_Spent):
+    """One budget. ``total`` is ``spent`` (settled) and what is reserved besides; it counts in full.
+
+    ``data_sets``: empty where the owner named none, or who looks is not told.
+    """
+
+    client_id: str
+    unit: str
+    target_delta: float
+    spent: float
+    charges: int
+    open_charges: int
+    runs: Sequence[RunSpending]
+    data_sets: Sequence[DataSetGauge] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +120,15 @@ class PrivacyPage:
     trouble: str
 
 
-def privacy_page(records: Records, budgets: Budgets, *, within_s: float = 0.0) -> PrivacyPage:
+def privacy_page(
+    records: Records, budgets: Budgets, *, tells_data_sets: bool, within_s: float = 0.0
+) -> PrivacyPage:
     """The page.
 
     Args:
       records: of the home.
       budgets: of the same home.
+      tells_data_sets: whether who looks is told which charges were of one data set.
       within_s: how long to wait for figures that are not there yet.
 
     Raises:
@@ -114,7 +139,7 @@ def privacy_page(records: Records, budgets: Budgets, *, within_s: float = 0.0) -
     made, is_stale = budgets.look()
     head, trouble = _head(records)
     return PrivacyPage(
-        gauges=None if made is None else [_gauge(row) for row in made.rows],
+        gauges=None if made is None else [_gauge(row, tells_data_sets) for row in made.rows],
         curves=() if made is None else made.curves,
         is_stale=is_stale,
         head=head,
@@ -122,7 +147,8 @@ def privacy_page(records: Records, budgets: Budgets, *, within_s: float = 0.0) -
     )
 
 
-def _gauge(row: dict[str, Any]) -> Gauge:
+def _gauge(row: dict[str, Any], tells_data_sets: bool) -> Gauge:
+    of_data_sets = row["data_sets"] if tells_data_sets else ()
     return Gauge(
         client_id=row["client_id"],
         unit=row["unit"],
@@ -133,6 +159,16 @@ def _gauge(row: dict[str, Any]) -> Gauge:
         charges=row["charges"],
         open_charges=row["open_charges"],
         runs=[RunSpending(**run) for run in row["runs"]],
+        data_sets=[
+            DataSetGauge(
+                data_set=one["data_set"],
+                total=one["epsilon"],
+                limit=row["limit"],
+                charges=one["charges"],
+                told_at=one["told_at"],
+            )
+            for one in of_data_sets
+        ],
     )
 
 

@@ -679,7 +679,7 @@ class TakeReceiptsResponse(_message.Message):
     def __init__(self, client_id: _Optional[str] = ..., charges: _Optional[int] = ..., added: _Optional[int] = ...) -> None: ...
 
 class Budget(_message.Message):
-    __slots__ = ("client_id", "unit", "target_delta", "spent", "reserved", "total", "limit", "remaining", "charges", "open_charges", "runs", "witnessed_charges")
+    __slots__ = ("client_id", "unit", "target_delta", "spent", "reserved", "total", "limit", "remaining", "charges", "open_charges", "runs", "witnessed_charges", "data_sets")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     TARGET_DELTA_FIELD_NUMBER: _ClassVar[int]
@@ -692,6 +692,7 @@ class Budget(_message.Message):
     OPEN_CHARGES_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
     WITNESSED_CHARGES_FIELD_NUMBER: _ClassVar[int]
+    DATA_SETS_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     unit: str
     target_delta: float
@@ -704,7 +705,20 @@ class Budget(_message.Message):
     open_charges: int
     runs: _containers.RepeatedCompositeFieldContainer[RunBudget]
     witnessed_charges: int
-    def __init__(self, client_id: _Optional[str] = ..., unit: _Optional[str] = ..., target_delta: _Optional[float] = ..., spent: _Optional[float] = ..., reserved: _Optional[float] = ..., total: _Optional[float] = ..., limit: _Optional[float] = ..., remaining: _Optional[float] = ..., charges: _Optional[int] = ..., open_charges: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunBudget, _Mapping]]] = ..., witnessed_charges: _Optional[int] = ...) -> None: ...
+    data_sets: _containers.RepeatedCompositeFieldContainer[DataSetBudget]
+    def __init__(self, client_id: _Optional[str] = ..., unit: _Optional[str] = ..., target_delta: _Optional[float] = ..., spent: _Optional[float] = ..., reserved: _Optional[float] = ..., total: _Optional[float] = ..., limit: _Optional[float] = ..., remaining: _Optional[float] = ..., charges: _Optional[int] = ..., open_charges: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunBudget, _Mapping]]] = ..., witnessed_charges: _Optional[int] = ..., data_sets: _Optional[_Iterable[_Union[DataSetBudget, _Mapping]]] = ...) -> None: ...
+
+class DataSetBudget(_message.Message):
+    __slots__ = ("data_set", "epsilon", "charges", "told_at")
+    DATA_SET_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    CHARGES_FIELD_NUMBER: _ClassVar[int]
+    TOLD_AT_FIELD_NUMBER: _ClassVar[int]
+    data_set: str
+    epsilon: float
+    charges: int
+    told_at: float
+    def __init__(self, data_set: _Optional[str] = ..., epsilon: _Optional[float] = ..., charges: _Optional[int] = ..., told_at: _Optional[float] = ...) -> None: ...
 
 class RunBudget(_message.Message):
     __slots__ = ("run_id", "epsilon", "charges")

@@ -7,12 +7,15 @@ import pytest
 from dashboard_home import EVENT, Status, play, recipe, site, submit
 
 from client.keys import init_key
+from client.ledger import ClientLedger
+from client.receipts import receipts_of
 from coordinator.dashboard.budgets import Budgets
 from coordinator.dashboard.pages.clients import clients_page
 from coordinator.dashboard.pages.privacy import Gauge, privacy_page
 from coordinator.registration import register
 from coordinator.storage.identities import IssuedCertificate
 from privacy.accounting import epsilon_pld
+from privacy.ledger.canonical import canonical_bytes
 
 DAY = 86_400.0
 
@@ -98,7 +101,7 @@ def test_budgets_are_those_of_the_accountant_and_the_curve_ends_there(served):
         served.clock.at += 60
         play(served.store, "r-1", i, failing=("b",) if i == 2 else ())
     budgets = Budgets(served.store, served.database)
-    page = privacy_page(served.records, budgets, within_s=60)
+    page = privacy_page(served.records, budgets, tells_data_sets=True, within_s=60)
     by_name = {g.client_id: g for g in page.gauges}
     three, two = epsilon_pld([EVENT] * 3, 1e-5), epsilon_pld([EVENT] * 2, 1e-5)
     assert by_name["a"].total == pytest.approx(three)
@@ -110,6 +113,26 @@ def test_budgets_are_those_of_the_accountant_and_the_curve_ends_there(served):
     submit(served.store, "r-2")
     play(served.store, "r-2")
     assert budgets.look()[1], "a charge more makes the figures old"
+
+
+def test_a_data_set_has_its_gauge_for_those_who_are_told_and_for_nobody_else(served, tmp_path):
+    submit(served.store, "r-1")
+    play(served.store, "r-1")
+    home = tmp_path / "owner"
+    served.store.register_client("a", init_key(home).read_bytes())
+    ledger = ClientLedger(home / "ledger.jsonl")
+    options = {"run_id": "r-1", "round_index": 0, "attempt": 0, "event": EVENT}
+    ledger.settle(ledger.reserve(data_set="d", **options, epsilon_cap=None, target_delta=1e-5))
+    served.store.witnessed.take(canonical_bytes(receipts_of(home, "a", served.clock)) + b"\n")
+    auditor, researcher = served.sign_in("auditor"), served.sign_in("researcher")
+    told = {g["client_id"]: g["data_sets"] for g in auditor.get("/privacy.json").json()["gauges"]}
+    assert [len(told["a"]), len(told["b"])] == [1, 0]
+    assert told["a"][0]["total"] == pytest.approx(epsilon_pld([EVENT], 1e-5))
+    tag = told["a"][0]["data_set"]
+    assert tag[:8] in auditor.get("/privacy").text
+    assert tag in auditor.get("/budgets.csv").text
+    for page in ("/privacy", "/privacy.json", "/budgets.csv"):
+        assert tag[:8] not in researcher.get(page).text
 
 
 @pytest.mark.parametrize(
