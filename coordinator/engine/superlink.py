@@ -29,6 +29,10 @@ QUIET = {
 }
 
 
+_GIVES_BACK = {"MALLOC_TRIM_THRESHOLD_": str(128 << 10)}
+"""glibc raises this by itself to twice the largest body that was freed, and then keeps what many clients once used."""
+
+
 class ChildError(MotetError):
     """A child process did not start, or ended."""
 
@@ -143,7 +147,7 @@ def start_gateway(listen: str, upstream: str, home: Path, *, tls: Path) -> Child
         "--key",
         str(tls / "server.key"),
     ]
-    child = start("gateway", arguments, home / "gateway.log", {})
+    child = start("gateway", arguments, home / "gateway.log", _GIVES_BACK)
     host, port = listen.rsplit(":", 1)
     wait_for_port(child, "127.0.0.1" if host in {"0.0.0.0", ""} else host, int(port))  # noqa: S104 - compared, not bound
     return child

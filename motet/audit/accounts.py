@@ -129,8 +129,10 @@ def _of_data_sets(account: _Account, delta: float, names: DataSetNames | None) -
     """A charge without a tag counts for each data set, so none is under-counted by a record that is old."""
     from privacy.accounting import epsilon_pld
 
+    if names is None:
+        return []
     rows = []
-    for tag in sorted(set(account.tags) - {EVERY_DATA_SET}) if names else ():
+    for tag in sorted(set(account.tags) - {EVERY_DATA_SET}):
         own = [
             e for e, told in zip(account.every, account.tags, strict=True) if told in (tag, EVERY_DATA_SET)
         ]
