@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from motet.cli.completing import run_ids
 from motet.cli.reach import Coordinator, Home, WhoAmI, reached
+from motet.cli.screen import console as made
+from motet.cli.screen import listing, printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from motet.audit.verify import AuditResult
 
 app = typer.Typer(no_args_is_help=True, help="Prove what privacy was spent, and check such a proof.")
@@ -123,7 +124,7 @@ def verify_command(
     if as_json:
         print(json.dumps(result_as_json(result)))
     else:
-        print_result(result, Console())
+        print_result(result, made())
     if not result.is_ok:
         first = result.findings[0]
         where = f"row {first.row}: " if first.row else ""
@@ -180,14 +181,13 @@ def print_decisions(result: AuditResult, console: Console) -> None:
     rows = decisions_of(result)
     if not rows:
         return
-    table = Table(
-        "client", "recipe", "runs", "decision", "by", "reason", title="recipes, as owners decided and signed"
-    )
-    table.title_justify = "left"
+    columns = ("client", "recipe", "runs", "decision", "by", "reason")
+    title = "recipes, as owners decided and signed (whole hashes: --json)"
+    table = listing(*columns, title=title, whole=("recipe", "decision"), is_open=True)
     for row in rows:
         cells = (row["client_id"], row["recipe_sha256"][:12], ", ".join(row["runs"]) or "none")
-        table.add_row(*(escape(c) for c in (*cells, row["decision"], row["made_by"], row["reason"])))
-    console.print(table, highlight=False)
+        table.add_row(*cells, row["decision"], row["made_by"], printable(row["reason"]))
+    console.print(table)
 
 
 def print_result(result: AuditResult, console: Console) -> None:
@@ -201,9 +201,8 @@ def print_result(result: AuditResult, console: Console) -> None:
         highlight=False,
     )
     if result.clients:
-        table = Table(
-            "client", "epsilon (PLD)", "epsilon (Renyi)", "delta", title="recomputed", title_justify="left"
-        )
+        figures = ("epsilon (PLD)", "epsilon (Renyi)", "delta")
+        table = listing("client", *figures, title="recomputed", whole=figures)
         for claim in result.clients:
             table.add_row(
                 claim.name,
@@ -211,22 +210,15 @@ def print_result(result: AuditResult, console: Console) -> None:
                 f"{claim.epsilon_rdp:.4f}",
                 f"{claim.target_delta:g}",
             )
-        console.print(table, highlight=False)
+        console.print(table)
     if result.data_sets:
-        table = Table(
-            "client",
-            "data set",
-            "unit",
-            "charges",
-            "epsilon (PLD)",
-            "delta",
-            title="by data set, as owners signed",
-        )
-        table.title_justify = "left"
+        columns = ("data set", "unit", "charges", "epsilon (PLD)", "delta")
+        title = "by data set, as owners signed (whole hashes: --json)"
+        table = listing("client", *columns, title=title, whole=columns)
         for s in result.data_sets:
             row = (s.client_id, s.data_set[:12], s.unit, str(s.charges))
             table.add_row(*row, f"{s.epsilon_pld:.4f}", f"{s.target_delta:g}")
-        console.print(table, highlight=False)
+        console.print(table)
     print_decisions(result, console)
     for a in result.state.approvals:
         console.print(f"run {a.run_id} was approved by {a.approved_by}", markup=False, highlight=False)
@@ -310,7 +302,7 @@ def canary_command(
     if as_json:
         print(json.dumps(told.as_json()))
     else:
-        console = Console()
+        console = made()
         for table in told.tables():
             console.print(table, highlight=False)
         for note in told.notes():

@@ -6,14 +6,19 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from motet.cli.reach import Coordinator, Home, WhoAmI, reached
 from motet.cli.screen import console as made
+from motet.cli.screen import listing
 from motet.errors import MotetError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Calibrate noise; show what was spent and what is left.")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -94,30 +99,7 @@ def show_command(
     if not rows:
         console.print("nothing was charged: no run in this home had a privacy section", highlight=False)
         return
-    table = Table(
-        "client",
-        "unit",
-        "spent",
-        "reserved",
-        "total",
-        "left",
-        "delta",
-        "by run",
-        title="epsilon",
-        title_justify="left",
-    )
-    for row in rows:
-        table.add_row(
-            row["client_id"],
-            row["unit"],
-            f"{row['spent']:.3f}",
-            f"{row['reserved']:.3f}",
-            f"{row['total']:.3f}",
-            "no limit" if row["remaining"] is None else f"{row['remaining']:.3f} of {row['limit']:g}",
-            f"{row['target_delta']:g}",
-            "\n".join(f"{run['run_id']}: {run['epsilon']:.3f}" for run in row["runs"]),
-        )
-    console.print(table, highlight=False)
+    console.print(budgets_table(rows))
     for row in rows:
         for part in row["data_sets"]:
             console.print(
@@ -137,6 +119,31 @@ def show_command(
         "epsilon of all runs together is less than their sum; the limit is the lowest of a client's runs",
         highlight=False,
     )
+
+
+def budgets_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """A row a client and unit, as ``motet budget show --json`` has them."""
+    deltas = sorted({row["target_delta"] for row in rows})
+    is_one = len(deltas) == 1
+    figures = ("spent", "reserved", "total", *([] if is_one else ["delta"]))
+    title = f"epsilon at delta {deltas[0]:g}" if is_one else "epsilon"
+    table = listing("client", "unit", *figures, "left", "by run", title=title, right=figures, is_open=True)
+    for row in rows:
+        limit = "no limit" if row["limit"] is None else f"{_epsilon(row['remaining'])}\nof {row['limit']:g}"
+        table.add_row(
+            row["client_id"],
+            row["unit"],
+            *(_epsilon(row[name]) for name in ("spent", "reserved", "total")),
+            *([] if is_one else [f"{row['target_delta']:g}"]),
+            limit,
+            "\n".join(f"{run['run_id']}: {_epsilon(run['epsilon'])}" for run in row["runs"]),
+        )
+    return table
+
+
+def _epsilon(value: float) -> str:
+    """Three digits behind the point; what is beyond use shorter than that."""
+    return f"{value:.3f}" if value < 1000 else f"{value:.4g}"
 
 
 @app.command("take-receipts")

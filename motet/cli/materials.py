@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from motet.cli.completing import materials
 from motet.cli.progress import StepProgress
 from motet.cli.report import format_bytes
+from motet.cli.screen import console as made
+from motet.cli.screen import listing
 from motet.materials import MATERIALS, Material, fetch, is_fetched
 from motet.materials.cache import cache_folder, find_material
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.table import Table
 
 app = typer.Typer(help="Real weights and texts: list them, bring them.", no_args_is_help=True)
 
@@ -32,13 +35,19 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
     if as_json:
         typer.echo(json.dumps({"cache": str(cache_folder()), "materials": rows}, indent=2))
         return
-    table = Table(title=f"materials (kept in {cache_folder()})", title_justify="left")
-    for column in ("name", "here", "download", "licence", "what"):
-        table.add_column(column, justify="right" if column == "download" else "left", overflow="fold")
+    console = made()
+    console.print(f"materials, kept in {cache_folder()}", soft_wrap=True)
+    console.print(materials_table(rows))
+
+
+def materials_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """A row a material, as ``motet materials list --json`` has them."""
+    columns = ("name", "here", "download", "licence", "what")
+    table = listing(*columns, whole=("name",), right=("download",))
     for row in rows:
         here = "yes" if row["fetched"] else "no (optional)" if row["optional"] else "no"
         table.add_row(row["name"], here, format_bytes(row["bytes"]), row["licence"], row["what"])
-    Console().print(table)
+    return table
 
 
 @app.command("fetch")

@@ -8,15 +8,15 @@ from pathlib import Path  # noqa: TC003 - typer reads the annotation
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from motet.cli.completing import methods
+from motet.cli.screen import console, listing
 from motet.cli.words import UsageError, check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from rich.table import Table
 
 
 def merge_command(
@@ -93,14 +93,17 @@ def _method_options(method: str, ridge: float | None, energy: float | None) -> d
     return options
 
 
-def _print(report: Mapping[str, Any], out: Path) -> None:
-    table = Table(title=f"{report['method']} of {len(report['inputs'])} adapters", title_justify="left")
-    for column in ("adapter", "share", "ranks"):
-        table.add_column(column, justify="left" if column == "adapter" else "right", overflow="fold")
+def inputs_table(report: Mapping[str, Any]) -> Table:
+    """A row an adapter that went in."""
+    title = f"{report['method']} of {len(report['inputs'])} adapters"
+    table = listing("adapter", "share", "ranks", title=title, right=("share",))
     for row in report["inputs"]:
-        ranks = ", ".join(map(str, row["lora_ranks"]))
-        table.add_row(escape(row["path"]), f"{row['share']:.3f}", ranks)
-    Console().print(table, highlight=False)
+        table.add_row(row["path"], f"{row['share']:.3f}", ", ".join(map(str, row["lora_ranks"])))
+    return table
+
+
+def _print(report: Mapping[str, Any], out: Path) -> None:
+    console().print(inputs_table(report))
     error, cut = report["relative_error"], report["discarded_energy"]
     print(
         f"rank {report['lora_rank']}, {len(report['layers'])} layers, base {report['base_model'] or 'not named'}"

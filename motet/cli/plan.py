@@ -9,17 +9,19 @@ from pathlib import Path  # noqa: TC003 - typer reads the annotation
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from motet.cli.completing import recipes
 from motet.cli.report import format_bytes
+from motet.cli.screen import NARROW
+from motet.cli.screen import console as made
 from motet.errors import MotetError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from motet.plan import Plan
 
-_WIDTH = 80
 _NAMES_SHOWN = 6
 
 
@@ -51,8 +53,9 @@ def plan_command(
     if as_json:
         typer.echo(json.dumps(result.to_dict()))
     else:
-        console = Console()
-        print_plan(result, Console(width=min(_WIDTH, console.width)))
+        console = made()
+        console.width = min(NARROW, console.width)
+        print_plan(result, console)
     if result.privacy is not None and not result.fits_budget:
         privacy = result.privacy
         raise BudgetTooSmallError(
@@ -67,6 +70,8 @@ def print_plan(result: Plan, console: Console) -> None:
     """The plan for people, at most as wide as the console."""
     of_all = f" of {result.total_parameters:,}" if result.total_parameters is not None else ""
     facts = Table.grid(padding=(0, 2))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
     facts.add_row("recipe", f"{result.name}  (sha256 {result.recipe_sha256[:16]})")
     facts.add_row("method", f"{result.method}, {result.adapted_layers} adapted layers")
     facts.add_row("work", f"{result.rounds} rounds of {result.local_steps} local steps")

@@ -8,12 +8,13 @@ from pathlib import Path  # noqa: TC003 - typer reads the annotation
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+
+from motet.cli.screen import console, listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from rich.table import Table
 
 _ROWS_SHOWN = 10
 
@@ -49,26 +50,31 @@ def port_command(
 
 def _print(report: Mapping[str, Any], out: Path) -> None:
     layers = report["layers"]
+    console().print(layers_table(layers))
+    if len(layers) > _ROWS_SHOWN:
+        print(f"the {_ROWS_SHOWN} largest; all are in motet-port.json")
+    print(f"all layers as one: ratio {_figure(report['ratio'])}, cosine {_figure(report['cosine'])}")
+    for warning in report["warnings"]:
+        print(f"warning: {warning}")
+    print(f"written to {out}, report in motet-port.json")
+
+
+def layers_table(layers: Mapping[str, Any]) -> Table:
+    """A row a layer, those first whose base has moved most beside the adapter."""
     shown = sorted(layers, key=lambda name: -(layers[name]["ratio"] or 0.0))[:_ROWS_SHOWN]
-    table = Table(title=f"base's change beside the adapter's, {len(layers)} layers", title_justify="left")
-    for column in ("layer", "base moved", "adapter", "ratio", "cosine"):
-        table.add_column(column, justify="left" if column == "layer" else "right", overflow="fold")
+    figures = ("base moved", "adapter", "ratio", "cosine")
+    title = f"base's change beside the adapter's, {len(layers)} layers"
+    table = listing("layer", *figures, title=title, right=figures)
     for name in shown:
         row = layers[name]
         table.add_row(
-            escape(name),
+            name,
             f"{row['base_change_norm']:.3g}",
             f"{row['adapter_norm']:.3g}",
             _figure(row["ratio"]),
             _figure(row["cosine"]),
         )
-    Console().print(table, highlight=False)
-    if len(shown) < len(layers):
-        print(f"the {len(shown)} largest; all are in motet-port.json")
-    print(f"all layers as one: ratio {_figure(report['ratio'])}, cosine {_figure(report['cosine'])}")
-    for warning in report["warnings"]:
-        print(f"warning: {warning}")
-    print(f"written to {out}, report in motet-port.json")
+    return table
 
 
 def _figure(value: float | None) -> str:

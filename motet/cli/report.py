@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from motet.cli.screen import listing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rich.table import Table
+
 Result = dict[str, Any]
+_MOST_NATS = 700.0  # of which a float holds the perplexity
 
 
 def standard_error(metric: dict[str, float], name: str) -> float:
@@ -36,12 +39,14 @@ def headline(result: Result) -> str:
 
 
 def format_metric(metric: dict[str, float], name: str) -> str:
-    """``71.2 % +- 1.0`` for accuracies, ``3.412 +- 0.020 (perplexity 30.3)`` for losses."""
+    """``71.2 % +- 1.0`` for accuracies, ``3.412 +- 0.020 (30.3)``, with the perplexity, for losses."""
     error = standard_error(metric, name)
     if name == "accuracy":
         return f"{100 * metric[name]:.1f} % ± {100 * error:.1f}"
     tail = "" if math.isnan(error) else f" ± {error:.3f}"
-    return f"{metric[name]:.3f}{tail} (perplexity {math.exp(metric[name]):.1f})"
+    perplexity = math.exp(min(metric[name], _MOST_NATS))
+    told = f"{perplexity:.1f}" if perplexity < 10000 else f"{perplexity:.0e}"
+    return f"{metric[name]:.3f}{tail} ({told})"
 
 
 def metrics_table(result: Result) -> Table:
@@ -52,15 +57,12 @@ def metrics_table(result: Result) -> Table:
     name = headline(result)
     metrics, gains = result["metrics"], result.get("gains", {})
     private = is_private(result)
-    ours = [("federated_no_privacy", "federated gains")] if "federated_no_privacy" in gains else []
-    ours += (
-        [("federated", "with privacy" if private else "federated gains")] if gains.get("federated") else []
-    )
-    table = Table(title=f"{result['recipe_name']}: {name} on held-out data", title_justify="left")
-    table.add_column("trained how")
-    table.add_column(name, justify="right")
-    for _, title in ours:
-        table.add_column(title, justify="right")
+    plain = "federated\ngains"
+    ours = [("federated_no_privacy", plain)] if "federated_no_privacy" in gains else []
+    ours += [("federated", "with\nprivacy" if private else plain)] if gains.get("federated") else []
+    figures = (name if name == "accuracy" else f"{name}\n(perplexity)", *(title for _, title in ours))
+    title = f"{result['recipe_name']}: {name} on held-out data"
+    table = listing("trained how", *figures, title=title, right=figures)
 
     def row(key: str, label: str, metric: dict[str, float], *, bold: bool = False) -> None:
         cells = [label, format_metric(metric, name)]
@@ -99,14 +101,9 @@ def clients_table(result: Result) -> Table:
     from motet.recipe.units import UNIT_WORDS
 
     unit = UNIT_WORDS.get(result.get("privacy_unit") or "")
-    table = Table(
-        title="clients",
-        title_justify="left",
-        caption=f"epsilon is for {unit}" if unit else None,
-        caption_justify="left",
-    )
-    for column in ("client", "rank", "examples", "sent", "received", "epsilon"):
-        table.add_column(column, justify="left" if column == "client" else "right")
+    figures = ("rank", "examples", "sent", "received", "epsilon")
+    table = listing("client", *figures, title="clients", right=figures)
+    table.caption, table.caption_justify = f"epsilon is for {unit}" if unit else None, "left"
     for client in result["clients"]:
         epsilon = client["epsilon"]
         table.add_row(

@@ -17,6 +17,8 @@ from motet.cli.reach import Coordinator, Home, WhoAmI, again, reached
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.table import Table
+
     from motet.connection.connection import Connection
     from motet.recipe import Recipe
     from motet.wire.control import Round, Run
@@ -26,6 +28,7 @@ RunId = Annotated[
     str, typer.Argument(help="The run; see `motet run list`.", metavar="RUN", autocompletion=run_ids)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_REASON = 60  # letters of why a run ended, in a list
 
 
 def described(run: Run, rounds: Sequence[Round], held_out: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
@@ -166,16 +169,24 @@ def list_command(
     if as_json:
         print(json.dumps([summary(run) for run in runs]))
         return
-    from rich.table import Table
+    from motet.cli.screen import console
 
-    from motet.cli.screen import console, printable
+    console().print(runs_table(runs) if runs else "no runs yet; submit one: motet run submit RECIPE")
 
-    table = Table("run", "name", "state", "rounds", "reason")
+
+def runs_table(runs: Sequence[Run]) -> Table:
+    """A row a run; with priorities where one of those that have not ended has any."""
+    from motet.cli.screen import listing, printable
+
+    has_priorities = any(run.priority for run in runs if not run.has_ended)
+    first = ("run", "name", "state", "rounds", *(["priority"] if has_priorities else []))
+    table = listing(*first, "reason", whole=("state", "rounds", "priority"))
     for run in runs:
-        reason = run.reason[:60] if run.has_ended else run.reason  # what is waited for is told whole
-        closed = f"{run.rounds_closed}/{run.rounds_total}"
-        table.add_row(run.run_id, run.name, run.state, closed, printable(reason))
-    console().print(table if runs else "no runs yet; submit one: motet run submit RECIPE")
+        cut = run.has_ended and len(run.reason) > _REASON  # what is waited for is told whole
+        reason = printable(run.reason[:_REASON] + " ..." if cut else run.reason)
+        cells = (run.run_id, run.name, run.state, f"{run.rounds_closed}/{run.rounds_total}")
+        table.add_row(*cells, *([str(run.priority)] if has_priorities else []), reason)
+    return table
 
 
 def _action(action: dict[str, Any]) -> str:
@@ -213,27 +224,16 @@ def show_command(
     if as_json:
         print(json.dumps(row))
         return
-    from rich.table import Table
-
     from motet.cli.screen import console, printable
 
     out = console()
-    out.print(
-        f"{row['run_id']} {row['name']}: {row['state']}, {row['rounds_closed']} of {row['rounds_total']} rounds closed"
-    )
+    closed = f"{row['rounds_closed']} of {row['rounds_total']} rounds closed"
+    out.print(f"{row['run_id']} {row['name']}: {row['state']}, {closed}")
     if row["reason"]:
         out.print(printable(row["reason"]))
     for action in row["actions"]:
         out.print(_action(action), soft_wrap=True)
-    table = Table("round", "state", "seconds", "error", "clients")
-    for r in row["rounds"]:
-        clients = ", ".join(c["client_id"] + _how(c) for c in r["clients"])
-        label = str(r["round_index"]) + (f" (attempt {r['attempt'] + 1})" if r["attempt"] else "")
-        error = "" if r["relative_error"] is None else f"{r['relative_error']:.1e}"
-        table.add_row(
-            label, r["state"], "" if r["seconds"] is None else f"{r['seconds']:.1f}", error, clients
-        )
-    out.print(table)
+    out.print(rounds_table(row["rounds"]))
     if row["held_out"]:
         from motet.cli.held_out import held_out_table
 
@@ -243,6 +243,21 @@ def show_command(
             out.print(
                 f"before round {r['round_index']} the rank fell: relative error {r['truncation_error']:.3g}"
             )
+
+
+def rounds_table(rounds: Sequence[dict[str, Any]]) -> Table:
+    """A row an attempt at a round, of ``round_as_values``."""
+    from motet.cli.screen import listing
+
+    table = listing("round", "state", "seconds", "error", "clients", whole=("state", "seconds", "error"))
+    for r in rounds:
+        clients = ", ".join(c["client_id"] + _how(c) for c in r["clients"])
+        label = str(r["round_index"]) + (f" (attempt {r['attempt'] + 1})" if r["attempt"] else "")
+        error = "" if r["relative_error"] is None else f"{r['relative_error']:.1e}"
+        table.add_row(
+            label, r["state"], "" if r["seconds"] is None else f"{r['seconds']:.1f}", error, clients
+        )
+    return table
 
 
 def _whole(connection: Connection, run_id: str) -> dict[str, Any]:

@@ -13,7 +13,10 @@ import unicodedata
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from rich.console import Console
+    from rich.table import Table
 
 NARROW = 80
 _DUMB = ("dumb", "unknown")
@@ -24,6 +27,38 @@ def console(*, is_error: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=is_error, markup=False, highlight=False, emoji=False)
+
+
+def listing(
+    *headers: str,
+    title: str | None = None,
+    whole: Collection[str] = (),
+    right: Collection[str] = (),
+    is_open: bool = False,
+) -> Table:
+    """A table that fits its console and cuts no name: what is too long goes on in the next line of its cell.
+
+    Args:
+      *headers: of the columns.
+      title: above it.
+      whole: columns that stay in one piece: figures, which read otherwise when they are broken.
+      right: of those, the ones that stand to the right.
+      is_open: without lines, where columns are many.
+    """
+    from rich.box import HEAVY_HEAD
+    from rich.table import Table
+
+    table = Table(
+        title=title, title_justify="left", box=None if is_open else HEAVY_HEAD, pad_edge=not is_open
+    )
+    for header in headers:
+        table.add_column(
+            header,
+            overflow="fold",
+            no_wrap=header in whole or header in right,
+            justify="right" if header in right else "left",
+        )
+    return table
 
 
 def bear_every_letter() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from motet.cli.completing import recipes
 from motet.cli.export import cut_words
 from motet.cli.progress import RoundProgress
 from motet.cli.report import clients_table, is_private, metrics_table, plot_learning_curve
+from motet.cli.screen import console as made
 
 
 def print_result(result: dict[str, Any], out_dir: Path, *, as_json: bool) -> None:
@@ -22,7 +22,7 @@ def print_result(result: dict[str, Any], out_dir: Path, *, as_json: bool) -> Non
     if as_json:
         print(json.dumps(result))
         return
-    console = Console()
+    console = made()
     console.print()
     console.print(metrics_table(result))
     console.print()
@@ -31,13 +31,13 @@ def print_result(result: dict[str, Any], out_dir: Path, *, as_json: bool) -> Non
         console.print(
             "The noise of a private run is fresh every time: a second run gives another adapter, seed or no seed."
         )
-    console.print(f"\nadapter          {result['adapter_dir']}", highlight=False)
+    console.print(f"\nadapter          {result['adapter_dir']}", soft_wrap=True)
     if result.get("learned_rank"):
-        console.print(f"                 {cut_words(result)}", highlight=False)
-    console.print(f"learning curve   {picture}", highlight=False)
+        console.print(f"                 {cut_words(result)}", soft_wrap=True)
+    console.print(f"learning curve   {picture}", soft_wrap=True)
     if (out_dir / "trackers").is_dir():
-        console.print(f"trackers         {out_dir / 'trackers'}", highlight=False)
-    console.print(f"took             {result['seconds']:.0f} s", highlight=False)
+        console.print(f"trackers         {out_dir / 'trackers'}", soft_wrap=True)
+    console.print(f"took             {result['seconds']:.0f} s", soft_wrap=True)
 
 
 def _class_of(text: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from motet.cli.watched_run import state_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.console import Console, ConsoleOptions, OverflowMethod, RenderableType, RenderResult
 
     from motet.cli.watched_run import WatchedRun
     from motet.wire.control import Budget, Contribution, Run
@@ -40,6 +40,8 @@ _TOLD = (
 )
 _COUNTED = ("clipped", "rejected", "late_replies", "refused_replies", "duplicate_replies", "equivocations")
 _LEAST_ROWS = 3
+_RUN, _NAME = 20, 22  # columns of a picture's names
+_CUT = "whole names: --json"
 
 
 def sparkline(values: Sequence[float], width: int = 12) -> str:
@@ -83,9 +85,11 @@ class RunView:
             )  # head of the table, summary, and the last line
             shown = min(len(clients), max(_LEAST_ROWS, room))
         yield Text()
-        yield clients_table(clients[:shown], self._watched.budgets)
+        yield clients_table(clients[:shown], self._watched.budgets, is_whole=self._is_whole)
         counts = ", ".join(f"{n} {state}" for state, n in self._watched.states().items())
         more = f"; {len(clients) - shown} more" if shown < len(clients) else ""
+        if not self._is_whole and any(len(c.client_id) > _NAME for c in clients[:shown]):
+            more += f"; {_CUT}"
         noun = "client" if len(clients) == 1 else "clients"
         yield Text(f"{len(clients)} {noun}: {counts}{more}", style="dim", no_wrap=True, overflow="ellipsis")
 
@@ -144,10 +148,13 @@ class RunView:
         return [*lines, " · ".join(parts) if not is_ascii else ", ".join(parts)] if parts else lines
 
 
-def clients_table(rows: Sequence[Contribution], budgets: dict[str, Budget]) -> Table:
-    """This round's clients; epsilon only where something was charged."""
+def clients_table(
+    rows: Sequence[Contribution], budgets: dict[str, Budget], *, is_whole: bool = False
+) -> Table:
+    """This round's clients; epsilon only where something was charged. ``is_whole``: cut no name and no reason."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("client", no_wrap=True, overflow="ellipsis", ratio=None, max_width=22)
+    overflow: OverflowMethod = "fold" if is_whole else "ellipsis"
+    table.add_column("client", no_wrap=not is_whole, overflow=overflow, max_width=_NAME)
     table.add_column("state", no_wrap=True)
     for name in ("rank", "received", "sent", "change"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -159,7 +166,7 @@ def clients_table(rows: Sequence[Contribution], budgets: dict[str, Budget]) -> T
         table.add_column("epsilon", justify="right", no_wrap=True)
         columns.append(lambda row: _epsilon(budgets.get(row.client_id)))
     if any(row.error_message or row.outcome for row in rows):
-        table.add_column("why", no_wrap=True, overflow="ellipsis", ratio=1)
+        table.add_column("why", no_wrap=not is_whole, overflow=overflow, ratio=1)
         columns.append(lambda row: printable(row.error_message or row.outcome))
     for row in rows:
         state = state_of(row)
@@ -205,22 +212,25 @@ def _waits(run: Run, away_s: float | None) -> list[str]:
 
 
 class RunsView:
-    """All runs that wait, run, or ended while they were watched."""
+    """All runs that wait, run, or ended while they were watched. ``is_whole``: every one, and no name cut."""
 
-    def __init__(self, runs: Callable[[], Sequence[tuple[Run, WatchedRun]]]) -> None:
-        self._runs = runs
+    def __init__(
+        self, runs: Callable[[], Sequence[tuple[Run, WatchedRun]]], *, is_whole: bool = False
+    ) -> None:
+        self._runs, self._is_whole = runs, is_whole
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """One row a run, cut to the terminal's height."""
         rows = self._runs()
-        room = max(_LEAST_ROWS, (options.height or console.height) - 3)
+        room = len(rows) if self._is_whole else max(_LEAST_ROWS, (options.height or console.height) - 3)
         table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column("run", no_wrap=True, overflow="ellipsis", max_width=20)
+        overflow: OverflowMethod = "fold" if self._is_whole else "ellipsis"
+        table.add_column("run", no_wrap=not self._is_whole, overflow=overflow, max_width=_RUN)
         table.add_column("state", no_wrap=True)
         table.add_column("rounds", no_wrap=True, justify="right")
         table.add_column("", no_wrap=True)
         table.add_column("left", no_wrap=True)
-        table.add_column("name, why it waits", no_wrap=True, overflow="ellipsis")
+        table.add_column("name, why it waits", no_wrap=not self._is_whole, overflow=overflow)
         for run, watched in rows[:room]:
             left = watched.seconds_left()
             table.add_row(
@@ -232,5 +242,8 @@ class RunsView:
                 Text(printable(run.name + (f": {run.reason}" if run.reason else ""))),
             )
         yield table
-        if len(rows) > room:
-            yield Text(f"{len(rows) - room} more: motet run list", style="dim")
+        words = [f"{len(rows) - room} more: motet run list"] if len(rows) > room else []
+        if not self._is_whole and any(len(run.run_id) > _RUN for run, _ in rows[:room]):
+            words.append(_CUT)
+        if words:
+            yield Text("; ".join(words), style="dim", no_wrap=True, overflow="ellipsis")

@@ -217,7 +217,7 @@ def watch_all(place: Place, *, timeout_s: float, as_json: bool) -> list[str]:
 
         with _live(RunsView(looks.rows)):
             go_on()
-        console().print(RunsView(looks.rows))
+        console().print(RunsView(looks.rows, is_whole=True))
     else:
         go_on()
     return [run.state for run, _ in looks.rows()]
