@@ -37,6 +37,7 @@ ROUTES: Mapping[str, tuple[str, ...]] = {
     "run.json": RUN,
     "run-rounds.csv": RUN,
     "run-clients.csv": RUN,
+    "run-held-out.csv": RUN,
     "ledger": (f"{_V1}LedgerService/GetCheckpoint",),
     **PROOFS,
     "clients": CLIENTS,

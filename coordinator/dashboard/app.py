@@ -126,6 +126,11 @@ class Pages:
         page = run_page(self._records, request.path_params["run_id"])
         return _file(downloads.clients_of_run_csv(page), f"{page.run_id}-clients.csv")
 
+    def run_held_out(self, request: Request, _session: Session) -> Response:
+        """What clients told of its adapters, as CSV."""
+        page = run_page(self._records, request.path_params["run_id"])
+        return _file(downloads.held_out_csv(page), f"{page.run_id}-held-out.csv")
+
     def ledger(self, request: Request, session: Session) -> Response:
         """Where the browser checks the ledger."""
         return self._page(request, session, "ledger.html")
@@ -292,6 +297,7 @@ def routes_of(pages: Pages) -> list[Route]:
         "runs.csv": ("/runs.csv", pages.runs_csv),
         "run-rounds.csv": ("/runs/{run_id}/rounds.csv", pages.run_rounds),
         "run-clients.csv": ("/runs/{run_id}/clients.csv", pages.run_clients),
+        "run-held-out.csv": ("/runs/{run_id}/held-out.csv", pages.run_held_out),
         "run.json": ("/runs/{run_id}/run.json", pages.run_json),
         "run": ("/runs/{run_id}", pages.run),
         "ledger": ("/ledger", pages.ledger),

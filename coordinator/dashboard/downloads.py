@@ -66,6 +66,14 @@ def clients_of_run_csv(page: RunPage) -> bytes:
     return as_csv(["round", "attempt", "client", "outcome"], rows)
 
 
+def held_out_csv(page: RunPage) -> bytes:
+    """A row for each client and adapter: what it told of it on examples that it does not train on."""
+    columns = ["rounds_done", "client", "accuracy", "loss", "num_examples"]
+    return as_csv(
+        columns, [[s.rounds_done, s.client_id, s.accuracy, s.loss, s.num_examples] for s in page.scores]
+    )
+
+
 def clients_csv(page: ClientsPage) -> bytes:
     """A row for each client of the page; the certificate's columns are empty for who may not see it."""
     columns = ["client", "class", "presence", "seen_at", "rank", "last_run", "last_outcome"]

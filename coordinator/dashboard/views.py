@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from coordinator.dashboard.pages.privacy import PrivacyPage
     from coordinator.dashboard.pages.run import RunPage
     from coordinator.dashboard.pages.runs import RunsPage
+    from motet.wire.control import Score
 
 SHOWN: dict[str, Callable[[float], str]] = {
     "seconds": seconds,
     "accuracy": percent,
+    "held_out_accuracy": percent,
     "macro_f1": percent,
 }
 COUNTS = ("clipped", "rejected", "late_replies", "duplicate_replies", "refused_replies", "equivocations")
 HOUR_S = 3600.0
+MOST_CLIENTS = 24  # with charts of their own; the downloads have all
 LAYERS = ("To the coordinator", "To the clients")
 
 
@@ -52,6 +55,7 @@ def charts_of_runs(page: RunsPage) -> list[Chart]:
 def learning_charts(page: RunPage) -> list[Chart]:
     """A curve for each figure that says how well the model learns, and each client's own score."""
     made = [_curve(f) for f in page.figures if f.is_learning]
+    made += _of_clients(page.scores)
     scores = page.client_figures
     if scores:
         show = SHOWN.get(scores[0].name, number)
@@ -70,6 +74,30 @@ def learning_charts(page: RunPage) -> list[Chart]:
             )
         )
     return [chart for chart in made if chart]
+
+
+def _of_clients(scores: Sequence[Score]) -> list[Chart | None]:
+    """How adapters do on the held-out examples of each client that tells: over the rounds, and the newest one."""
+    has_accuracy = any(s.accuracy is not None for s in scores)
+    name, show, sign = ("accuracy", percent, 1.0) if has_accuracy else ("loss", number, -1.0)
+    points: dict[str, list[tuple[int, float]]] = {}
+    for score in scores:
+        value = score.accuracy if has_accuracy else score.loss
+        if value is not None:
+            points.setdefault(score.client_id, []).append((score.rounds_done, value))
+    worst_first = sorted(points, key=lambda client: (sign * points[client][-1][1], client))
+    shown = sorted(worst_first[:MOST_CLIENTS])
+    note = "the clients' own held-out examples, by their own word; round 0 is before training"
+    if len(shown) < len(points):
+        note += f"; the {len(shown)} of {len(points)} clients that the model does worst at"
+    title, heads = f"{name.capitalize()} at each client", [name.capitalize()]
+    series = [Series(label=client, points=points[client]) for client in shown]
+    lines = line_chart(f"{name}-by-client", title, series, Axes(show=show), note=note)
+    newest = max((s.rounds_done for s in scores), default=0)
+    last = {client: points[client][-1] for client in shown}
+    bars = [Bar(label=client, parts=(value,)) for client, (done, value) in last.items() if done == newest]
+    after = f"{title}, after round {newest}"
+    return [lines, lying_bars(f"newest-{name}", after, heads, bars, of="Client", show=show, note=note)]
 
 
 def round_charts(page: RunPage) -> list[Chart]:

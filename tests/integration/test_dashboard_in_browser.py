@@ -5,6 +5,7 @@ import datetime
 import pytest
 from browser import axe_faults
 from dashboard_home import play, submit
+from judged_run import FIGURES, judged_run
 from serving import served, site
 
 from coordinator.dashboard import server
@@ -25,6 +26,7 @@ def dashboard(tmp_path_factory):
     submit(store, "r-1", name="played")
     for n in range(2):
         play(store, "r-1", n, failing=("b",) if n else (), message=HOSTILE)
+    judged_run(store)
     store.ledger.publish()
     with serving_dashboard(home, "127.0.0.1:0") as shown:
         yield shown
@@ -221,6 +223,30 @@ def test_the_ledger_page_checks_the_ledger_of_this_coordinator(enter, dashboard)
     researcher.get_by_role("button", name="Check every entry").click()
     researcher.wait_for_selector("[data-state=whole]")
     assert "your role does not show" in researcher.locator("li[data-step='Hashes of entries']").inner_text()
+
+
+def test_held_out_figures_of_each_client_are_drawn_told_as_a_table_and_downloaded(enter):
+    page = enter("researcher").see("/runs/r-judged")
+    drawn = page.locator("#fig-accuracy-by-client")
+    lines = drawn.locator("svg:visible .line")
+    assert lines.count() == 2, "a and b tell, c does not"
+    assert all(box["width"] > 0 for box in (line.bounding_box() for line in lines.all()))
+    assert page.locator("#fig-newest-accuracy svg:visible .bar").count() == 2
+    drawn.get_by_text("As a table").click()
+    cells = drawn.locator("tbody tr").evaluate_all(
+        "rows => rows.map(r => [...r.cells].map(c => c.textContent))"
+    )
+    assert [row[1] for row in cells] == [f"{100 * FIGURES[done]['a'][1]:.0f} %" for done in range(4)]
+    mean = page.locator("#fig-held-out-accuracy")
+    mean.get_by_text("As a table").click()
+    assert mean.locator("tbody tr").last.inner_text().split() == ["3", "80", "%"]
+    with page.expect_download() as told:
+        page.get_by_role("link", name="Held-out CSV").click()
+    rows = told.value.path().read_text().splitlines()
+    assert rows[0] == "rounds_done,client,accuracy,loss,num_examples"
+    assert rows[-1] == "3,b,0.5,0.8,10"
+    assert len(rows) == 1 + sum(map(len, FIGURES.values()))
+    assert page.see("/runs/r-1").locator("#fig-accuracy-by-client").count() == 0, "the control"
 
 
 FOREIGN = """<!doctype html><title>foreign</title><link rel="icon" href="data:,">

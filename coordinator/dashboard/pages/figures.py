@@ -1,13 +1,15 @@
-"""A run's figures by round: what the coordinator has counted, and what a simulation has measured on held-out examples.
+"""A run's figures by round: what the coordinator has counted, and how well the model learns.
 
-In a deployment losses and accuracies stay with the data owners. What is shown is what the record holds: figures of
-the coordinator's own, and of a run that one person simulated the held-out scores in its ``result.json``.
+What is shown is what the record holds: figures of the coordinator's own; loss and accuracy on clients' held-out
+examples where a recipe asks for them and owners share; and the scores of a simulation's ``result.json``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from coordinator.storage.scores import ACCURACY, LOSS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,11 +26,16 @@ TITLES = {
     "duplicate_replies": "Answers sent twice",
     "refused_replies": "Answers not admitted",
     "equivocations": "Clients that told two stories",
+    "held_out_accuracy": "Accuracy, held out at clients",
+    "held_out_loss": "Loss, held out at clients",
     "accuracy": "Accuracy",
     "loss": "Loss",
     "perplexity": "Perplexity",
     "macro_f1": "Macro F1",
 }
+HELD_OUT = (
+    "examples that clients do not train on; the mean of those who tell, by examples; 0 is before training"
+)
 COUNTED = frozenset(
     {
         "relative_error", "truncation_error", "seconds", "clipped", "rejected", "late_replies",
@@ -68,17 +75,24 @@ def title_of(name: str) -> str:
     return TITLES.get(name, name.replace("_", " ").replace("/", " / ").capitalize())
 
 
-def figures_of(metrics: Iterable[MetricRow], result: Mapping[str, Any]) -> list[Figure]:
+def figures_of(
+    metrics: Iterable[MetricRow], result: Mapping[str, Any], held_out: Mapping[int, Mapping[str, float]]
+) -> list[Figure]:
     """Figures of learning first, then those that were counted, each by name.
 
     Args:
       metrics: rows of the run.
       result: of a simulation; empty without one.
+      held_out: rounds done -> means of what clients told of that adapter (``coordinator.storage.scores.means``).
     """
     points: dict[str, list[tuple[int, float]]] = {}
     for row in metrics:
         points.setdefault(row.name, []).append((row.round_index + 1, row.value))
     made = [Figure(name=n, title=title_of(n), points=sorted(p)) for n, p in points.items()]
+    for name in (ACCURACY, LOSS):
+        curve = [(rounds_done, told[name]) for rounds_done, told in held_out.items() if name in told]
+        if curve:
+            made.append(Figure(name=name, title=title_of(name), points=sorted(curve), note=HELD_OUT))
     for name, curve in _curves(result).items():
         if name not in points:
             note = "held-out examples, scored where the run was simulated"
@@ -86,9 +100,8 @@ def figures_of(metrics: Iterable[MetricRow], result: Mapping[str, Any]) -> list[
     return sorted(made, key=lambda f: (not f.is_learning, f.title))
 
 
-def client_figures(metrics: Iterable[MetricRow], result: Mapping[str, Any]) -> list[ClientFigure]:
+def client_figures(result: Mapping[str, Any]) -> list[ClientFigure]:
     """The main score of each client's own model beside the federated one, where a simulation has measured them."""
-    del metrics  # the record of a deployment has none: scores stay with the data owners
     told = result.get("metrics")
     if not isinstance(told, dict) or not isinstance(told.get("federated"), dict):
         return []

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.dashboard.pages.figures import ClientFigure, Figure, client_figures, figures_of
 from coordinator.rounds.table import ENDED
-from coordinator.rpc.records import approved_by, reason_of, rounds_of
+from coordinator.rpc.records import approved_by, reason_of, rounds_of, scores_of
+from coordinator.storage.scores import means
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from coordinator.dashboard.records import Records
-    from motet.wire.control import Contribution, Round
+    from motet.wire.control import Contribution, Round, Score
 
 LEFT_BEHIND = frozenset({"deadline", "overtaken"})
 """Reasons of an answer that did not come in time; ``overtaken``: the round closed with others."""
@@ -72,7 +73,10 @@ class ClientInRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPage:
-    """Everything on the page of a run. Times are seconds since 1970, bytes are of payloads."""
+    """Everything on the page of a run. Times are seconds since 1970, bytes are of payloads.
+
+    ``scores``: what clients told of adapters on their held-out examples, by rounds done and client.
+    """
 
     run_id: str
     name: str
@@ -96,6 +100,7 @@ class RunPage:
     clients: Sequence[ClientInRun]
     figures: Sequence[Figure]
     client_figures: Sequence[ClientFigure]
+    scores: Sequence[Score]
 
     @property
     def is_over(self) -> bool:
@@ -159,8 +164,9 @@ def run_page(records: Records, run_id: str) -> RunPage:
         rounds_total=int(recipe["training"]["rounds"]),
         attempts=attempts,
         clients=_clients(rounds),
-        figures=figures_of(metrics, records.result_of(run_id)),
-        client_figures=client_figures(metrics, records.result_of(run_id)),
+        figures=figures_of(metrics, records.result_of(run_id), means(store.scores.of(run_id))),
+        client_figures=client_figures(records.result_of(run_id)),
+        scores=scores_of(store, run_id),
     )
 
 
