@@ -74,7 +74,7 @@ def _check_signature(
     request: RenewSignedRequest, certificate: x509.Certificate, authority: Authority
 ) -> None:
     key = certificate.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise TypeError
     der = certificate.public_bytes(Encoding.DER)
     statement = renewal_statement(authority.federation, authority.pin, der, request.signed_at)

@@ -202,6 +202,23 @@ def test_a_forged_request_is_refused_in_one_sentence_and_changes_nothing(
         assert renewed(enrolment, signed_renewal(first, keys.own, authority, at)) != first  # positive control
 
 
+def test_strangers_reach_no_table(tmp_path, enrolment, store, keys, first, authority, clock, monkeypatch):
+    class ReachedError(Exception):
+        pass
+
+    def reached(*_arguments, **_named):
+        raise ReachedError
+
+    monkeypatch.setattr(store.identities, "following", reached)
+    requests = forged(tmp_path, enrolment, keys, first, authority, int(clock.at))
+    known = requests.pop("never recorded")  # by this authority, and its key: only the table knows better
+    for request in requests.values():
+        with pytest.raises(RenewalRefusedError):
+            enrolment.renew_signed(request)
+    with pytest.raises(ReachedError):  # positive control
+        enrolment.renew_signed(known)
+
+
 def test_a_person_s_certificate_is_not_renewed_by_signature(enrolment, store, tmp_path, authority, clock):
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.fromtimestamp(clock.at, datetime.UTC)
