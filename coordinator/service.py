@@ -31,6 +31,7 @@ from coordinator.errors import DatabaseAwayError, LeadLostError
 from coordinator.leadership import LEASE_S, Leadership, candidate_of
 from coordinator.observing.server import observed
 from coordinator.observing.status import Status
+from coordinator.open_files import allow_many_open_files
 from coordinator.presence import Presence, watching_presence
 from coordinator.recording.recorder import Recorder
 from coordinator.storage.artifacts import ArtifactStore, open_artifacts
@@ -125,6 +126,7 @@ def serve(
       MotetError: the home folder is in use or not writable, lacks what the leader's has, a port is taken, or a child
         process does not start.
     """
+    allow_many_open_files()  # SuperLink and gateway inherit it
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
