@@ -109,8 +109,10 @@ class RunView:
             attempt = f", attempt {newest.attempt + 1}" if newest.attempt else ""
             label = f"round {newest.round_index + 1} of {run.rounds_total}{attempt}"
             told.append(f"{duration(self._watched.now() - newest.started_at)} in it")
-            if not {"training", "ordered"} & set(self._watched.states()) and newest.contributions:
-                told.append("adding up")
+            adding = self._watched.adding_up()
+            if adding is not None:
+                passed, more = adding
+                told.append(f"adding up for {duration(passed) if more is None else f'{duration(more)} more'}")
         if left is not None:
             told.append(f"{duration(left)} left")
         elif run.state == "RUNNING" and not run.rounds_closed:

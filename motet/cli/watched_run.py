@@ -43,6 +43,9 @@ class WatchedRun:
         self.figures: dict[str, list[float]] = {}
         self.budgets: dict[str, Budget] = {}
         self.away_s: float | None = None
+        self._adding: dict[tuple[int, int], float] = {}  # attempt -> since when all have answered
+        self._seen_to_begin: set[tuple[int, int]] = set()
+        self._added_s: list[float] = []  # of rounds that were seen from the last answer to their end
 
     def take(self, event: RunEvent) -> bool:
         """Learn an event; whether it told anything new."""
@@ -55,10 +58,38 @@ class WatchedRun:
                 return is_new
             if event.round is not None:
                 key = (event.round.round_index, event.round.attempt)
-                is_new = self.rounds.get(key) != event.round
+                before = self.rounds.get(key)
                 self.rounds[key] = event.round
-                return is_new
+                self._time_adding(key, before, event.round, event.at or self.now())
+                return before != event.round
             return False
+
+    def _time_adding(self, key: tuple[int, int], before: Round | None, now: Round, at: float) -> None:
+        """Note when all of an attempt have answered, and how long it took from there to its end."""
+        if now.state == "PLANNED" and now.contributions and not _is_awaited(now):
+            self._adding.setdefault(key, at)
+            if before is not None and _is_awaited(before):
+                self._seen_to_begin.add(key)
+        elif now.state != "PLANNED":
+            began = self._adding.pop(key, None)
+            if began is not None and key in self._seen_to_begin and now.state == "CLOSED":
+                self._added_s.append(max(0.0, (now.closed_at or at) - began))
+
+    def adding_up(self) -> tuple[float, float | None] | None:
+        """While the coordinator adds up: for how long, and how long it will be; None while clients are awaited.
+
+        How long it will be is the median of the last rounds of this run whose adding up was seen from its beginning;
+        None before there was one, and where this one has taken longer already.
+        """
+        newest = self.newest()
+        with self._lock:
+            began = None if newest is None else self._adding.get((newest.round_index, newest.attempt))
+            known = self._added_s[-RECENT:]
+        if began is None:
+            return None
+        passed = max(0.0, self.now() - began)
+        left = statistics.median(known) - passed if known else 0.0
+        return passed, left if left > 0 else None
 
     def take_figures(self, metrics: Sequence[Metric]) -> None:
         """The coordinator's figures of all rounds so far."""
@@ -117,7 +148,9 @@ class WatchedRun:
         with self._lock:
             ends = [r.closed_at for r in self.rounds.values() if r.closed_at and r.state == "CLOSED"]
         elapsed = max(0.0, self.now() - max(ends))
-        return max(0.0, pace * (rounds_left - 1)) + max(0.0, pace - elapsed) if rounds_left else 0.0
+        _, adding_left = self.adding_up() or (0.0, None)
+        this = max(0.0, pace - elapsed, adding_left or 0.0)
+        return max(0.0, pace * (rounds_left - 1)) + this if rounds_left else 0.0
 
     def clients(self) -> list[Contribution]:
         """Those of the newest attempt: who failed, refused or is late first, then who works, then who is done."""
@@ -138,6 +171,11 @@ class WatchedRun:
         with self._lock:
             mine = [b for b in self.budgets.values() if b.client_id in names or not names]
         return max(mine, key=lambda b: (b.total / b.limit if b.limit else 0.0, b.total), default=None)
+
+
+def _is_awaited(attempt: Round) -> bool:
+    """Whether an answer is awaited."""
+    return any(c.state == "ORDERED" for c in attempt.contributions)
 
 
 def _place(state: str) -> int:

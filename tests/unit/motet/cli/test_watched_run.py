@@ -85,6 +85,62 @@ def test_no_time_left_is_told_before_a_round_was_measured_or_while_the_run_waits
     assert watching(RUN, closed(0, 900, 910))[0].seconds_left() is not None
 
 
+WAITS, DONE = Contribution(client_id="a", state="ORDERED"), Contribution(client_id="a", state="RECEIVED")
+
+
+def tell(watched, at, item, number=1):
+    watched.take(RunEvent(number=number, at=at, **{"run" if isinstance(item, Run) else "round": item}))
+
+
+def adds_up(watched, index, answered, end):
+    """One round that is seen to be answered, and to close."""
+    tell(watched, answered - 5, planned(index, answered - 10, WAITS))
+    tell(watched, answered, planned(index, answered - 10, DONE))
+    tell(watched, end + 0.3, closed(index, answered - 10, end))
+
+
+def test_how_long_adding_up_will_be_is_the_median_of_the_rounds_before():
+    watched, clock = watching(replace(RUN, rounds_closed=3))
+    for index, took in enumerate((4, 20, 8)):
+        adds_up(watched, index, 900.0 + 50 * index, 900.0 + 50 * index + took)
+    tell(watched, 1100.0, planned(3, 1050, WAITS))
+    assert watched.adding_up() is None
+    tell(watched, 1110.0, planned(3, 1050, DONE))
+    clock.at += 3
+    assert watched.adding_up() == pytest.approx((3, 5))
+    assert "adding up for 5 s more" in drawn(RunView(watched), 100)
+    clock.at += 30  # it takes longer than those before
+    assert watched.adding_up() == (pytest.approx(33), None)
+    assert "adding up for 33 s" in drawn(RunView(watched), 100)
+    tell(watched, 1150.0, closed(3, 1050, 1149))
+    assert watched.adding_up() is None
+
+
+def test_without_an_earlier_round_adding_up_says_how_long_it_has_been():
+    watched, clock = watching(
+        replace(RUN, rounds_closed=3), closed(2, 900, 950)
+    )  # as it was found: not timed
+    tell(watched, 1000.0, planned(3, 990, DONE))
+    clock.at += 12
+    assert watched.adding_up() == (pytest.approx(12), None)
+    assert "adding up for 12 s" in drawn(RunView(watched), 100)
+    tell(watched, 1020.0, closed(3, 990, 1019))  # nor is one that was found while it added up
+    tell(watched, 1030.0, planned(4, 1020, WAITS))
+    tell(watched, 1031.0, planned(4, 1020, DONE))
+    assert watched.adding_up() == (pytest.approx(0), None)
+
+
+def test_an_attempt_that_was_given_up_times_no_adding_up():
+    watched, _ = watching(RUN)
+    tell(watched, 1000.0, planned(3, 990, WAITS))
+    tell(watched, 1001.0, planned(3, 990, replace(DONE, state="FAILED")))
+    tell(watched, 1002.0, replace(closed(3, 990, 1002), state="ABORTED"))
+    again = replace(planned(3, 1003, WAITS), attempt=1)
+    tell(watched, 1003.0, again)
+    tell(watched, 1004.0, replace(again, contributions=(DONE,)))
+    assert watched.adding_up() == (pytest.approx(0), None)
+
+
 def test_an_event_that_is_told_again_after_a_restart_is_no_news():
     watched, _ = watching(RUN)
     assert not watched.take(RunEvent(number=7, at=1001.0, run=RUN))
