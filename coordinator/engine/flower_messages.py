@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PART_BYTES = 4 << 20  # one record a part: below the gateway's limit on a body
+OBJECTS_BESIDE = 8  # of a reply, beside its parts: the message, its records, and some for a Flower to come
 _CODES = {
     ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "client_crashed",
     ErrorCode.INVALID_FAB: "bundle_refused",
@@ -72,7 +73,8 @@ class IncomingReply:
       head: the announcement.
       tree: ids of the objects that the reply consists of.
       run_id: the carrier run.
-      most_bytes: of all its objects; with more it is given up, at the first object too many.
+      most_bytes: of all its objects; with more it is given up, at the first object too many. One that has more objects
+        than so many bytes have parts is given up at once: each costs a call, and everybody else waits meanwhile.
     """
 
     def __init__(
@@ -88,6 +90,8 @@ class IncomingReply:
     def look(self, runtime: RuntimeHttpClient) -> Arrived | None:
         """Take what has been uploaded by now; the outcome once nothing is missing, else None."""
         node = Node(node_id=SUPERLINK_NODE_ID)
+        if len(self._missing) > self._most_bytes // PART_BYTES + OBJECTS_BESIDE:
+            return self._failed("malformed_reply", "the reply consists of more parts than its size needs")
         while self._missing:
             object_id = self._missing[0]
             answer = runtime.PullObject(

@@ -140,3 +140,20 @@ def test_a_reply_larger_than_a_message_may_be_is_dropped_while_it_arrives(replie
     assert arrived.code == "malformed_reply"
     assert "larger" in arrived.reason
     assert store.asked < len(store.objects)
+
+
+def test_a_reply_of_a_great_many_tiny_objects_costs_no_call(replied):
+    tiny = RecordDict(
+        {f"part-{i:05d}": ConfigRecord({"data": bytes([i % 256, i // 256])}) for i in range(3000)}
+    )
+    reply, store = replied(tiny, most_bytes=1 << 20)
+    store.there = set(store.objects)
+    arrived = reply.look(store)
+    assert (arrived.code, arrived.data, store.asked) == ("malformed_reply", None, 0)
+
+
+@pytest.mark.parametrize("size", [1, PART_BYTES, 3 * PART_BYTES, 3 * PART_BYTES + 1])
+def test_a_reply_as_large_as_it_may_be_has_no_part_too_many(replied, size):
+    reply, store = replied(split(b"x" * size), most_bytes=size + 4096)
+    store.there = set(store.objects)
+    assert reply.look(store).data == b"x" * size
