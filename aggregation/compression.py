@@ -8,7 +8,7 @@ Payload: the tensors one after the other, sorted by name. Names, shapes and the 
 
 - ``bf16``: 2 bytes a number, rounded to nearest even.
 - ``int8``: blocks of ``block`` numbers: the blocks' sizes as float32 (the largest absolute value / 127), then 1 byte
-a number.
+  a number.
 - ``int4``: the same with / 7, two numbers a byte, the first in the low half.
 - ``ternary``: the ``density`` share of numbers of largest absolute value, as signs times one size; the gaps between
   them in Rice code. Yadav et al. 2023, https://arxiv.org/abs/2311.13171; Golomb 1966.
@@ -44,8 +44,7 @@ class Scheme:
       block: numbers that share a size (int8, int4).
       density: share of numbers kept, in (0, 1] (ternary); at least one is.
       spread: the size of kept signs is ``spread`` times the standard deviation of all numbers, as in the paper; None
-      takes the
-        mean absolute value of the kept, which has the least squared error.
+        takes the mean absolute value of the kept, which has the least squared error.
 
     Raises:
       ValueError: a setting out of its range.

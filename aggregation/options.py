@@ -108,6 +108,14 @@ def option_refusal(method: str, option: Option) -> No | None:
     return _REFUSED[option].get(method)
 
 
+_BEYOND_TWICE: Mapping[str, int] = {"multi_krum": 3, "trimmed": 1, "coordinate_trimmed_mean": 1}
+
+
+def least_clients(rule: str, num_bad: int) -> int:
+    """How many updates a robust rule needs to outvote ``num_bad`` wrong ones; 1 for rules that read no such number."""
+    return 2 * num_bad + _BEYOND_TWICE[rule] if rule in _BEYOND_TWICE else 1
+
+
 def clash(one: str, other: str) -> tuple[str, str] | None:
     """Why two options do not go together, and what to do; None where they do."""
     return CLASHES.get(frozenset({one, other}))

@@ -7,8 +7,7 @@ file that any reader of the format reads.
 
 Keys: ``lora/<layer>/A``, ``lora/<layer>/B``, ``lora/<layer>/scale`` (shape (1,)), the same under ``base/``;
 under ``half/`` either A or B, and the scale; ``core/<layer>``, ``dense/<name>``, ``control/<kind>/<name>``.
-Checks go from cheap to dear:
-length, header, keys, types, shapes, offsets, finiteness.
+Checks go from cheap to dear: length, header, keys, types, shapes, offsets, finiteness.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Server optimisers: the mean of a round is a step, and steps are given momentum or their own size.
 
 Reddi et al. 2020, https://arxiv.org/abs/2003.00295, Algorithm 2, without bias correction, and Hsu et al. 2019 for
-FedAvgM, https://arxiv.org/abs/1909.06335. The step of a round is ``D = mean - values``, so that the learning rate 1
-of
-``fedavgm`` without momentum is the mean itself.
+FedAvgM, https://arxiv.org/abs/1909.06335. The step of a round is ``D = mean - values``: ``fedavgm`` at learning rate 1
+and without momentum gives the mean itself.
 
 They work on numbers in which the model is linear: Fed-SB's cores, FFA-LoRA's B, RoLoRA's factor of the round,
 FedSA-LoRA's A, and heads. For methods that train both factors the product is not linear in them, and after an SVD

@@ -55,11 +55,6 @@ class RobustOptions:
         if not self.clip_factor >= 1 or self.num_bad < 0:
             raise ValueError(f"{self}: need clip_factor >= 1 and num_bad >= 0")
 
-    def least_clients(self) -> int:
-        """How many updates the rule needs to outvote ``num_bad``."""
-        extra = {"multi_krum": 3, "trimmed": 1, "coordinate_trimmed_mean": 1}
-        return 2 * self.num_bad + extra[self.rule] if self.rule in extra else 1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:

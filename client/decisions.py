@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from client.errors import LedgerError
 from client.keys import load_key
 from client.ledger import ClientLedger
-from motet.audit.decisions import is_signed_by_one_of, signed
+from motet.audit.decisions import signed
 from privacy.ledger.entries import Decision, body_from, fields_of
 from privacy.ledger.errors import LedgerFormatError
 
@@ -66,17 +66,17 @@ class Decisions:
         """Sign a decision and append it; durable when this returns. The same decision twice is one.
 
         Args:
-            client_id: this client's name.
-            recipe_sha256: what is decided on.
-            decision: ``approved`` or ``refused``.
-            policy_sha256: of the policy file in force; empty without one.
-            at_ms: milliseconds since 1970 (UTC).
-            made_by: ``owner`` or ``rule``.
-            reason: for the operator and the auditor; it leaves with the decision.
+          client_id: this client's name.
+          recipe_sha256: what is decided on.
+          decision: ``approved`` or ``refused``.
+          policy_sha256: of the policy file in force; empty without one.
+          at_ms: milliseconds since 1970 (UTC).
+          made_by: ``owner`` or ``rule``.
+          reason: for the operator and the auditor; it leaves with the decision.
 
         Raises:
-            ClientKeyError: there is no key.
-        LedgerError: the ledger can not be written.
+          ClientKeyError: there is no key.
+          LedgerError: the ledger can not be written.
         """
         made: list[Decision] = []
 
@@ -124,8 +124,3 @@ def _decisions(rows: Sequence[dict[str, Any]]) -> list[Decision]:
         if isinstance(body, Decision):
             found.append(body)
     return found
-
-
-def unsigned_by(decisions: Sequence[Decision], pem: str) -> list[Decision]:
-    """Those that the key did not sign: the file was written by somebody else."""
-    return [d for d in decisions if not is_signed_by_one_of(d, [pem])]

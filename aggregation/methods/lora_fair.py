@@ -6,8 +6,7 @@ enters through ``C = DW A^T`` (m, r) and ``G = A A^T`` (r, r) or the stack's Gra
 
 - ``ridge`` (default), ``S = ||DW - B' A||_F^2``: ``B' = (C + lambda B)(G + lambda I)^-1``. ``lambda -> inf`` gives
   FedIT, ``lambda = 0`` projects DW onto the row space of A.
-- ``cosine_global``, ``S = 1 - cos(DW, B' A)`` of the whole matrices. The cosine knows no size: with a small lambda
-the
+- ``cosine_global``, ``S = 1 - cos(DW, B' A)`` of the whole matrices. The cosine knows no size: with a small lambda the
   product can come out much too short.
 - ``cosine_columns``, ``S = 1 - mean_j cos(DW_j, (B' A)_j)`` over columns, as a public implementation does. It has
   no closed form; found by L-BFGS on factors.
@@ -69,14 +68,7 @@ def ridge_solution(mean: FactorPair, target: FactorPair, ridge: float) -> torch.
       target: DW in the unit of ``B A``, any rank.
       ridge: lambda >= 0, in the unit of ``||A||_F^2``. At 0 the pseudo-inverse of G is used.
     """
-    a, b = mean.A.double(), mean.B.double()
-    gram, c = a @ a.T, _times(target, a.T)
-    if ridge > 0:
-        system = gram + ridge * torch.eye(len(gram), dtype=gram.dtype)
-        solution: torch.Tensor = torch.linalg.solve(system, (c + ridge * b).T).T
-        return solution
-    projected: torch.Tensor = c @ torch.linalg.pinv(gram, hermitian=True)
-    return projected
+    return ridge_from_sums(mean, _times(target, mean.A.double().T), ridge)
 
 
 def _times(pair: FactorPair, right: torch.Tensor) -> torch.Tensor:
@@ -103,17 +95,23 @@ def ridge_correction(pairs: Sequence[FactorPair], shares: Sequence[float], ridge
 
 
 def ridge_from_sums(mean: FactorPair, second_sum: torch.Tensor, ridge: float) -> torch.Tensor:
-    """The same B' from two sums, for a server that sees sums only.
+    """The same B' from two sums, which a server that sees sums only can have.
 
-    First exchange: the means of A and of B. Second: each client adds ``p_k B_k (A_k A^T)`` (m, r):
-    ``second_sum``.
+    Args:
+      mean: the first sum: the means of B (m, r) and of A (r, n).
+      second_sum: C (m, r), ``sum_k p_k B_k (A_k A^T)``; each client adds its term once it knows the mean of A.
+      ridge: as in ``ridge_solution``.
+
+    Returns:
+      ``(C + lambda B)(G + lambda I)^-1`` with ``G = A A^T``, (m, r), float64.
     """
-    a, b = mean.A.double(), mean.B.double()
+    a, b, c = mean.A.double(), mean.B.double(), second_sum.double()
+    gram = a @ a.T
     if ridge > 0:
-        system = a @ a.T + ridge * torch.eye(len(a), dtype=a.dtype)
-        solution: torch.Tensor = torch.linalg.solve(system, (second_sum.double() + ridge * b).T).T
+        system = gram + ridge * torch.eye(len(gram), dtype=gram.dtype)
+        solution: torch.Tensor = torch.linalg.solve(system, (c + ridge * b).T).T
         return solution
-    projected: torch.Tensor = second_sum.double() @ torch.linalg.pinv(a @ a.T, hermitian=True)
+    projected: torch.Tensor = c @ torch.linalg.pinv(gram, hermitian=True)
     return projected
 
 

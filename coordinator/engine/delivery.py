@@ -33,8 +33,6 @@ from motet.wire.messages import TrainOrder, TrainReply
 from privacy.ledger.entries import reservation_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from coordinator.engine.grid import Grid
     from coordinator.engine.shape import ModelShape
     from coordinator.storage.artifacts import ArtifactStore

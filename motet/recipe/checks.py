@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aggregation.options import clash, mixed_rule_refusal, option_refusal
+from aggregation.options import clash, least_clients, mixed_rule_refusal, option_refusal
 from aggregation.table import refusal
 from motet.recipe.finding import Finding
 from motet.recipe.sketch_checks import gradient_sketch
@@ -351,9 +351,8 @@ def _robust(recipe: Recipe) -> Iterator[Finding]:
                 problem=f"{robust.rule} does not go with {other}: {clashing[0]}",
                 remedy=clashing[1],
             )
-    extra = {"multi_krum": 3, "trimmed": 1, "coordinate_trimmed_mean": 1}.get(robust.rule)
-    if extra is not None and recipe.cohort.minimum < 2 * robust.num_bad + extra:
-        needed = 2 * robust.num_bad + extra
+    needed = least_clients(robust.rule, robust.num_bad)
+    if recipe.cohort.minimum < needed:
         yield Finding(
             path=("cohort", "minimum"),
             problem=f"{robust.rule} needs {needed} replies to outvote {robust.num_bad} wrong, and "

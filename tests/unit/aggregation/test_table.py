@@ -13,7 +13,6 @@ from aggregation.adapter import AdapterState, ClientUpdate, FactorPair, HalfPair
 from aggregation.control import trained_values
 from aggregation.floats import floats_down
 from aggregation.methods import METHODS
-from aggregation.methods import table as beside_the_methods
 from aggregation.serialize import flatten
 from aggregation.table import COLUMNS, NEEDS, TABLE, No, as_markdown, nearest, refusal
 
@@ -74,7 +73,6 @@ def shifted(state, sign):
 
 def test_the_table_has_a_row_for_each_method_and_each_no_has_a_reason_and_a_way_out():
     assert list(TABLE) == list(METHODS)
-    assert beside_the_methods.TABLE is TABLE
     for name in TABLE:
         for need in NEEDS:
             no = refusal(name, need)

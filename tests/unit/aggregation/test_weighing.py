@@ -7,6 +7,7 @@ import torch
 
 from aggregation.adapter import AdapterState
 from aggregation.geometry import state_gram
+from aggregation.options import least_clients
 from aggregation.weighing import RobustOptions, Size, balanced_gram, weigh
 
 ONE = Size(change=1.0, factors=1.0)
@@ -108,7 +109,7 @@ def test_what_can_not_be_weighed_is_refused():
 
 
 def test_the_number_of_clients_that_a_rule_needs():
-    needed = {r: RobustOptions(rule=r, num_bad=2).least_clients() for r in ("multi_krum", "trimmed", "none")}
+    needed = {r: least_clients(r, 2) for r in ("multi_krum", "trimmed", "none")}
     assert needed == {"multi_krum": 7, "trimmed": 5, "none": 1}
 
 
