@@ -40,7 +40,7 @@ from coordinator.storage.planning import plan_attempt
 from coordinator.storage.resuming import let_go_on
 from coordinator.storage.scores import RecordedScores
 from coordinator.storage.sightings import Sightings
-from coordinator.storage.telling import Received, Refused, Sent, Told, tell, transition_of
+from coordinator.storage.telling import Refused, Told, tell, transition_of
 from coordinator.storage.witnessed import WitnessedCharges
 from motet.clock import Clock, SystemClock
 from motet.recipe import Recipe, canonical_json, recipe_sha256
@@ -383,41 +383,6 @@ class Store:
             return
         with self._making(*map(transition_of, all_told)) as session:
             tell(session, self._ledger, (run_id, round_index, attempt), all_told)
-
-    def order_sent(
-        self, run_id: str, round_index: int, attempt: int, client_id: str, *, message_id: str, bytes_down: int
-    ) -> None:
-        """Remember the message that carries an order."""
-        sent = Sent(client_id=client_id, message_id=message_id, bytes_down=bytes_down)
-        self.tell(run_id, round_index, attempt, [sent])
-
-    def reply_received(
-        self,
-        run_id: str,
-        round_index: int,
-        attempt: int,
-        client_id: str,
-        *,
-        payload_sha256: str,
-        bytes_up: int,
-        weight: float,
-        num_examples: int,
-        lora_rank: int | None = None,
-        compression_error: float | None = None,
-        withholds_metrics: bool = False,
-    ) -> None:
-        """An update is stored and admitted; its charge is settled. ``lora_rank``: where it is not what was ordered."""
-        received = Received(
-            client_id=client_id,
-            payload_sha256=payload_sha256,
-            bytes_up=bytes_up,
-            weight=weight,
-            num_examples=num_examples,
-            lora_rank=lora_rank,
-            compression_error=compression_error,
-            withholds_metrics=withholds_metrics,
-        )
-        self.tell(run_id, round_index, attempt, [received])
 
     def reply_failed(
         self, run_id: str, round_index: int, attempt: int, client_id: str, *, code: str, message: str

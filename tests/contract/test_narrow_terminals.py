@@ -4,6 +4,7 @@ import json
 
 import pytest
 from control_house import house
+from one_by_one import order_sent, reply_received
 from rich.cells import cell_len
 
 from coordinator.authority import ensure_authority, issue_identity
@@ -46,9 +47,9 @@ def served(tmp_path_factory):
         store.plan_round(*keys, **options, event=EVENT)
         for ward in WARDS:
             store.register_client(ward, b"key", capacity_class=LONG)
-            store.order_sent(*keys, ward, message_id=f"m-{ward}", bytes_down=123456789)
-        store.reply_received(
-            *keys, WARDS[0], payload_sha256="1" * 64, bytes_up=987654321, weight=1.0, num_examples=0
+            order_sent(store, *keys, ward, message_id=f"m-{ward}", bytes_down=123456789)
+        reply_received(
+            store, *keys, WARDS[0], payload_sha256="1" * 64, bytes_up=987654321, weight=1.0, num_examples=0
         )
         store.reply_failed(*keys, WARDS[1], code="policy_refused", message=MARKED)
         store.close_round(*keys, adapter_sha256="2" * 64, num_bytes=5, relative_error=0.25)

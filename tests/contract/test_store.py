@@ -9,6 +9,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from databases import Place
+from one_by_one import order_sent, reply_received
 from sqlalchemy import delete, inspect, text, update
 
 from aggregation.weighing import Verdict
@@ -62,9 +63,9 @@ def play(store, run, round_index=0, attempt=0):
     plan(store, run, round_index, attempt, event=EVENT)
     for client in "ab":
         message_id = f"m-{run}-{round_index}-{attempt}-{client}"
-        store.order_sent(run, round_index, attempt, client, message_id=message_id, bytes_down=1)
+        order_sent(store, run, round_index, attempt, client, message_id=message_id, bytes_down=1)
     update = {"payload_sha256": "1" * 64, "bytes_up": 1, "weight": 1.0, "num_examples": 0}
-    store.reply_received(run, round_index, attempt, "a", **update)
+    reply_received(store, run, round_index, attempt, "a", **update)
     store.reply_failed(run, round_index, attempt, "b", code="deadline", message="late")
 
 
@@ -151,7 +152,7 @@ def test_a_charge_counts_settled_or_not_and_over_all_runs(store):
     for name in ("r-1", "r-2"):
         store.submit_run(parse_recipe(RECIPE), run_id=name)
         plan(store, name, event=EVENT)
-    store.reply_received("r-1", 0, 0, "a", payload_sha256="1" * 64, bytes_up=1, weight=1.0, num_examples=0)
+    reply_received(store, "r-1", 0, 0, "a", payload_sha256="1" * 64, bytes_up=1, weight=1.0, num_examples=0)
     store.reply_failed("r-2", 0, 0, "a", code="deadline", message="late")
     store.abort_round("r-2", 0, 0, "nobody answered")
     assert store.spent_events("a") == [EVENT, EVENT]
@@ -184,7 +185,7 @@ def test_an_answer_after_the_deadline_changes_a_counter_and_no_payload(store):
     run = store.submit_run(parse_recipe(RECIPE))
     plan(store, run)
     store.reply_failed(run, 0, 0, "a", code="deadline", message="late")
-    store.reply_received(run, 0, 0, "a", payload_sha256="1" * 64, bytes_up=9, weight=1.0, num_examples=0)
+    reply_received(store, run, 0, 0, "a", payload_sha256="1" * 64, bytes_up=9, weight=1.0, num_examples=0)
     store.reply_late(run, 0, 0, "a", bytes_up=9)
     store.reply_late(run, 0, 0, "a", bytes_up=9)
     row = next(c for c in store.contributions(run) if c.client_id == "a")

@@ -7,6 +7,7 @@ import time
 import forked_motet
 import pytest
 from control_house import House, house
+from one_by_one import order_sent, reply_received
 from terminal import COLOUR, terminal
 
 from motet.recipe import parse_recipe
@@ -44,8 +45,8 @@ def begin(store, run_id, round_index=0):
     store.plan_round(*keys, start_sha256="0" * 64, deadline_s=50, ranks={"a": 2, "b": 2}, event=EVENT)
     for client in "ab":
         sent = {"message_id": f"m-{run_id}-{round_index}-{client}", "bytes_down": 1200}
-        store.order_sent(*keys, client, **sent)
-    store.reply_received(*keys, "a", payload_sha256="1" * 64, bytes_up=3400, weight=1.0, num_examples=0)
+        order_sent(store, *keys, client, **sent)
+    reply_received(store, *keys, "a", payload_sha256="1" * 64, bytes_up=3400, weight=1.0, num_examples=0)
 
 
 def close(store, run_id, round_index=0):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from control_house import house
+from one_by_one import order_sent, reply_received
 
 from coordinator.recording.recorder import DONE, Recorder
 from coordinator.storage.store import Store
@@ -62,9 +63,17 @@ def play(store, *rounds, event=None):
                 continue
             for client in "ab":
                 sent = {"message_id": f"m{index}{attempt}{client}", "bytes_down": 9}
-                store.order_sent("r-1", index, attempt, client, **sent)
-            store.reply_received(
-                "r-1", index, attempt, "a", payload_sha256="1" * 64, bytes_up=7, weight=1.0, num_examples=0
+                order_sent(store, "r-1", index, attempt, client, **sent)
+            reply_received(
+                store,
+                "r-1",
+                index,
+                attempt,
+                "a",
+                payload_sha256="1" * 64,
+                bytes_up=7,
+                weight=1.0,
+                num_examples=0,
             )
             store.close_round(
                 "r-1", index, attempt, adapter_sha256=f"{index}" * 64, num_bytes=5, relative_error=0.25

@@ -8,6 +8,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from one_by_one import order_sent, reply_received
 
 from coordinator.authority import ensure_authority, issue_identity
 from coordinator.authority.enrolment import Enrolment
@@ -143,8 +144,8 @@ def play(served, run_id, round_index=0):
     store.start_run(run_id)
     store.plan_round(*keys, start_sha256="0" * 64, deadline_s=5, ranks={"a": 2, "b": 2}, event=EVENT)
     for client in "ab":
-        store.order_sent(*keys, client, message_id=f"m-{run_id}-{round_index}-{client}", bytes_down=1)
-    store.reply_received(*keys, "a", payload_sha256="1" * 64, bytes_up=7, weight=1.0, num_examples=0)
+        order_sent(store, *keys, client, message_id=f"m-{run_id}-{round_index}-{client}", bytes_down=1)
+    reply_received(store, *keys, "a", payload_sha256="1" * 64, bytes_up=7, weight=1.0, num_examples=0)
     store.reply_failed(*keys, "b", code="deadline", message="late")
     store.close_round(*keys, adapter_sha256=f"{round_index}" * 64, num_bytes=5, relative_error=0.25)
     store.ledger.publish()

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 
+from one_by_one import order_sent, reply_received
 from starlette.testclient import TestClient
 
 from coordinator.dashboard.app import Place, build_app
@@ -84,13 +85,13 @@ def play(store, run_id, round_index=0, *, failing=(), code="client_failed", mess
         *keys, start_sha256="0" * 64, deadline_s=5, ranks=ranks, event=EVENT if private else None
     )
     for client, rank in ranks.items():
-        store.order_sent(*keys, client, message_id=f"m-{run_id}-{round_index}-{client}", bytes_down=100)
+        order_sent(store, *keys, client, message_id=f"m-{run_id}-{round_index}-{client}", bytes_down=100)
         if client in failing:
             store.reply_failed(*keys, client, code=code, message=message)
         else:
             sha = f"{ord(client):x}{round_index}".ljust(64, "1")
-            store.reply_received(
-                *keys, client, payload_sha256=sha, bytes_up=50 * rank, weight=1.0, num_examples=0
+            reply_received(
+                store, *keys, client, payload_sha256=sha, bytes_up=50 * rank, weight=1.0, num_examples=0
             )
     store.close_round(*keys, adapter_sha256=f"{round_index}" * 64, num_bytes=5, relative_error=0.25)
 

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from one_by_one import order_sent, reply_received
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "tests/golden/databases"
 REVISIONS = ROOT / "coordinator/storage/migrations/versions"
@@ -87,10 +89,11 @@ def fill(store, runs=("r-whole", "r-open", "r-plain", "r-queued")):
         )
         for client in "ab":
             name = f"m-{run}-{round_index}-{attempt}-{client}"
-            store.order_sent(run, round_index, attempt, client, message_id=name, bytes_down=1000)
+            order_sent(store, run, round_index, attempt, client, message_id=name, bytes_down=1000)
 
     def answer(run, round_index, attempt, client):
-        store.reply_received(
+        reply_received(
+            store,
             run,
             round_index,
             attempt,

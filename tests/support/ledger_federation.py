@@ -3,6 +3,7 @@
 import shutil
 
 from golden_databases import PRIVACY, RECIPE
+from one_by_one import order_sent, reply_received
 
 from client.seen_ledger import SeenLedger
 from coordinator.storage.store import Store
@@ -38,14 +39,28 @@ class LedgerFederation:
     def order(self, run, round_index, client="a"):
         """The order's words about the ledger."""
         text = Assurances(self.store.ledger.file).for_client(client)
-        self.store.order_sent(
-            run, round_index, 0, client, message_id=f"m-{run}-{round_index}-{client}", bytes_down=1
+        order_sent(
+            self.store,
+            run,
+            round_index,
+            0,
+            client,
+            message_id=f"m-{run}-{round_index}-{client}",
+            bytes_down=1,
         )
         return text
 
     def settle(self, run, round_index, client="a"):
-        self.store.reply_received(
-            run, round_index, 0, client, payload_sha256="1" * 64, bytes_up=1, weight=1.0, num_examples=0
+        reply_received(
+            self.store,
+            run,
+            round_index,
+            0,
+            client,
+            payload_sha256="1" * 64,
+            bytes_up=1,
+            weight=1.0,
+            num_examples=0,
         )
 
     def round(self, run, round_index, *, sees=True, settles=True):

@@ -26,6 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from enrolling import Coordinator, Keys, request_pem
 from envelopes import order_for
 from fake_superlink import Site
+from one_by_one import reply_received
 from small_federation import RECIPE, SHAPE, honest_reply
 
 from aggregation.errors import MalformedUpdateError
@@ -305,8 +306,8 @@ def test_21_a_second_answer_with_other_content_never_replaces_the_first(federati
     run = federation.submit(FEDIT)
     federation.engine().run(run)
     before = [(c.client_id, c.state, c.payload_sha256) for c in federation.store.contributions(run)]
-    federation.store.reply_received(
-        run, 0, 0, "c", payload_sha256="e" * 64, bytes_up=1, weight=1.0, num_examples=1
+    reply_received(
+        federation.store, run, 0, 0, "c", payload_sha256="e" * 64, bytes_up=1, weight=1.0, num_examples=1
     )
     assert [(c.client_id, c.state, c.payload_sha256) for c in federation.store.contributions(run)] == before
 
@@ -441,12 +442,12 @@ def test_24_an_outcome_without_its_charge_a_second_one_and_a_charge_of_another_s
     store, name = federation.store, reservation_id(run, 0, 0, "a")
     before = store.count_rows()
     with pytest.raises(MotetError):  # nobody was charged: there is nothing to settle
-        store.reply_received(run, 0, 0, "a", payload_sha256="0" * 64, bytes_up=1, weight=1.0, num_examples=0)
+        reply_received(store, run, 0, 0, "a", payload_sha256="0" * 64, bytes_up=1, weight=1.0, num_examples=0)
     assert store.count_rows() == before
     store.plan_round(run, 0, 0, start_sha256="0" * 64, deadline_s=5, ranks={"a": 3}, event=EVENT)
-    store.reply_received(run, 0, 0, "a", payload_sha256="1" * 64, bytes_up=1, weight=1.0, num_examples=0)
+    reply_received(store, run, 0, 0, "a", payload_sha256="1" * 64, bytes_up=1, weight=1.0, num_examples=0)
     settled = len(store.ledger.leaves())
-    store.reply_received(run, 0, 0, "a", payload_sha256="2" * 64, bytes_up=1, weight=1.0, num_examples=0)
+    reply_received(store, run, 0, 0, "a", payload_sha256="2" * 64, bytes_up=1, weight=1.0, num_examples=0)
     store.reply_failed(run, 0, 0, "a", code="late", message="")
     assert len(store.ledger.leaves()) == settled
     less = dataclasses.replace(reserve_of(run, 0, 0, "a", EVENT), event=EVENT.to_json().replace("10", "1"))

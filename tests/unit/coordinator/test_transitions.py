@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from one_by_one import reply_received
 
 from coordinator.crashpoints import crash_at, crash_points, crashpoint, watch
 from coordinator.errors import IllegalTransitionError
@@ -84,8 +85,8 @@ def test_the_store_refuses_what_the_table_refuses_and_writes_nothing(federation,
     update = {"payload_sha256": "1" * 64, "bytes_up": 1, "weight": 1.0, "num_examples": 0}
     for illegal in (
         lambda: store.close_round(run, 0, 0, adapter_sha256="a" * 64, num_bytes=1, relative_error=0.0),
-        lambda: store.reply_received(run, 0, 0, "b", **update),
-        lambda: store.reply_received(run, 0, 0, "nobody", **update),
+        lambda: reply_received(store, run, 0, 0, "b", **update),
+        lambda: reply_received(store, run, 0, 0, "nobody", **update),
         lambda: store.reply_late(run, 0, 0, "a", bytes_up=1),
         lambda: store.end_run(run, "FINISHED", adapter_sha256="a" * 64),
         lambda: store.abort_round(run, 7, 0, "never planned"),

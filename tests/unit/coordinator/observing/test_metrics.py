@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from golden_databases import RECIPE, fill
 from metric_figures import figures
+from one_by_one import order_sent
 from prometheus_client.parser import text_string_to_metric_families
 
 from coordinator.observing.metrics import (
@@ -115,7 +116,7 @@ def test_a_client_can_not_make_labels(home, database):
         run = store.submit_run(parse_recipe(RECIPE), run_id=f"many-{index}")
         store.start_run(run)
         store.plan_round(run, 0, 0, start_sha256="0" * 64, deadline_s=5, ranks={"a": 2}, event=None)
-        store.order_sent(run, 0, 0, "a", message_id=f"m{index}", bytes_down=1)
+        order_sent(store, run, 0, 0, "a", message_id=f"m{index}", bytes_down=1)
         store.reply_failed(run, 0, 0, "a", code=f"code_{index}", message="")
     store.close()
     assert len(figures(metrics_text(registry(home, database)))) == before + 1

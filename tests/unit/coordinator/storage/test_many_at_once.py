@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 import pytest
+from one_by_one import order_sent
 from small_federation import SHAPE, honest_reply
 from sqlalchemy import event as sql_event
 
@@ -124,7 +125,7 @@ def test_what_is_told_one_by_one_costs_a_commit_each(declared, commits):
     plan(declared, 0, names)
     before = count()
     for name in names:
-        declared.order_sent("r-1", 0, 0, name, message_id=f"m-{name}", bytes_down=1)
+        order_sent(declared, "r-1", 0, 0, name, message_id=f"m-{name}", bytes_down=1)
     assert count() - before == len(names)
     before = count()
     declared.tell("r-1", 0, 0, [received(name) for name in names])

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 from audit_houses import house_at
+from one_by_one import order_sent, reply_received
 
 from client.keys import init_key
 from client.ledger import ClientLedger
@@ -44,12 +45,12 @@ def run_rounds(home, run_id="r-1", rounds=range(3), text=YAML):
         options = {"start_sha256": "0" * 64, "deadline_s": 5, "ranks": {"a": 1, "b": 2}}
         store.plan_round(run_id, index, 0, **options, event=round_event(recipe))
         for client in "ab":
-            store.order_sent(run_id, index, 0, client, message_id=f"m{index}{client}", bytes_down=9)
+            order_sent(store, run_id, index, 0, client, message_id=f"m{index}{client}", bytes_down=9)
         common = {"payload_sha256": "1" * 64, "bytes_up": 9, "weight": 1.0, "num_examples": 0}
         if index < 2:
-            store.reply_received(run_id, index, 0, "a", **common)
+            reply_received(store, run_id, index, 0, "a", **common)
         if index == 0:
-            store.reply_received(run_id, index, 0, "b", **common)
+            reply_received(store, run_id, index, 0, "b", **common)
         if index == 1:
             store.reply_failed(run_id, index, 0, "b", code="deadline", message="no answer")
         if index == 2:
