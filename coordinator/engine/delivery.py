@@ -151,8 +151,8 @@ class Delivery:
         """Whether the round closes before all have answered; what is stored decides, so also after a restart."""
         if self._recipe.cohort.over_select is None:
             return False
-        told = self._store.contributions(self._run_id, row.round_index, row.attempt)
-        return sum(c.state == "RECEIVED" for c in told) >= self._recipe.cohort.minimum
+        received = self._store.num_received(self._run_id, row.round_index, row.attempt)
+        return received >= self._recipe.cohort.minimum
 
     def _send(self, row: RoundRow, left_s: float) -> dict[str, TrainOrder]:
         """Message id -> order, of everybody whose answer is awaited."""

@@ -104,7 +104,7 @@ class RoundEngine:
         self._may_wait = may_wait
         self._grid, self._store, self._artifacts, self._clock = grid, store, artifacts, clock
         self._shape_or_factory = shape
-        self._on_round = on_round or (lambda _round_index, _state: None)
+        self._on_round = on_round
         self._on_reply = on_reply or (lambda _round_index, _client_id, _admitted: None)
         self._poll_s = poll_s
         self._is_stopping = is_stopping
@@ -122,7 +122,7 @@ class RoundEngine:
         recipe = from_canonical_json(row.recipe_json)
         if row.state == "FINISHED":
             for closed in self._store.closed_rounds(run_id):
-                self._on_round(closed.round_index, self._artifacts.load_state(closed.adapter_sha256))
+                self._tell_round(closed.round_index, closed.adapter_sha256)
             return run_result(self._store, run_id)
         self._store.start_run(run_id)
         try:
@@ -141,6 +141,11 @@ class RoundEngine:
         crashpoint(f"{FINISH.name}.{AFTER_EFFECT}")
         return run_result(self._store, run_id)
 
+    def _tell_round(self, round_index: int, adapter_sha256: str) -> None:
+        """Read the state of a closed round for whoever asked to be told; else its file is left alone."""
+        if self._on_round is not None:
+            self._on_round(round_index, self._artifacts.load_state(adapter_sha256))
+
     def shape_of(self, recipe: Recipe) -> ModelShape:
         """The model's shape for this run."""
         return self._shape_or_factory(recipe) if callable(self._shape_or_factory) else self._shape_or_factory
@@ -151,7 +156,7 @@ class _OneRun:
 
     def __init__(self, engine: RoundEngine, run_id: str, recipe: Recipe) -> None:
         self._grid, self._store, self._artifacts = engine._grid, engine._store, engine._artifacts  # noqa: SLF001 - one unit
-        self._clock, self._on_round, self._poll_s = engine._clock, engine._on_round, engine._poll_s  # noqa: SLF001
+        self._clock, self._tell_round, self._poll_s = engine._clock, engine._tell_round, engine._poll_s  # noqa: SLF001
         self._is_stopping = engine._is_stopping  # noqa: SLF001
         self._run_id, self._recipe = run_id, recipe
         self._method = method_of(recipe)
@@ -201,10 +206,10 @@ class _OneRun:
         state_sha256 = ""
         for row in closed:
             state_sha256 = row.adapter_sha256
-            self._on_round(row.round_index, self._artifacts.load_state(state_sha256))
+            self._tell_round(row.round_index, state_sha256)
         for round_index in range(len(closed), self._recipe.training.rounds):
             state_sha256 = self._round(round_index, state_sha256)
-            self._on_round(round_index, self._artifacts.load_state(state_sha256))
+            self._tell_round(round_index, state_sha256)
         self._last_scores.ask(partial(self._artifacts.load_state, state_sha256))
         return state_sha256
 

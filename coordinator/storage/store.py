@@ -49,7 +49,7 @@ from privacy.ledger.entries import CancelRefused
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from sqlalchemy import URL
+    from sqlalchemy import URL, Select
     from sqlalchemy.orm import Session
 
     from aggregation.weighing import Verdict
@@ -325,6 +325,12 @@ class Store:
         with self._reading() as session:
             return session.scalars(query.order_by(*keys)).all()
 
+    def num_received(self, run_id: str, round_index: int, attempt: int) -> int:
+        """How many updates of an attempt were admitted."""
+        received = _of_attempt(run_id, round_index, attempt).where(ContributionRow.state == "RECEIVED")
+        with self._reading() as session:
+            return session.scalar(select(func.count()).select_from(received.subquery())) or 0
+
     def plan_round(
         self,
         run_id: str,
@@ -499,9 +505,11 @@ class Store:
                 )
             row.optimizer_sha256 = optimizer_sha256
             figures = {"relative_error": relative_error, "seconds": now - row.started_at}
-            for client_id, verdict in (verdicts or {}).items():
-                contribution = session.get(ContributionRow, (run_id, round_index, attempt, client_id))
-                if contribution is not None:
+            for contribution in (
+                session.scalars(_of_attempt(run_id, round_index, attempt)) if verdicts else ()
+            ):
+                verdict = (verdicts or {}).get(contribution.client_id)
+                if verdict is not None:
                     contribution.change_norm, contribution.share = verdict.change_norm, verdict.share
                     contribution.outcome = verdict.outcome
             for outcome in ("clipped", "rejected") if verdicts else ():
@@ -549,6 +557,14 @@ class Store:
         tables = (RunRow, RoundRow, ContributionRow, PrivacyEventRow, ArtifactRow, MetricRow, ClientRow)
         with self._reading() as session:
             return {t.__tablename__: session.scalar(select(func.count()).select_from(t)) or 0 for t in tables}
+
+
+def _of_attempt(run_id: str, round_index: int, attempt: int) -> Select[tuple[ContributionRow]]:
+    return select(ContributionRow).where(
+        ContributionRow.run_id == run_id,
+        ContributionRow.round_index == round_index,
+        ContributionRow.attempt == attempt,
+    )
 
 
 def _named(run_id: str, round_index: int, attempt: int) -> str:

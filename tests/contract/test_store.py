@@ -11,6 +11,7 @@ from alembic.migration import MigrationContext
 from databases import Place
 from one_by_one import order_sent, reply_received
 from sqlalchemy import delete, inspect, text, update
+from sqlalchemy.event import listen, remove
 
 from aggregation.weighing import Verdict
 from coordinator.errors import DatabaseAwayError, RunNotFoundError, StorageError
@@ -477,3 +478,37 @@ def test_a_connection_that_is_cut_within_a_charge_leaves_nothing_and_the_next_ch
     assert len(charged.spent_events("a")) == 1
     plan(charged, "r-1", 1, event=EVENT)
     assert len(charged.spent_events("a")) == 2
+
+
+def test_closing_a_round_takes_no_more_statements_for_forty_clients_than_for_four(store):
+    def statements_for(count):
+        run = store.submit_run(parse_recipe(RECIPE))
+        names = [f"c{i:02d}" for i in range(count)]
+        plan(store, run, ranks=dict.fromkeys(names, 2))
+        for name in names:
+            reply_received(
+                store, run, 0, 0, name, payload_sha256="1" * 64, bytes_up=1, weight=1.0, num_examples=0
+            )
+        assert store.num_received(run, 0, 0) == count
+        verdicts = {name: Verdict(change_norm=2.0, share=1 / count) for name in names}
+        seen = []
+
+        def see(_connection, _cursor, statement, *_rest):
+            seen.append(statement)
+
+        listen(store._database.engine, "before_cursor_execute", see)
+        store.close_round(
+            run, 0, 0, adapter_sha256="a" * 64, num_bytes=1, relative_error=0.0, verdicts=verdicts
+        )
+        remove(store._database.engine, "before_cursor_execute", see)
+        assert {(c.change_norm, c.share) for c in store.contributions(run)} == {(2.0, 1 / count)}
+        return len(seen)
+
+    few = statements_for(4)
+    assert few > 0
+    assert statements_for(40) <= few
+
+
+def test_only_admitted_updates_of_the_attempt_are_received(charged):
+    assert charged.num_received("r-1", 0, 0) == 1  # b failed
+    assert charged.num_received("r-1", 0, 1) == 0

@@ -39,6 +39,20 @@ def test_the_result_does_not_depend_on_the_order_of_replies(federation, recipes)
     assert federation.engine().run(federation.submit(recipes["plain"], run_id="r-2")).adapter_sha256 == whole
 
 
+def test_adapters_of_closed_rounds_are_read_only_for_whom_they_are_wanted(federation, recipes, monkeypatch):
+    run = federation.submit(recipes["plain"])
+    federation.engine().run(run)
+    read, original = [], federation.artifacts.load_state
+    monkeypatch.setattr(
+        federation.artifacts, "load_state", lambda sha256: read.append(sha256) or original(sha256)
+    )
+    federation.engine().run(run)
+    assert not read
+    told = []
+    federation.engine(on_round=lambda index, _state: told.append(index)).run(run)
+    assert (told, len(read)) == ([0, 1, 2], 3)
+
+
 @pytest.mark.parametrize(
     "where", ["plan_round", "tell", "close_round", "end_run"]
 )  # ``tell``: orders, answers
