@@ -48,7 +48,8 @@ has taken up an order that it is asked after (``held`` or ``lost``: of delivery 
 (``client.fleet``: the name of an exception, which a fault that data sets off would tell), and countersignatures,
 which the owner hands out as a file (``client.receipts``: runs, rounds, events, and tags of data sets that nobody else
 can make; which charges share a tag is not noised, so an owner decides who gets the file), and what enrolment and
-renewal say (``client.enrolment``: public keys, a proof that the private halves are here, Motet's version).
+renewal say (``client.enrolment``: public keys, a proof that the private halves are here, Motet's version; the present
+certificate and the time).
 
 Never released: which data set of before the data is (``docs/adr/0009-the-coordinator-counts-by-client.md``), losses
 and accuracies of what is trained on, and any at all in a run with a privacy section or without the owner's word;

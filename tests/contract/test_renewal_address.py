@@ -121,6 +121,20 @@ def test_a_client_whose_control_address_is_unreachable_renews_by_itself_at_the_e
     assert rows(served) == before
 
 
+def test_where_packets_to_the_control_api_vanish_the_enrolment_address_is_asked(
+    served, ward, clock, monkeypatch
+):
+    monkeypatch.setattr("client.enrolment.CONTROL_TIMEOUT_S", 1.0)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()  # takes connections, and says nothing
+        facts = read_facts(ward / "identity") | {"control": f"127.0.0.1:{mute.getsockname()[1]}"}
+        (ward / "identity/identity.json").write_text(json.dumps(facts))
+        first, clock.ahead = certificate_of(ward), 21 * DAY
+        renew(ward, now=clock.date)
+        assert certificate_of(ward) != first
+
+
 def test_where_the_control_api_answers_it_is_the_one_that_is_asked(served, ward, clock, monkeypatch):
     facts = read_facts(ward / "identity") | {"control": served.address}
     (ward / "identity/identity.json").write_text(json.dumps(facts))
