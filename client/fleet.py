@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -76,6 +77,12 @@ PART_BYTES = 4 << 20
 REMEMBERED = 64  # messages taken up, for questions after them
 STOP_LOOK_S = 0.2  # an idle client looks so often whether it is to end
 LISTENER_END_S = 3.0
+REFUSED_LONG_S = 30.0  # a coordinator that starts has registered its clients by then
+NOT_YET_IN = "the coordinator does not admit this client yet (%s); trying again"
+STILL_OUT = (
+    "the coordinator still does not admit this client (%s): its key was revoked, or it was never registered; "
+    "ask the operator, who sees it in: motet ca list. Trying again"
+)
 UPLOAD_LOOK_S = 0.1  # a message is offered before its parts are there; flwr looks again after a second
 
 _GONE = (
@@ -85,6 +92,15 @@ _GONE = (
 )  # parts of an order, or the time to send a reply
 
 Answer = Callable[[bytes], bytes]
+
+
+def why(error: Exception) -> str:
+    """An error of a call in few words: its status, or its kind. Its text may run over several lines."""
+    return (
+        f"HTTP {error.response.status_code}"
+        if isinstance(error, httpx.HTTPStatusError)
+        else type(error).__name__
+    )
 
 
 class NotAdmittedError(ClientError):
@@ -248,7 +264,7 @@ class FleetLink:
 
     def _activate(self) -> None:
         """Sign on; waits while an old session still counts as online or the key is not registered yet."""
-        said = False
+        began, told = time.monotonic(), 0
         while not self._stop.is_set():
             try:
                 request = ActivateNodeRequest(
@@ -259,9 +275,10 @@ class FleetLink:
                 heard(self._id_file.parent)
                 return
             except (httpx.HTTPError, RuntimeError) as e:
-                if not (said or self._stop.is_set()):
-                    log.warning("the coordinator does not admit this client yet (%s); trying again", e)
-                    said = True
+                is_long = time.monotonic() - began >= REFUSED_LONG_S
+                if told <= is_long and not self._stop.is_set():
+                    log.warning(STILL_OUT if is_long else NOT_YET_IN, why(e))
+                    told = 1 + is_long
                 self._stop.wait(self.pace.spread(ACTIVATE_RETRY_S))
 
     def _beat(self) -> bool:
@@ -413,13 +430,15 @@ class FleetWorker:
     def _listen(self) -> None:
         """Take messages until ``stop``: often after a message or an answer, more seldom the longer nothing comes."""
         pace = self._link.pace
+        is_refused = False
         while not self._stop.is_set():
             try:
                 item = self._link.receive()
+                is_refused = False
             except (httpx.HTTPError, RuntimeError) as e:
-                if not self._stop.is_set():
-                    log.warning("no messages for now: %s", type(e).__name__)
-                item = None
+                if not (is_refused or self._stop.is_set()):
+                    log.warning("the coordinator gives this client no messages (%s); trying again", why(e))
+                item, is_refused = None, True
             if item is None:
                 if self._look_soon.wait(pace.next_wait_s()):
                     pace.worked()
@@ -451,7 +470,7 @@ class FleetWorker:
             UnexpectedObjectContentError,
         ) as e:
             # The run is over, the payload is gone, or the SuperLink refused: drop the message and stay alive.
-            log.warning("message %s dropped: %s", head.metadata.message_id[:12], type(e).__name__)
+            log.warning("message %s dropped: %s", head.metadata.message_id[:12], why(e))
 
     def _handle(self, head: Message, tree: Any) -> None:  # noqa: ANN401 - Flower's protobuf
         run_id = head.metadata.run_id

@@ -3,12 +3,13 @@
 import threading
 import time
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import MessageType, Metadata
 from flwr.app.message import make_message
-from flwr.proto.fleet_pb2 import ActivateNodeResponse, DeactivateNodeResponse
+from flwr.proto.fleet_pb2 import ActivateNodeResponse, DeactivateNodeResponse, PullMessagesResponse
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
 from flwr.proto.message_pb2 import PullObjectResponse
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
@@ -54,6 +55,60 @@ class Admitting:
 
     def DeactivateNode(self, _request):  # noqa: N802 - Flower's name
         return DeactivateNodeResponse()
+
+
+class Refusing(Admitting):
+    """A SuperLink that has put this client out: it signs nobody on and gives no messages, for so many calls."""
+
+    def __init__(self, refusals):
+        super().__init__()
+        self.refusals = refusals
+
+    def _refuse(self):
+        self.refusals -= 1
+        if self.refusals >= 0:
+            answer = httpx.Response(412, request=httpx.Request("POST", "https://fed/v1/fleet"))
+            answer.raise_for_status()
+
+    def ActivateNode(self, request):  # noqa: N802 - Flower's name
+        self._refuse()
+        return super().ActivateNode(request)
+
+    def PullMessages(self, _request):  # noqa: N802 - Flower's name
+        self._refuse()
+        return PullMessagesResponse()
+
+
+@pytest.mark.parametrize(("long_s", "told"), [(0.02, 2), (60.0, 1)])
+def test_who_is_kept_out_is_told_the_status_once_and_after_a_while_whom_to_ask(
+    tmp_path, monkeypatch, caplog, long_s, told
+):
+    monkeypatch.setattr(fleet, "REFUSED_LONG_S", long_s)
+    monkeypatch.setattr(fleet, "ACTIVATE_RETRY_S", 0.01)
+    superlink = Refusing(20)
+    link = link_to(superlink, tmp_path, monkeypatch)
+    link._activate()
+    said = [r.getMessage() for r in caplog.records]
+    assert superlink.signed_on == 1
+    assert [("HTTP 412" in line, "\n" in line) for line in said] == [(True, False)] * told
+    assert [("motet ca list" in line) for line in said] == [False, True][:told]
+
+
+def test_a_client_without_messages_says_so_once_each_time_that_they_stay_away(tmp_path, monkeypatch, caplog):
+    superlink, stop = Refusing(5), threading.Event()
+    link = link_to(superlink, tmp_path, monkeypatch)
+    monkeypatch.setattr(Pace, "next_wait_s", lambda _self: 0.01)
+    worker = fleet.FleetWorker(link, bytes, "", tmp_path, stop)
+    thread = threading.Thread(target=worker.loop)
+    thread.start()
+    for outage in (1, 2):
+        until = time.monotonic() + 30
+        while superlink.refusals > -3 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert len([r for r in caplog.records if "no messages (HTTP 412)" in r.getMessage()]) == outage
+        superlink.refusals = 5  # positive control: another outage is told again
+    stop.set()
+    thread.join(30)
 
 
 @pytest.mark.parametrize("kept", [None, "", "cut\x00", "7"], ids=ascii)
