@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import re
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SHORTEST_TOKEN_S, LONGEST_TOKEN_S = 60.0, 30 * 86400.0
 _LARGEST_KEY = 2048
+_ADDRESS = re.compile(r"[!-~]{1,253}:[0-9]{1,5}")  # it travels in a token, between line breaks
 
 
 class EnrolmentError(AdmissionRefusedError):
@@ -81,10 +83,14 @@ class Enrolment:
 
         Raises:
           IdentityError: the name can not be used.
-          EnrolmentError: the lifetime is not between a minute and 30 days.
+          EnrolmentError: the lifetime is not between a minute and 30 days, or the address is none.
         """
         if not SHORTEST_TOKEN_S <= lifetime_s <= LONGEST_TOKEN_S:
             raise EnrolmentError("a token lives a minute to 30 days", hint="for example --lifetime 24h")
+        if not _ADDRESS.fullmatch(address):
+            raise EnrolmentError(
+                "clients can not reach an address of these letters", hint="write it as HOST:PORT"
+            )
         token = EnrolmentToken.new(pin=self._authority.pin, address=address, name=name)
         ends = self._store.identities.add_token(
             token.token_id, token.secret, name, lifetime_s=lifetime_s, capacity_class=capacity_class

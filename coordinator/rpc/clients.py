@@ -52,9 +52,8 @@ class ClientServicer(control_pb2_grpc.ClientServiceServicer):
         self, request: control_pb2.RegisterClientRequest, _context: grpc.ServicerContext
     ) -> control_pb2.Client:
         """Admit a client, or change its key and class."""
-        admit_key(
-            self._store, request.client_id, request.public_key_pem.encode("ascii"), request.capacity_class
-        )
+        pem = request.public_key_pem.encode("utf-8", "replace")  # what is no PEM is refused for that
+        admit_key(self._store, request.client_id, pem, request.capacity_class)
         row = next(r for r in self._store.clients() if r.client_id == request.client_id)
         message: control_pb2.Client = encode(client_record(row, *self._presence()))
         return message

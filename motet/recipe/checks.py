@@ -7,6 +7,7 @@ an editor can all run it. What needs layer shapes is in ``check_shapes``; what n
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from aggregation.options import clash, least_clients, mixed_rule_refusal, option_refusal
@@ -407,7 +408,7 @@ def _server_optimizer(recipe: Recipe) -> Iterator[Finding]:
 def _cohort(recipe: Recipe) -> Iterator[Finding]:
     clients, minimum = recipe.cohort.clients, recipe.cohort.minimum
     if clients is not None:
-        twice = sorted({c for c in clients if clients.count(c) > 1})
+        twice = sorted(c for c, times in Counter(clients).items() if times > 1)
         if twice:
             yield Finding(
                 path=("cohort", "clients"), problem=f"{twice[0]} stands twice", remedy="name each client once"

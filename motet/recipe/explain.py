@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 Explained = tuple[Path, str, str]
+MOST_EXPLAINED = 50  # of one recipe; a nearest key is looked for in each, and a stranger may write 20,000
 
 _NAME = "a name: letters, digits, dot, dash and underscore, at most 63, starting with a letter or digit"
 _TYPES = {
@@ -54,7 +55,7 @@ def sections() -> Mapping[Path, type[Section]]:
 def explain(error: ValidationError, values: Mapping[str, object]) -> Iterator[Explained]:
     """Yield one (path, problem, remedy) for each thing that is wrong with ``values``, the outermost map."""
     either: set[Path] = set()
-    for detail in error.errors(include_url=False):
+    for detail in error.errors(include_url=False)[:MOST_EXPLAINED]:
         path, tags = _strip_tags(
             detail["loc"], values, missing=detail["type"] in ("missing", "extra_forbidden")
         )

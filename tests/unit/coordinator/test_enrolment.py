@@ -181,3 +181,13 @@ def test_a_renewal_that_is_under_way_when_its_client_is_revoked_gives_nothing(
 def test_no_token_for_a_bad_name_or_a_long_life(enrolment, name, lifetime_s):
     with pytest.raises(MotetError):
         enrolment.issue_token(name, address=ADDRESS, lifetime_s=lifetime_s)
+
+
+@pytest.mark.parametrize(
+    "address", ["a\nb:1", "\xe9:1", "\x1b[2J:1", "host", ":1", "host:", "x" * 300 + ":1"]
+)
+def test_no_token_carries_an_address_that_is_none(enrolment, address):
+    with pytest.raises(EnrolmentError, match="address"):
+        enrolment.issue_token("ward-a", address=address)
+    made, _ = enrolment.issue_token("ward-a", address="[::1]:8445")
+    assert parse_token(made.encode()).address == "[::1]:8445"

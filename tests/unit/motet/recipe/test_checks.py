@@ -1,9 +1,12 @@
 """Combinations of right fields that would not be sound, and the nearest sound choice."""
 
+import time
+
 import pytest
 
 from motet.recipe import RecipeError, parse_recipe
-from motet.recipe.checks import check_shapes, distinct_ranks
+from motet.recipe.checks import check, check_shapes, distinct_ranks
+from motet.recipe.explain import MOST_EXPLAINED
 
 
 def recipe_text(**changed: str) -> str:
@@ -321,3 +324,21 @@ def test_a_rank_over_a_layers_smaller_side_is_refused_when_shapes_are_known():
     ]
     assert not check_shapes(recipe, {"x.query": (64, 64)})
     assert [f.path for f in check_shapes(recipe, {})] == [("adapter", "targets")]
+
+
+def test_a_long_list_of_clients_is_checked_in_time_that_grows_with_it():
+    clients = [f"c{i}" for i in range(30_000)]
+    recipe = parse_recipe(recipe_text())
+    many = recipe.model_copy(
+        update={"cohort": recipe.cohort.model_copy(update={"clients": [*clients, "c7"]})}
+    )
+    began = time.process_time()
+    assert [f.problem for f in check(many) if f.path == ("cohort", "clients")] == ["c7 stands twice"]
+    assert time.process_time() - began < 5  # it took half a minute, for whoever sent it
+
+
+def test_of_a_great_many_mistakes_the_first_are_explained():
+    wrong = recipe_text(adapter="{" + ", ".join(f"k{i}: 1" for i in range(3 * MOST_EXPLAINED)) + "}")
+    with pytest.raises(RecipeError) as refused:
+        parse_recipe(wrong)
+    assert len(refused.value.problems) == MOST_EXPLAINED
