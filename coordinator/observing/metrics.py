@@ -37,9 +37,9 @@ OTHER = "other"
 CODES = frozenset(
     {
         "approval_pending", "bad_count", "bad_dtype", "bad_gaps", "bad_header", "bad_key", "bad_level",
-        "bad_offsets", "bad_scale", "bad_order", "bad_shape", "bad_signature", "bad_weight", "bundle_refused",
-        "cancelled", "client_crashed", "client_failed", "client_unreachable", "control_lost", "deadline",
-        "did_not_move", "hash_differs", "header_too_large", "ledger_failed", "ledger_rolled_back",
+        "bad_offsets", "bad_scale", "bad_order", "bad_score", "bad_shape", "bad_signature", "bad_weight",
+        "bundle_refused", "cancelled", "client_crashed", "client_failed", "client_unreachable", "control_lost",
+        "deadline", "did_not_move", "hash_differs", "header_too_large", "ledger_failed", "ledger_rolled_back",
         "length_differs", "malformed_reply", "missing_key", "not_admitted", "not_canonical", "not_finite",
         "not_private", "outside_hours", "over_capacity", "policy_refused", "released_count", "revoked",
         "too_large", "truncated", "unexpected_key", "unsigned", "wrong_envelope",
@@ -48,7 +48,8 @@ CODES = frozenset(
 """Reasons of clients and of admission that are told apart; a client may send any word, so the rest is ``other``."""
 RUN_STATES = ("PROPOSED", "HELD", "QUEUED", "RUNNING", "FINISHED", "FAILED", "CANCELLED")
 REFUSALS = (
-    "handshake", "NotAuthenticatedError", "NotAllowedError", "BusyError", "BadRequestError", "ServerFaultError",
+    "handshake", "NotAuthenticatedError", "NotAllowedError", "AdmissionRefusedError", "BusyError", "BadRequestError",
+    "ServerFaultError",
 )  # fmt: skip
 """Reasons of refused calls that are told apart; those of what was asked for, such as an unknown run, are ``other``."""
 _OUTCOMES = {"RECEIVED": "received", "FAILED": "failed", "LATE": "late"}
