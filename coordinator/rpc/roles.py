@@ -57,6 +57,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _OPERATOR,
 }
 OWN_ONLY = {
+    "/motet.v1.EnrolmentService/RenewSigned": "signed by the key of a client's certificate",
     "/motet.v1.ClientService/GetClient": "a client sees itself",
     "/motet.v1.BudgetService/ListBudgets": "a client sees its own",
     "/motet.v1.LedgerService/GetInclusionProof": "a client sees the entries of itself, a researcher their hashes",
