@@ -33,10 +33,16 @@ GUARDED_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingOutcome:
-    """``num_steps`` is the recipe's constant; it does not depend on data."""
+class _Work:
+    """What plain and private steps have in common. ``sketches``: gradients are looked at and move nothing."""
 
-    num_steps: int
+    attached: Attached
+    recipe: Recipe
+    examples: Prepared
+    optimizer: torch.optim.Optimizer
+    guard: MovementGuard
+    before_step: Callable[[], None]
+    sketches: bool
 
 
 def train_round(
@@ -50,7 +56,7 @@ def train_round(
     noise_multiplier: float | None = None,
     control_shift: Mapping[str, torch.Tensor] | None = None,
     before_step: Callable[[], None] = lambda: None,
-) -> TrainingOutcome:
+) -> None:
     """Take ``training.local_steps`` steps on ``attached``.
 
     Every step draws a Poisson batch. A recipe of DP-SGD draws it and the noise from ``noise``, at the public
@@ -76,63 +82,89 @@ def train_round(
       TrainingDivergedError: a tensor is no longer finite.
       ValueError: a private recipe without noise.
     """
-    private = recipe.trains_privately
-    if private and (noise is None or noise_multiplier is None):
-        raise ValueError("a private recipe needs a noise source and a noise multiplier")
     parameters = attached.trainable()
     sketch = GradientMean(parameters) if recipe.sketches_in(round_index) else None
     optimizer = sketch or make_optimizer(recipe, parameters, round_index)
     if sketch is None:
         _add_corrections(optimizer, attached, recipe, control_shift)
-    guard = MovementGuard({} if sketch else parameters)
-    saw_data = private
+    work = _Work(
+        attached=attached,
+        recipe=recipe,
+        examples=examples,
+        optimizer=optimizer,
+        guard=MovementGuard({} if sketch else parameters),
+        before_step=before_step,
+        sketches=sketch is not None,
+    )
     generator = generator_for(recipe.seed, "train", round_index, client_id)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed())  # dropout only
         attached.model.train()
-        if private and recipe.privacy is not None and noise is not None and noise_multiplier is not None:
-            engine = DpSgd(
-                attached.model,
-                optimizer,
-                clipping_norm=SKETCH_NORM if sketch else recipe.privacy.clipping_norm,
-                noise_multiplier=noise_multiplier,
-                expected_batch_size=recipe.training.expected_batch_size,
-                noise=noise,
-            )
-            try:
-                for _ in range(recipe.training.local_steps):
-                    before_step()
-                    for part in private_batches(recipe.privacy, examples, noise):
-                        losses = per_example_loss(recipe, attached.model, examples, part.examples)[0]
-                        engine.accumulate(losses, part.owners)
-                    engine.step()
-                    guard.after_step(moved_by_data=True)
-            finally:
-                engine.close()
+        if recipe.trains_privately:
+            _private_steps(work, noise, noise_multiplier)
+            saw_data = True  # what is said of the data does not depend on it
         else:
-            rate = min(1.0, recipe.training.expected_batch_size / max(len(examples), 1))
-            for _ in range(recipe.training.local_steps):
-                before_step()
-                drawn = torch.rand(len(examples), generator=generator, dtype=torch.float64) < rate
-                chosen_plain = drawn.nonzero().flatten().tolist()
-                optimizer.zero_grad(set_to_none=True)
-                for part_plain in _micro_batches(chosen_plain):
-                    losses = per_example_loss(recipe, attached.model, examples, part_plain)[0]
-                    (losses.sum() / recipe.training.expected_batch_size).backward()  # type: ignore[no-untyped-call]
-                if recipe.training.max_grad_norm is not None and sketch is None:
-                    torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.training.max_grad_norm)
-                optimizer.step()
-                guard.after_step(moved_by_data=bool(chosen_plain))
-                saw_data = saw_data or bool(chosen_plain)
+            saw_data = _plain_steps(work, parameters, generator)
         attached.model.eval()
     if sketch is not None:
-        sketch.put_mean(unit=SKETCH_NORM if private else 1.0, saw_data=saw_data)
+        sketch.put_mean(unit=SKETCH_NORM if recipe.trains_privately else 1.0, saw_data=saw_data)
     for name, parameter in parameters.items():
         if not bool(torch.isfinite(parameter).all()):
             raise TrainingDivergedError(
                 f"{name} is no longer finite after training", hint="lower training.learning_rate"
             )
-    return TrainingOutcome(num_steps=recipe.training.local_steps)
+
+
+def _private_steps(work: _Work, noise: NoiseSource | None, noise_multiplier: float | None) -> None:
+    """Steps of DP-SGD, each on a Poisson sample at the public rate; an empty one is a step of noise alone.
+
+    Raises:
+      ValueError: there is nothing to make noise from; no step is taken without.
+    """
+    privacy, training = work.recipe.privacy, work.recipe.training
+    if privacy is None or noise is None or noise_multiplier is None:
+        raise ValueError("a private recipe needs a noise source and a noise multiplier")
+    model = work.attached.model
+    engine = DpSgd(
+        model,
+        work.optimizer,
+        clipping_norm=SKETCH_NORM if work.sketches else privacy.clipping_norm,
+        noise_multiplier=noise_multiplier,
+        expected_batch_size=training.expected_batch_size,
+        noise=noise,
+    )
+    try:
+        for _ in range(training.local_steps):
+            work.before_step()
+            for part in private_batches(privacy, work.examples, noise):
+                losses = per_example_loss(work.recipe, model, work.examples, part.examples)[0]
+                engine.accumulate(losses, part.owners)
+            engine.step()
+            work.guard.after_step(moved_by_data=True)
+    finally:
+        engine.close()
+
+
+def _plain_steps(
+    work: _Work, parameters: Mapping[str, torch.nn.Parameter], generator: torch.Generator
+) -> bool:
+    """Steps without noise, on Poisson batches of the expected size; whether any of them held an example."""
+    training, model, saw_data = work.recipe.training, work.attached.model, False
+    rate = min(1.0, training.expected_batch_size / max(len(work.examples), 1))
+    for _ in range(training.local_steps):
+        work.before_step()
+        drawn = torch.rand(len(work.examples), generator=generator, dtype=torch.float64) < rate
+        chosen = drawn.nonzero().flatten().tolist()
+        work.optimizer.zero_grad(set_to_none=True)
+        for part in _micro_batches(chosen):
+            losses = per_example_loss(work.recipe, model, work.examples, part)[0]
+            (losses.sum() / training.expected_batch_size).backward()  # type: ignore[no-untyped-call]
+        if training.max_grad_norm is not None and not work.sketches:
+            torch.nn.utils.clip_grad_norm_(list(parameters.values()), training.max_grad_norm)
+        work.optimizer.step()
+        work.guard.after_step(moved_by_data=bool(chosen))
+        saw_data = saw_data or bool(chosen)
+    return saw_data
 
 
 def _add_corrections(
