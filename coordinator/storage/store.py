@@ -559,7 +559,7 @@ class Store:
             return {t.__tablename__: session.scalar(select(func.count()).select_from(t)) or 0 for t in tables}
 
 
-def _of_attempt(run_id: str, round_index: int, attempt: int) -> Select[tuple[ContributionRow]]:
+def _of_attempt(run_id: str, round_index: int, attempt: int) -> Select[ContributionRow]:
     return select(ContributionRow).where(
         ContributionRow.run_id == run_id,
         ContributionRow.round_index == round_index,
