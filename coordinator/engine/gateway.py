@@ -61,7 +61,7 @@ Asgi = Any
 
 
 class FleetOnly:
-    """ASGI filter: everything that is no fleet call is 404, a body without a length or too large is 413."""
+    """ASGI filter: everything that is no fleet call is 404; a body without one length, or too large, is 413."""
 
     def __init__(self, app: Asgi, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         self._app, self._max_body_bytes = app, max_body_bytes
@@ -77,10 +77,14 @@ class FleetOnly:
             and scope["path"] in FLEET
             and scope["raw_path"].split(b"?")[0] == scope["path"].encode()
         )
-        length = dict(scope.get("headers", ())).get(b"content-length", b"")
+        headers = dict(scope.get("headers", ()))
+        length = headers.get(b"content-length", b"")
+        is_told_once = (
+            length.isdigit() and b"transfer-encoding" not in headers
+        )  # with both, which one holds is a guess
         if not allowed:
             await _refuse(scope, send, 404)
-        elif not length.isdigit() or int(length) > self._max_body_bytes:
+        elif not is_told_once or int(length) > self._max_body_bytes:
             await _refuse(scope, send, 413)
         else:
             await self._app(scope, receive, send)

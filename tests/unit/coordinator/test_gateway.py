@@ -67,6 +67,13 @@ def passed(behind):
     return FleetOnly(behind)
 
 
+@pytest.mark.parametrize("coding", [b"chunked", b"identity", b"gzip, chunked", b""])
+def test_a_body_that_says_its_length_in_two_ways_goes_no_further(passed, behind, coding):
+    assert status(passed, scope(length="3", headers=[(b"transfer-encoding", coding)])) == 413
+    assert behind.seen == []
+    assert status(passed, scope(length="3")) == 200  # control
+
+
 def test_fleet_calls_pass_and_are_the_nine_that_a_client_needs(passed, behind):
     for path in FLEET:
         assert status(passed, scope(path)) == 200
