@@ -183,7 +183,7 @@ document.addEventListener("keydown", (event) => {
     if (event.target.id === "filter") { event.target.value = ""; filterRows(); event.target.blur(); }
     return;
   }
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input,textarea,select,dialog")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input,textarea,select,dialog[open]")) return;
   if (after === "g" && PLACES[event.key]) byId(PLACES[event.key])?.click();
   else if (event.key === "/" && byId("filter")) { byId("filter").focus(); event.preventDefault(); }
   else if (event.key === "?") byId("help").showModal();
