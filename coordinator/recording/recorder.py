@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from coordinator.recording.released import released_figures
+from coordinator.recording.released import released_figures, released_last_scores
 from coordinator.recording.writing import Writing
 from motet.errors import MotetError
 from motet.recipe import from_canonical_json, round_event
@@ -120,6 +120,8 @@ class _Recording:
                 is_over = self._over.wait(self._look_s)
                 self._catch_up(self._writing)
             row = self._store.get_run(self._run_id)
+            if row.state == "FINISHED":
+                self._record_last(self._writing)
             self._writing.close(row.state if row.finished_at else "")
             if row.finished_at and not self._given_up.is_set():
                 (self._folder / DONE).touch()
@@ -149,8 +151,18 @@ class _Recording:
                     contributions,
                     metrics.get(closed.round_index, {}),
                     epsilon=self._epsilon(closed),
+                    scores=self._store.scores.of(self._run_id, closed.round_index),
                 )
             )
+
+    def _record_last(self, writing: Writing) -> None:
+        """What clients told of the last adapter, which no round starts from: a step after the last round."""
+        rounds, first = self._recipe.training.rounds, writing.next_round()
+        if first is None or first > rounds or self._given_up.is_set():
+            return
+        told = released_last_scores(self._recipe, self._run_id, self._store.scores.of(self._run_id, rounds))
+        if told is not None:
+            writing.record(told)
 
     def _epsilon(self, closed: RoundRow) -> float | None:
         """Of the client that this run has charged most often up to a round; None without privacy."""

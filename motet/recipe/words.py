@@ -36,7 +36,18 @@ def in_words(recipe: Recipe) -> list[str]:
         *_privacy(recipe.privacy, training.rounds),
         _who(cohort.clients, cohort.minimum),
         *_reads(recipe),
+        *_held_out(recipe),
         *_recorded(recipe),
+    ]
+
+
+def _held_out(recipe: Recipe) -> list[str]:
+    if recipe.evaluation is None:
+        return []
+    return [
+        f"About {recipe.evaluation.held_out:.0%} of your documents are kept out of training, and each adapter is "
+        f"judged on at most {recipe.evaluation.max_examples} examples of them. Loss and accuracy leave only if your "
+        "policy says share_accuracy = true."
     ]
 
 

@@ -30,9 +30,9 @@ def score(rounds_done, client):
     return Score(loss=loss, accuracy=accuracy, num_examples=count)
 
 
-def judged_run(store, run_id="r-judged"):
-    """Play it to its end; returns its id."""
-    store.submit_run(parse_recipe(RECIPE), run_id=run_id)
+def judged_run(store, run_id="r-judged", more=""):
+    """Play it to its end; returns its id. ``more``: further lines of its recipe."""
+    store.submit_run(parse_recipe(RECIPE + more), run_id=run_id)
     store.start_run(run_id)
     for number in range(3):
         keys = (run_id, number, 0)

@@ -19,10 +19,11 @@ from client.personal import PersonalParts
 from client.policy import Policy, PolicyFileError, load_policy
 from client.policy_file import PolicyFile
 from client.protect import judge, release
-from client.worker import ClientWorker
+from client.worker import ClientWorker, build_handler
 from motet.data import DataError, Example, read_examples
 from motet.modeling import initial_dense, layer_shapes
 from motet.recipe import RecipeError, canonical_json, parse_recipe, recipe_sha256
+from motet.recipe.words import in_words
 from motet.wire.codec import decode_reply, encode_reply
 from motet.wire.messages import TrainOrder
 
@@ -316,6 +317,23 @@ def test_judging_draws_no_random_number(client):
     before = torch.random.get_rng_state()
     score_model(recipe, loaded_base(recipe).model, held)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_simulated_client_shares_unless_it_has_a_policy_file(client):
+    order = order_of(parse_recipe(JUDGED))
+    spec = {"client_id": "a", "data_path": client.path, "state_dir": client.folder / "simulated"}
+    assert figures(build_handler(spec)(order))[0] > 0
+    path = client.folder / "policy.toml"
+    path.write_text("")
+    spec |= {"policy_path": path, "state_dir": client.folder / "with-policy"}
+    assert figures(build_handler(spec)(order)) == (0, 0.0, 0.0)
+
+
+def test_an_owner_reads_before_approving_what_is_held_out_and_what_leaves():
+    told = " ".join(in_words(parse_recipe(JUDGED)))
+    assert "About 40% of your documents are kept out of training" in told
+    assert "only if your policy says share_accuracy = true" in told
+    assert "share_accuracy" not in " ".join(in_words(parse_recipe(PLAIN)))
 
 
 def test_the_clause_is_read_from_the_file(tmp_path):

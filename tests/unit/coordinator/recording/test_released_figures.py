@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from coordinator.recording.released import released_figures
+from coordinator.recording.released import released_figures, released_last_scores
 from motet.recipe import canonical_json, from_canonical_json, parse_recipe
 from motet.recipe.errors import RecipeError
 
@@ -128,3 +128,45 @@ def test_an_unknown_tracker_is_refused_with_the_nearest_right_name(text):
 def test_what_is_not_finite_is_left_out():
     rows = (Contribution("a", change_norm=math.inf, share=math.nan),)
     assert not {"change_norm", "share"} & set(released("none", rows=rows).clients["a"])
+
+
+@dataclass
+class Told:
+    client_id: str
+    loss: float = 0.5
+    accuracy: float | None = 0.75
+    num_examples: int = 20
+    rounds_done: int = 3
+
+
+SCORES = (Told("a"), Told("c", loss=1.5, accuracy=0.25))
+
+
+def test_held_out_figures_are_recorded_of_those_who_told_them_and_as_their_mean():
+    told = released("none", scores=SCORES)
+    assert told.figures["held_out_accuracy"] == pytest.approx(0.5)
+    assert told.figures["held_out_loss"] == pytest.approx(1.0)
+    assert told.figures["held_out_examples"] == 40
+    assert told.clients["a"]["held_out_accuracy"] == 0.75
+    assert "held_out_accuracy" not in released("none", scores=SCORES[:1]).clients["c"]
+    words = released("none", scores=[Told("a", accuracy=None)])
+    assert "held_out_accuracy" not in words.flat()
+    assert words.figures["held_out_loss"] == 0.5
+
+
+@pytest.mark.parametrize("privacy", ["example", "client"])
+def test_a_private_run_records_no_held_out_figure_whatever_lies_in_the_database(privacy):
+    recipe = parse_recipe(
+        (RECIPE.replace("flora", "ffa") if privacy == "client" else RECIPE) + PRIVACY[privacy]
+    )
+    assert not [name for name in released(privacy, scores=SCORES).flat() if "held_out" in name]
+    assert released_last_scores(recipe, "r-1", SCORES) is None
+
+
+def test_what_was_told_of_the_last_adapter_is_a_step_after_the_last_round():
+    recipe = parse_recipe(RECIPE + "training: {rounds: 4}\n")
+    told = released_last_scores(recipe, "r-1", SCORES)
+    assert told.round_index == 4
+    assert told.figures == {"held_out_loss": 1.0, "held_out_accuracy": 0.5, "held_out_examples": 40.0}
+    assert set(told.clients) == {"a", "c"}
+    assert released_last_scores(recipe, "r-1", ()) is None
