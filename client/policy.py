@@ -100,7 +100,7 @@ def load_policy(path: Path) -> Policy:
     """Read a policy.
 
     Raises:
-      PolicyFileError: missing, no TOML, an unknown clause (the nearest right one is named), or a value of
+      PolicyFileError: missing, no TOML, empty, an unknown clause (the nearest right one is named), or a value of
         another type.
     """
     try:
@@ -110,6 +110,10 @@ def load_policy(path: Path) -> Policy:
         raise PolicyFileError(f"{path}: no such policy file") from e
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise PolicyFileError(f"{path}: {e}") from e
+    if not table:  # what is left of a file that could not be written, and no floor
+        raise PolicyFileError(
+            f"{path}: holds no clause", hint="write the clauses, or start without --policy if you mean none"
+        )
     known = [f.name for f in fields(Policy) if f.name != "sha256"]
     clauses: dict[str, Any] = {}
     for key, value in table.items():
@@ -171,6 +175,7 @@ def _list_of(fits: Callable[[str], bool]) -> Callable[[object], bool]:
 
 
 _USABLE: Mapping[str, Callable[[object], bool]] = {
+    "target_delta": lambda value: _is_positive(value) and value < 1,
     "require_privacy": lambda value: isinstance(value, bool),
     "share_metrics": lambda value: isinstance(value, bool),
     "share_accuracy": lambda value: isinstance(value, bool),
@@ -188,6 +193,7 @@ _USABLE: Mapping[str, Callable[[object], bool]] = {
     "max_parallel_runs": _is_count,
 }
 _EXPECTED: Mapping[str, str] = {
+    "target_delta": "a number between 0 and 1, such as 1e-5",
     "allowed_units": ", ".join(UNITS),
     "allowed_tasks": ", ".join(TASKS),
     "trust_mode": ", ".join(TRUST_MODES),

@@ -7,6 +7,7 @@ stays with the owner, in the log and in ``motet client status``: a line of it ma
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from client.errors import PolicyRefusedError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 log = logging.getLogger(__name__)
+SETTLED_S = 0.2  # a file that has not changed for so long is whole
+MOST_LOOKS = 25
 _Stamp = tuple[int, int, int] | None
 
 
@@ -31,14 +34,18 @@ class PolicyFile:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._stamp = self._stamp_now()
-        self._policy: Policy | PolicyFileError = load_policy(path) if path is not None else Policy()
+        stamp = self._stamp_now()
+        # One value, so that no thread sees the stamp of one file beside the clauses of another.
+        self._known: tuple[_Stamp, Policy | PolicyFileError] = (
+            stamp,
+            Policy() if path is None else load_policy(path),
+        )
 
     @classmethod
     def fixed(cls, policy: Policy | None) -> PolicyFile:
         """A policy that comes from no file."""
         made = cls(None)
-        made._policy = policy or Policy()
+        made._known = (None, policy or Policy())
         return made
 
     def current(self) -> Policy:
@@ -47,25 +54,33 @@ class PolicyFile:
         Raises:
           PolicyRefusedError: the file was changed into one that can not be used.
         """
-        stamp = self._stamp_now()
-        if self._path is not None and stamp != self._stamp:
-            self._policy = self._read(self._path)
-            self._stamp = stamp
-        policy = self._policy
+        if self._path is not None and self._stamp_now() != self._known[0]:
+            self._known = self._read(self._path)
+        policy = self._known[1]
         if isinstance(policy, PolicyFileError):
             raise PolicyRefusedError(
                 "clause policy_file: the owner's policy can not be used now; its own log says why"
             )
         return policy
 
-    def _read(self, path: Path) -> Policy | PolicyFileError:
+    def _read(self, path: Path) -> tuple[_Stamp, Policy | PolicyFileError]:
+        """The policy of a file that nobody is writing: half of a file can be a policy, with half of its floor."""
+        stamp: _Stamp = None
         try:
-            policy = load_policy(path)
+            for _ in range(MOST_LOOKS):
+                stamp = self._stamp_now()
+                time.sleep(SETTLED_S)
+                if stamp != self._stamp_now():
+                    continue
+                policy = load_policy(path)
+                if stamp == self._stamp_now():
+                    log.warning("the policy file has changed; its clauses hold from now on")
+                    return stamp, policy
+            stamp = None  # looked at again with the next order
+            raise PolicyFileError(f"{path}: is being written")
         except PolicyFileError as e:
             log.error("everything is refused until the policy file is mended: %s", e.message)  # noqa: TRY400
-            return e
-        log.warning("the policy file has changed; its clauses hold from now on")
-        return policy
+            return stamp, e
 
     def _stamp_now(self) -> _Stamp:
         if self._path is None:

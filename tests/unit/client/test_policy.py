@@ -1,8 +1,13 @@
 """The owner's floor, from a TOML file."""
 
+import threading
+import time
+
 import pytest
 
+from client.errors import PolicyRefusedError
 from client.policy import Policy, PolicyFileError, load_policy
+from client.policy_file import PolicyFile
 
 
 def write(tmp_path, text):
@@ -53,3 +58,57 @@ def test_a_file_that_can_not_be_used_stops_the_client_before_it_starts(tmp_path,
 def test_a_missing_file_is_no_empty_policy(tmp_path):
     with pytest.raises(PolicyFileError, match="no such policy file"):
         load_policy(tmp_path / "none.toml")
+
+
+def test_a_policy_file_that_lost_its_clauses_is_no_policy_without_clauses(tmp_path):
+    path = tmp_path / "policy.toml"
+    for nothing in ("", "\n", "# max_epsilon = 3\n"):
+        path.write_text(nothing)
+        with pytest.raises(PolicyFileError, match="holds no clause"):
+            load_policy(path)
+
+
+@pytest.mark.parametrize("delta", ["0", "1", "1e5", "nan", "inf", "-1e-5", "true", '"1e-5"'])
+def test_a_delta_of_which_every_epsilon_is_zero_is_no_delta(tmp_path, delta):
+    path = tmp_path / "policy.toml"
+    path.write_text(f"target_delta = {delta}\n")
+    with pytest.raises(PolicyFileError, match="target_delta"):
+        load_policy(path)
+    path.write_text("target_delta = 1e-6\n")
+    assert load_policy(path).target_delta == 1e-6
+
+
+def test_a_policy_file_that_is_read_while_it_is_written_never_loses_its_floor(tmp_path):
+    """Written in place, as editors do: empty, then some clauses, then all of them, with pauses between."""
+    path = tmp_path / "policy.toml"
+    parts = ["max_parallel_runs = 2\n", "max_epsilon = 3.0\n", "require_privacy = true\n"]
+    path.write_text("".join(parts))
+    policy_file = PolicyFile(path)
+    seen, done = [], threading.Event()
+
+    def look():
+        while not done.is_set():
+            try:
+                seen.append(policy_file.current())
+            except PolicyRefusedError:
+                seen.append(None)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(3):
+            with path.open("w") as file:
+                for part in ["", *parts, "max_lora_rank = 8\n"]:
+                    file.write(part)
+                    file.flush()
+                    time.sleep(0.03)
+            time.sleep(0.4)
+        deadline = time.monotonic() + 60
+        while (seen[-1] is None or seen[-1].max_lora_rank != 8) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        done.set()
+        looking.join(60)
+    assert seen[-1] is not None
+    assert seen[-1].max_lora_rank == 8
+    assert {p.max_epsilon for p in seen if p is not None} == {3.0}
