@@ -13,6 +13,7 @@ import typer
 
 from motet.cli.completing import recipes, run_ids
 from motet.cli.reach import Coordinator, Home, WhoAmI, again, reached
+from motet.cli.run_words import attempt_name, cancelled, next_step, progress, reasons
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -233,7 +234,11 @@ def show_command(
         out.print(printable(row["reason"]))
     for action in row["actions"]:
         out.print(_action(action), soft_wrap=True)
-    out.print(rounds_table(row["rounds"]))
+    out.print(f"recipe {row['recipe_sha256']}")
+    if row["rounds"]:
+        out.print(rounds_table(row["rounds"]))
+    for line in reasons(row["rounds"]):
+        out.print(line)
     if row["held_out"]:
         from motet.cli.held_out import held_out_table
 
@@ -252,7 +257,7 @@ def rounds_table(rounds: Sequence[dict[str, Any]]) -> Table:
     table = listing("round", "state", "seconds", "error", "clients", whole=("state", "seconds", "error"))
     for r in rounds:
         clients = ", ".join(c["client_id"] + _how(c) for c in r["clients"])
-        label = str(r["round_index"]) + (f" (attempt {r['attempt'] + 1})" if r["attempt"] else "")
+        label = attempt_name(r["round_index"], r["attempt"]).removeprefix("round ")
         error = "" if r["relative_error"] is None else f"{r['relative_error']:.1e}"
         table.add_row(
             label, r["state"], "" if r["seconds"] is None else f"{r['seconds']:.1f}", error, clients
@@ -308,9 +313,9 @@ def watch_command(
         row = _whole(connection, run_id)
     if as_json:
         print(json.dumps(row))
-    elif row["state"] == "FINISHED":
-        where = again(home, coordinator, identity)
-        print(f"adapter {row['adapter_sha256']}\nnext: motet export {run_id} {where} --out exported")
+    else:
+        adapter = f"adapter {row['adapter_sha256']}\n" if row["state"] == "FINISHED" else ""
+        print(adapter + next_step(run_id, row["state"], again(home, coordinator, identity)), end="")
     if row["state"] != "FINISHED":
         raise typer.Exit(9)
 
@@ -319,8 +324,7 @@ def _say(run: Run, said: tuple[Any, ...]) -> tuple[Any, ...]:
     """Print what is new of a run; what was said."""
     now = (run.state, run.rounds_closed, run.reason)
     if now != said:
-        progress = f"{run.rounds_closed} of {run.rounds_total} rounds closed"
-        print(f"{run.state}: {progress} {run.reason}".rstrip(), flush=True)
+        print(progress(run), flush=True)
     return now
 
 
@@ -337,8 +341,9 @@ def cancel_command(
     Example: motet run cancel r-3f9a1c
     """
     with reached(home, coordinator, identity) as connection:
-        connection.runs.cancel(run_id)
-    print(json.dumps({"run_id": run_id, "cancel_requested": True}) if as_json else f"{run_id} will end")
+        run = connection.runs.cancel(run_id)
+    told = {"run_id": run_id, "state": run.state, "cancel_requested": run.cancel_requested}
+    print(json.dumps(told) if as_json else cancelled(run))
 
 
 @app.command("resume")

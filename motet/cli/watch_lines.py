@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from motet.cli.run import round_as_values, summary
+from motet.cli.run_words import attempt_name, progress
 from motet.cli.screen import duration, printable, size
 from motet.cli.watched_run import state_of
 
@@ -41,13 +42,11 @@ class Teller:
 
     def _of_run(self, run: Run) -> str:
         left = self._watched.seconds_left()
-        words = f"{run.state}: {run.rounds_closed} of {run.rounds_total} rounds closed"
-        if left is not None and run.rounds_closed < run.rounds_total:
-            words += f", about {duration(left)} left"
-        return f"{words} {printable(run.reason)}".rstrip()
+        is_known = left is not None and run.rounds_closed < run.rounds_total
+        return progress(run, f", about {duration(left or 0.0)} left" if is_known else "")
 
     def _of_round(self, found: Round, before: Round | None) -> list[str]:
-        name = f"round {found.round_index + 1}" + (f" (attempt {found.attempt + 1})" if found.attempt else "")
+        name = attempt_name(found.round_index, found.attempt)
         known = {} if before is None else {c.client_id: state_of(c) for c in before.contributions}
         moved = [c for c in found.contributions if known.get(c.client_id, "ordered") != state_of(c)]
         lines = []

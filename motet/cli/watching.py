@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from motet.cli.following import Away, followed
 from motet.cli.reach import reached
-from motet.cli.screen import console, is_live, printable
+from motet.cli.run_words import next_step, progress
+from motet.cli.screen import console, is_live
 from motet.cli.watch_lines import Teller, as_object
 from motet.cli.watched_run import WatchedRun
 from motet.connection.errors import NotAllowedError, UnreachableError
@@ -70,7 +71,9 @@ def watch_one(place: Place, run_id: str, *, timeout_s: float, as_json: bool, whe
         print(f"it goes on; come back with: motet watch {run_id} {where}", file=sys.stderr)
     if run.state == "FINISHED" and not as_json:
         _tell_last(place, run)
-        print(f"adapter {run.adapter_sha256}\nnext: motet export {run_id} {where} --out exported")
+        print(f"adapter {run.adapter_sha256}")
+    if not as_json:
+        print(next_step(run_id, run.state, where), end="", flush=True)
     return run.state
 
 
@@ -300,6 +303,5 @@ class _RunsTeller:
             if self._said.get(run.run_id) == now:
                 continue
             self._said[run.run_id] = now
-            words = f"{run.run_id} {run.state}: {run.rounds_closed} of {run.rounds_total} rounds closed"
-            line = f"{words} {printable(run.reason)}".rstrip()
+            line = f"{run.run_id} {progress(run)}"
             print(json.dumps({"event": "run"} | summary(run)) if self._as_json else line, flush=True)

@@ -57,5 +57,5 @@ def test_show_prints_the_curve_and_every_figure_as_json(served, capsys):
 
 def test_watch_tells_each_clients_figures_and_those_of_the_last_adapter(served, capsys):
     told = motet(served, capsys, "watch", "r-judged")
-    assert "round 2: b received, 700 B, before it accuracy 20.0%, loss 1.2 held out" in told
+    assert "round 1: b received, 700 B, before it accuracy 20.0%, loss 1.2 held out" in told
     assert "the last adapter: accuracy 80.0%, loss 0.5 on 40 held-out examples of 2 clients" in told

@@ -121,8 +121,8 @@ def test_in_a_pipe_it_is_lines_or_objects_without_one_control_code(served, at):
     done = forked_motet.run(["watch", run_id, *at], plain(), forked_motet.ROOT)
     assert done.returncode == 9
     assert "\x1b" not in done.stdout + done.stderr
-    assert "CANCELLED: 1 of 2 rounds closed cancelled on request" in done.stdout
-    assert "round 1: b refused: clause hours: comes at another time" in done.stdout
+    assert "CANCELLED: 1 of 2 rounds closed; cancelled on request" in done.stdout
+    assert "round 0: b refused: clause hours: comes at another time" in done.stdout
     told = forked_motet.run(["watch", run_id, *at, "--json"], plain(), forked_motet.ROOT)
     objects = [json.loads(line) for line in told.stdout.splitlines()]
     assert told.returncode == 9
