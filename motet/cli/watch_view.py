@@ -86,6 +86,10 @@ class RunView:
             shown = min(len(clients), max(_LEAST_ROWS, room))
         yield Text()
         yield clients_table(clients[:shown], self._watched.budgets, is_whole=self._is_whole)
+        if self._is_whole:
+            yield from (
+                Text(f"{printable(c.client_id)}: {_why(c)}", overflow="fold") for c in clients if _why(c)
+            )
         counts = ", ".join(f"{n} {state}" for state, n in self._watched.states().items())
         more = f"; {len(clients) - shown} more" if shown < len(clients) else ""
         if not self._is_whole and any(len(c.client_id) > _NAME for c in clients[:shown]):
@@ -153,7 +157,7 @@ class RunView:
 def clients_table(
     rows: Sequence[Contribution], budgets: dict[str, Budget], *, is_whole: bool = False
 ) -> Table:
-    """This round's clients; epsilon only where something was charged. ``is_whole``: cut no name and no reason."""
+    """This round's clients; epsilon only where something was charged. ``is_whole``: cut no name, leave reasons out."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     overflow: OverflowMethod = "fold" if is_whole else "ellipsis"
     table.add_column("client", no_wrap=not is_whole, overflow=overflow, max_width=_NAME)
@@ -167,9 +171,9 @@ def clients_table(
     if any(row.client_id in budgets for row in rows):
         table.add_column("epsilon", justify="right", no_wrap=True)
         columns.append(lambda row: _epsilon(budgets.get(row.client_id)))
-    if any(row.error_message or row.outcome for row in rows):
-        table.add_column("why", no_wrap=not is_whole, overflow=overflow, ratio=1)
-        columns.append(lambda row: printable(row.error_message or row.outcome))
+    if not is_whole and any(_why(row) for row in rows):
+        table.add_column("why", no_wrap=True, overflow="ellipsis", ratio=1)
+        columns.append(_why)
     for row in rows:
         state = state_of(row)
         table.add_row(
@@ -182,6 +186,11 @@ def clients_table(
             *(Text(column(row)) for column in columns),
         )
     return table
+
+
+def _why(row: Contribution) -> str:
+    """Why a client's update was not counted, or not in full; whole it has a line of its own, as wide as there is."""
+    return printable(row.error_message or row.outcome)
 
 
 def _held_out(row: Contribution) -> str:
