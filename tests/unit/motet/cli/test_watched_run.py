@@ -152,12 +152,12 @@ def test_lines_name_each_client_once_and_count_them_where_they_are_many():
     teller = Teller(watched)
     ask = [Contribution(client_id=f"c{i:02}", state="ORDERED") for i in range(20)]
     say = lambda *rows: teller.lines(RunEvent(number=1, at=1.0, round=planned(2, 1, *rows)))  # noqa: E731
-    assert say(*ask) == ["round 3: 20 clients are asked"]
+    assert say(*ask) == ["round 2: 20 clients are asked"]
     one = replace(ask[0], state="RECEIVED", bytes_up=1400)
-    assert say(one, *ask[1:]) == ["round 3: c00 received, 1.4 kB"]
+    assert say(one, *ask[1:]) == ["round 2: c00 received, 1.4 kB"]
     assert say(one, *ask[1:]) == []
     many = [replace(c, state="RECEIVED") for c in ask[1:]]
-    assert say(one, *many) == ["round 3: 20 received"]
+    assert say(one, *many) == ["round 2: 20 received"]
 
 
 LONG = "a-name-of-sixty-three-letters-which-is-the-most-that-may-be-used"
