@@ -50,6 +50,7 @@ def test_embedded_and_deployed_give_the_same_adapter(federation, recipe_file, em
     assert [states(federation, run_id, k) for k in range(3)] == [ALL] * 3
 
 
+@pytest.mark.slow
 def test_a_clients_control_variates_outlive_its_process_and_the_adapter_is_the_embedded_one(
     federation, recipe_file, embedded
 ):
@@ -69,6 +70,7 @@ def test_a_clients_control_variates_outlive_its_process_and_the_adapter_is_the_e
     assert [states(federation, run_id, k) for k in range(4)] == [ALL] * 4
 
 
+@pytest.mark.slow
 def test_pruned_ranks_outlive_both_processes_and_the_adapter_is_the_embedded_one(
     federation, recipe_file, embedded
 ):
@@ -89,7 +91,9 @@ def test_pruned_ranks_outlive_both_processes_and_the_adapter_is_the_embedded_one
     assert ranks[1] < ranks[0] == 7  # what was pruned before the kill was kept after it
 
 
-@pytest.mark.parametrize("basis", ["public_gradient", "gradient_sketch"])
+@pytest.mark.parametrize(
+    "basis", [pytest.param("public_gradient", marks=pytest.mark.slow), "gradient_sketch"]
+)
 def test_a_basis_of_gradients_is_the_same_at_every_client_and_outlives_a_kill(
     federation, recipe_file, embedded, tmp_path, basis
 ):

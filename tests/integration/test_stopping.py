@@ -37,27 +37,30 @@ def test_stopping_by_sigterm_leaves_no_process(deploy, recipe_file):
     assert not (own.client_home("a") / "replies").exists()  # it was stopped within training
 
 
+@pytest.mark.parametrize(
+    ("child_name", "log"),
+    [
+        pytest.param("flower-superlink", "superlink.log", marks=pytest.mark.slow),
+        ("coordinator.engine.gateway", "gateway.log"),
+    ],
+)
 def test_a_superlink_or_gateway_that_dies_ends_the_coordinator_in_words_and_the_next_start_goes_on(
-    deploy, recipe_file
+    deploy, recipe_file, child_name, log
 ):
     own = deploy("a")
     own.start()
-    for child_name, log in (
-        ("flower-superlink", "superlink.log"),
-        ("coordinator.engine.gateway", "gateway.log"),
-    ):
-        run_id = own.submit(recipe_file("on", rounds=2, clients="[a]", minimum=1))
-        own.wait_for_order(run_id, 0)
-        children = own.children("coordinator")
-        next(process for process, line in children.items() if child_name in line).kill()
-        asked = time.monotonic()
-        assert own.running["coordinator"].wait(20) == 7
-        assert time.monotonic() - asked < 20
-        assert "ended by itself" in own.log("coordinator")
-        assert log in own.log("coordinator")
-        assert len(own.processes()) == 1  # the client waits
-        own.start_coordinator()
-        assert own.wait_for_end(run_id).state == "FINISHED"
+    run_id = own.submit(recipe_file("on", rounds=2, clients="[a]", minimum=1))
+    own.wait_for_order(run_id, 0)
+    children = own.children("coordinator")
+    next(process for process, line in children.items() if child_name in line).kill()
+    asked = time.monotonic()
+    assert own.running["coordinator"].wait(20) == 7
+    assert time.monotonic() - asked < 20
+    assert "ended by itself" in own.log("coordinator")
+    assert log in own.log("coordinator")
+    assert len(own.processes()) == 1  # the client waits
+    own.start_coordinator()
+    assert own.wait_for_end(run_id).state == "FINISHED"
 
 
 def test_a_federation_with_messages_in_memory_goes_on_after_a_crash(deploy, recipe_file):

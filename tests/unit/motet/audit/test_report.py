@@ -219,7 +219,7 @@ def test_an_infinite_epsilon_is_no_number_anywhere(house):
 def test_the_canary_audit_is_part_of_the_page_with_its_ceiling(house):
     house.play(range(1))
     outcome = json.loads(
-        json.dumps(attack(trials=200, canaries=400, with_runs=True, with_controls=True).as_json())
+        json.dumps(attack(trials=50, canaries=400, with_runs=True, with_controls=True).as_json())
     )
     told = report_of(house, canary=outcome)
     assert told["empirical_audit"]["one_run"]["ceiling"] > told["empirical_audit"]["one_run"]["claim"]
