@@ -37,7 +37,7 @@ class ArtifactStore:
     """Adapter states and client updates under ``folder/<first two digits>/``.
 
     Args:
-      folder: made with the first artifact. Encrypted where ``encrypt_new_home`` or ``rotate_keys`` said so.
+      folder: made with the first artifact. Encrypted where ``open_artifacts`` or ``rotate_keys`` said so.
     """
 
     def __init__(self, folder: Path) -> None:
