@@ -1,5 +1,7 @@
 """What a reader may take for granted about the tree itself."""
 
+import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -104,6 +106,35 @@ def test_constraints_pin_every_direct_dependency():
     wanted = project["dependencies"] + extras["dev"] + extras["trackers"]
     missing = [d for d in wanted if re.split(r"[<>=\[; ]", d)[0].lower().replace("_", "-") not in pinned]
     assert not missing
+
+
+def undeclared(sources, declared):
+    """Distributions that sources import and ``declared`` (normal names) does not name."""
+    by_import = importlib.metadata.packages_distributions()
+    own = {*PACKAGES, *sys.stdlib_module_names}
+    found = {}
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += (
+                [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            )
+            for top in {module.split(".")[0] for module in modules} - own:
+                made_by = {name.lower().replace("_", "-") for name in by_import.get(top, [top])}
+                if not made_by & declared:
+                    found[top] = made_by
+    return found
+
+
+def test_every_library_that_the_packages_import_is_a_dependency_of_their_own():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    named = project["dependencies"] + extras["postgres"] + extras["trackers"]
+    declared = {re.split(r"[<>=\[; ]", d)[0].lower().replace("_", "-") for d in named}
+    declared |= {"pydantic-core", "mlflow"}  # halves of pydantic, which pins it, and of mlflow-skinny
+    sources = [p.read_text() for package in PACKAGES for p in tracked(f"{package}/*.py")]
+    assert not undeclared(sources, declared)
+    assert undeclared(sources, declared - {"httpx"}) == {"httpx": {"httpx"}}  # positive control
 
 
 @pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"])
