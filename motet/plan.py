@@ -415,6 +415,12 @@ def _notes(recipe: Recipe, sizes: Mapping[str, int | None], *, known: bool) -> S
 
 def _training_notes(recipe: Recipe) -> Sequence[str]:
     notes = []
+    if recipe.evaluation is not None:
+        notes.append(
+            f"evaluation: examples that are held out are counted as if they trained; judging up to "
+            f"{recipe.evaluation.max_examples} of them comes on top of a round, and clients whose owners share receive "
+            "the last adapter once more"
+        )
     if recipe.adapter.rank_policy == "measured":
         notes.append("ranks are the most that clients are asked for; each tells what its machine carries")
     if recipe.method.self_pruning is not None:

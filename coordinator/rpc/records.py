@@ -86,9 +86,12 @@ def rounds_of(store: Store, run_id: str) -> list[Round]:
     by_attempt: dict[tuple[int, int], list[ContributionRow]] = {}
     for row in store.contributions(run_id):
         by_attempt.setdefault((row.round_index, row.attempt), []).append(row)
-    cuts, scores = store.figures(run_id, "truncation_error"), store.scores.of(run_id)
+    cuts = store.figures(run_id, "truncation_error")
+    told: dict[int, list[ScoreRow]] = {}
+    for score in store.scores.of(run_id):
+        told.setdefault(score.rounds_done, []).append(score)
     return [
-        round_of(row, by_attempt.get((row.round_index, row.attempt), ()), cuts, scores)
+        round_of(row, by_attempt.get((row.round_index, row.attempt), ()), cuts, told.get(row.round_index, ()))
         for row in store.rounds(run_id)
     ]
 
@@ -105,9 +108,9 @@ def round_of(
       row: of it.
       contributions: of it.
       cuts: round -> relative error of a cut of rank before it.
-      scores: what clients told of what rounds of the run start from.
+      scores: what clients told of the adapter that this round starts from.
     """
-    told = {s.client_id: s for s in scores if s.rounds_done == row.round_index}
+    told = {score.client_id: score for score in scores}
     return Round(
         run_id=row.run_id,
         round_index=row.round_index,

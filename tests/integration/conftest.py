@@ -346,6 +346,10 @@ def embedded(shards, tmp_path_factory):
 def _shared(shards, tmp_path_factory):
     files = {name: shards / f"{name}.jsonl" for name in RANKS}
     deployment = Deployment(tmp_path_factory.mktemp("federation"), files)
+    deployment.policies["a"] = deployment.home / "policy-of-a.toml"
+    deployment.policies["a"].write_text(
+        "share_accuracy = true\n"
+    )  # where a recipe asks for it; the others do not share
     try:
         yield deployment
     finally:

@@ -156,6 +156,11 @@ def _loss(reply, state, count):
     return dataclasses.replace(reply, error_message=f"loss {0.69 * count:.4f}")
 
 
+def _held_out(reply, _state, count):
+    """What a run without privacy may tell, told by a private one."""
+    return dataclasses.replace(reply, held_out_examples=count // 2, held_out_loss=0.69 + count / 1000)
+
+
 def _steps(reply, _state, count):
     return dataclasses.replace(reply, num_steps=1 + count // 4)
 
@@ -174,6 +179,7 @@ def _an_extra_tensor(reply, state, count):
         (_num_examples, "num_examples"),
         (_weight, "aggregation_weight"),
         (_loss, "error_message"),
+        (_held_out, "held_out_loss"),
         (_steps, "num_steps"),
         (_an_extra_tensor, "keys and shapes"),
     ],

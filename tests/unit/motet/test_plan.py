@@ -263,3 +263,9 @@ def test_the_most_that_a_sparse_message_can_be_is_planned_and_said():
     size = len(compress(values, scheme_of(recipe)).payload)
     assert size <= result.clients[0].bytes_up < 1.2 * size
     assert any("the most that it can be" in note for note in result.notes)
+
+
+def test_a_plan_says_what_judging_on_held_out_examples_adds():
+    judged = plan(tiny("method: {name: flora}\nevaluation: {held_out: 0.1, max_examples: 40}\n"), probe=False)
+    assert any("judging up to 40 of them" in note for note in judged.notes)
+    assert not any("judging" in note for note in plan(tiny("method: {name: flora}\n"), probe=False).notes)
