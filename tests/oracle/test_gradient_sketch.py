@@ -55,6 +55,7 @@ def dense_gradients(recipe, path):
     base.model.eval()
     per_example_loss(recipe, base.model, examples, range(len(examples)))[0].mean().backward()
     shapes = layer_shapes(recipe)
+    assert shapes.keys() == layers.keys() != set()
     found = {name: layer.weight.grad for name, layer in layers.items()}
     return {
         k: g if tuple(g.shape) == shapes[k] and recipe.base_model.tiny != "tiny-gpt2" else g.T

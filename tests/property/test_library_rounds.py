@@ -407,6 +407,7 @@ def test_no_component_is_dead_after_a_round_that_moved_nothing(name):
     start = [method.trained_part(fleet.start(k)) for k in range(2)]
     updates = [ClientUpdate(client_id=f"c{k}", weight=1.0, state=s) for k, s in enumerate(start)]
     state = method.reduce(fleet.state, updates).state
+    assert state.lora.keys() == SHAPES.keys()
     for pair in state.lora.values():
         assert not pair.B.any()
         assert bool((pair.A.norm(dim=1) > 0).all())

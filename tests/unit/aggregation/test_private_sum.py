@@ -134,6 +134,7 @@ def test_nobody_at_all_is_noise_alone_of_the_standard_deviation_that_is_claimed(
 def test_the_factor_that_rests_gets_no_noise(name, round_index, still):
     method, state, pairs = world(name, round_index=round_index)
     after = result(method, state, pairs, sigma=1.0, round_index=round_index)
+    assert after.lora.keys() == state.lora.keys() != set()
     for layer, pair in after.lora.items():
         before = state.lora[layer]
         assert torch.equal(getattr(pair, still), getattr(before, still))

@@ -54,7 +54,9 @@ def test_the_newest_backup_put_back_is_trained_for(federation, tmp_path):
     federation.round("r-1", 1)
     federation.backup(tmp_path / "backup")
     federation.put_back(tmp_path / "backup")
+    before = SeenLedger(federation.home).seen().checkpoint.size
     federation.round("r-1", 2)
+    assert SeenLedger(federation.home).seen().checkpoint.size > before
 
 
 def test_a_new_ledger_in_the_place_of_the_old_one_is_refused(federation, tmp_path):

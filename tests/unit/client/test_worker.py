@@ -197,7 +197,9 @@ def test_training_moves_every_trainable_tensor(recipe_of, order_of, data_file, t
         flatten(from_bytes(order.payload)),
         flatten(from_bytes(worker_for(data_file, tmp_path).handle(order).payload)),
     )
-    assert all(not torch.equal(start[k], end[k]) for k in start if not k.endswith("scale"))
+    trained = [key for key in start if not key.endswith("/scale")]
+    assert {key.split("/")[0] for key in trained} == {"lora", "dense"}
+    assert not [key for key in trained if torch.equal(start[key], end[key])]
 
 
 def test_replies_on_disk_hold_no_text_of_the_data(recipe_of, order_of, data_file, tmp_path):

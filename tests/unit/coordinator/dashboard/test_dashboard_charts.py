@@ -79,6 +79,7 @@ def test_one_value_and_equal_values_are_drawn_within_the_frame():
     for points in ([(1, 0.3)], [(1, 7.0), (2, 7.0)], [(1, -5.0), (2, 1e9)]):
         for tree in pictures_of(line_chart("c", "t", [Series(label="x", points=points)])):
             _, _, width, height = map(float, tree.get("viewBox").split())
+            assert len(tree.findall("circle")) == len(points)
             for dot in tree.findall("circle"):
                 assert 0 <= float(dot.get("cx")) <= width
                 assert 0 <= float(dot.get("cy")) <= height
