@@ -304,7 +304,7 @@ def _ended(children: Sequence[Child]) -> Child | None:
 
 
 def write_join_file(config: ServiceConfig) -> Path:
-    """``join.json``: address, authority and pinned bundle. It holds no secret; give it to every client."""
+    """``join.json``: address, authority and pinned bundle. It holds no secret; who enrols with a token gets it."""
     path = config.home / "join.json"
     ca = (config.home / "tls" / "ca.crt").read_text(encoding="ascii")
     address = as_others_see(config.listen, config.names)
@@ -325,7 +325,7 @@ def _secret(home: Path) -> bytes:
 @contextmanager
 def _exclusive(home: Path) -> Iterator[IO[str]]:
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)  # database, adapters and logs are the owner's
         file = (home / "coordinator.lock").open("w")
     except OSError as e:
         raise AlreadyRunningError(

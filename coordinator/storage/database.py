@@ -215,7 +215,7 @@ def _prepare_file(path: Path, *, create: bool) -> None:
             f"{path}: no such database", hint="check --home, or start a coordinator there first"
         )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as e:
         raise StorageError(f"{path.parent} can not be made: {e.strerror}") from e
 

@@ -43,7 +43,7 @@ def share(home: Path, other: Path) -> None:
     if (home / "motet.db").exists() or (here.exists() and here.read_text(encoding="utf-8") != text):
         raise StorageError(f"{home} belongs to another database", hint="choose another --home")
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in SHARED:
             _link(home / name, (other / name).resolve())
         here.write_text(text, encoding="utf-8")

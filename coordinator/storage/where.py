@@ -67,7 +67,7 @@ def remember(home: Path, text: str) -> None:
         if known != url:
             raise StorageError(
                 f"{home} belongs to the database {known.render_as_string()}",
-                hint="choose another --home; to move a database, copy it whole and change that file by hand",
+                hint="choose another --home; to move a database: motet backup, then motet restore --database URL",
             )
         return
     if (home / "motet.db").exists():
@@ -76,7 +76,7 @@ def remember(home: Path, text: str) -> None:
             hint="choose another --home; what was spent there must not be forgotten",
         )
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as e:
         raise StorageError(f"{path} can not be written: {e.strerror}", hint="check the home's rights") from e

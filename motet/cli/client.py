@@ -57,8 +57,9 @@ def enrol_command(
 
     identity = enrol(home, read_secret("--token", token, token_file))
     told = {"client_id": identity.name, "federation": identity.federation, "control": identity.control}
-    words = f"{identity.name} belongs to federation {identity.federation}; start it: motet client start --home {home}"
-    print(json.dumps(told) if as_json else words)
+    words = f"{identity.name} belongs to federation {identity.federation}"
+    start = f"next: motet client start --data FILE --home {home}"
+    print(json.dumps(told) if as_json else f"{words}\n{start}")
 
 
 @app.command("renew")
@@ -178,7 +179,7 @@ def start_command(
 ) -> None:
     """Answer the coordinator's orders with one process that keeps the model loaded. Stop it with Ctrl-C.
 
-    Example: motet client start --name ward-a --data ward-a.jsonl --join join.json --home ward-a
+    Example: motet client start --data ward-a.jsonl --home ward-a --policy policy.toml
     """
     from client.service import SetupError, load_join_file, serve
     from motet.cli.words import check_choice

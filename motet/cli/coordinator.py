@@ -171,7 +171,7 @@ def start_command(
             "federation": api.federation,
             "dashboard": api.dashboard,
         }
-        words = f"coordinator ready on {listen}; give {join} to every client"
+        words = f"coordinator ready on {listen}; admit a client: motet ca token --client NAME --home {home}"
         print(json.dumps(told) if as_json else words, flush=True)
 
     def standby(leader: Leader) -> None:

@@ -195,7 +195,9 @@ def check_revision(where: str, current: str | None, known: Sequence[str], home: 
 
 def check_port(address: str, *, is_running: bool, is_free: bool, is_answering: bool, home: str) -> Finding:
     """The coordinator's address: answering while it runs, free while it does not."""
-    start = f"motet coordinator start --home {home} --listen {address}"
+    start = (
+        f"start it with the options that it had: motet coordinator start --home {home} --listen {address} ..."
+    )
     if is_running:
         if is_answering:
             return ok("port", address, "answers")
@@ -232,7 +234,7 @@ def check_processes(
                 "processes",
                 home,
                 f"{', '.join(missing)} does not run",
-                f"{stop}; motet coordinator start --home {home}",
+                f"{stop}; start it with the options that it had: motet coordinator start --home {home} ...",
             )
         ]
     extra = {pid: name for pid, name in flower.items() if list(flower.values()).count(name) > 1}

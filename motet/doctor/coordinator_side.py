@@ -58,7 +58,7 @@ def look(home: Path) -> Iterator[Finding]:
         yield problem
     if seen is not None:
         yield check_revision(seen.shown, seen.revision, known_revisions(), str(home))
-    yield from _ledger(home, seen)
+    yield from _ledger(home, seen, is_running=is_running)
     yield from machine.models(_models(seen))
     yield _artifacts(home)
 
@@ -103,7 +103,8 @@ def _certificates(home: Path, *, is_running: bool) -> Iterator[Finding]:
         return
     now = machine.now()
     yield from check_certificate(str(tls / "ca.crt"), authority, authority, now, mend=restore)
-    again = ("restart it: " if is_running else "") + f"motet coordinator start --home {home}"
+    start = f"motet coordinator start --home {home} ..., with the options that it had"
+    again = ("restart it: " if is_running else "") + start
     yield from check_certificate(str(tls / "server.pem"), server, authority, now, mend=again)
     for name, certificate in (("ca.key", authority), ("server.key", server)):
         if keys[name].public_key() != certificate.public_key():
@@ -131,7 +132,7 @@ def _network(home: Path, *, is_running: bool) -> Iterator[Finding]:
     )
 
 
-def _ledger(home: Path, seen: Look | None) -> Iterator[Finding]:
+def _ledger(home: Path, seen: Look | None, *, is_running: bool) -> Iterator[Finding]:
     folder = home / "ledger"
     ledger = CoordinatorLedger(folder)
     try:
@@ -152,16 +153,15 @@ def _ledger(home: Path, seen: Look | None) -> Iterator[Finding]:
         )
         return
     behind = len(seen.leaves) - len(entries) if seen is not None else 0
-    told = f"{len(entries)} entries, a whole chain" + (f", {newest[0].size} signed" if newest else "")
-    if behind > 0:
-        yield warning(
-            "ledger",
-            folder,
-            f"{told}; the database has {behind} more",
-            f"motet coordinator start --home {home}",
-        )
+    told = f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}, a whole chain" + (
+        f", {newest[0].size} signed" if newest else ""
+    )
+    if behind > 0 and not is_running:
+        more = f"{told}; the database has {behind} more"
+        yield warning("ledger", folder, more, "the next start of the coordinator writes them")
     else:
-        yield ok("ledger", folder, told)
+        later = f"; {behind} more are written before the next order leaves" if behind > 0 else ""
+        yield ok("ledger", folder, told + later)
     last = entry_from_bytes(seen.leaves[-1]) if seen is not None and seen.leaves else entries[-1]
     yield check_last_entry(str(folder), machine.now().timestamp(), last.at_ms / 1000.0)
 

@@ -1,8 +1,11 @@
 """Which database a home has, and that its password is nowhere to be seen."""
 
+import stat
+
 import pytest
 
 from coordinator.errors import DatabaseAwayError, StorageError
+from coordinator.service import _exclusive
 from coordinator.storage.where import PASSWORD, PASSWORD_FILE, database_of, open_store, remember
 from motet.cli.main import main
 
@@ -22,6 +25,28 @@ def test_a_database_is_named_once_and_found_by_every_command_with_that_home(tmp_
     assert database_of(tmp_path).render_as_string(hide_password=False) == URL
     with pytest.raises(StorageError, match=r"belongs to the database postgresql://motet@db\.example\.org"):
         remember(tmp_path, URL + "2")
+
+
+def made_by_a_store(home):
+    open_store(home).close()
+
+
+def made_by_a_url(home):
+    remember(home, URL)
+
+
+def made_by_a_start(home):
+    with _exclusive(home):
+        pass
+
+
+@pytest.mark.parametrize("made", [made_by_a_store, made_by_a_url, made_by_a_start])
+def test_a_new_home_can_be_read_by_its_owner_alone(tmp_path, made):
+    made(tmp_path / "fed")
+    assert stat.S_IMODE((tmp_path / "fed").stat().st_mode) == 0o700
+    (tmp_path / "open").mkdir(mode=0o755)  # positive control: a folder that was there keeps its rights
+    made(tmp_path / "open")
+    assert stat.S_IMODE((tmp_path / "open").stat().st_mode) == 0o755
 
 
 def test_a_home_that_has_a_file_gets_no_other_database(tmp_path):

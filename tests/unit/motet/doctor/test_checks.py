@@ -157,6 +157,13 @@ def test_the_port_answers_while_the_coordinator_runs_and_is_free_while_it_does_n
     assert levels(checks.check_port("127.0.0.1:8443", home="fed", **facts)) == [level]
 
 
+def test_a_word_to_start_again_speaks_of_the_options_that_a_coordinator_had():
+    idle = {"is_running": False, "is_free": True, "is_answering": False}
+    assert "the options that it had" in checks.check_port("h:1", home="fed", **idle).what
+    half = checks.check_processes("fed", is_running=True, flower={11: "SuperLink"}, coordinator=10)
+    assert "the options that it had" in half[0].mend
+
+
 @pytest.mark.parametrize(
     ("is_running", "flower", "level"),
     [
