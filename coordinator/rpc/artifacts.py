@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from coordinator.rpc.interceptors import calling
 from coordinator.rpc.pages import page
+from coordinator.storage.artifacts import ArtifactStore
+from coordinator.storage.collecting import GRACE_S, Retention
 from motet.connection.errors import BadRequestError
 from motet.errors import NotFoundError
 from motet.wire.control import Artifact, CollectGarbageResponse, GarbageReason
@@ -49,8 +51,6 @@ class ArtifactServicer(control_pb2_grpc.ArtifactServiceServicer):
 
         The file is read twice, so that a frame of it is in memory at a time and not the whole.
         """
-        from coordinator.storage.artifacts import ArtifactStore  # loads torch
-
         if all(row.sha256 != request.sha256 for row in self._store.artifacts()):
             raise NotFoundError(
                 "there is no artifact of that hash", hint="a run's adapter_sha256 names one: motet run show"
@@ -74,9 +74,6 @@ class ArtifactServicer(control_pb2_grpc.ArtifactServiceServicer):
         self, request: control_pb2.CollectGarbageRequest, _context: grpc.ServicerContext
     ) -> control_pb2.CollectGarbageResponse:
         """Remove what no run needs any more; a running engine is not disturbed."""
-        from coordinator.storage.artifacts import ArtifactStore
-        from coordinator.storage.collecting import GRACE_S, Retention
-
         grace_s = request.grace_s if request.HasField("grace_s") else GRACE_S
         if not grace_s >= 0:
             raise BadRequestError("the grace is a number of seconds, 0 or more")

@@ -185,7 +185,21 @@ def _text_of(row: Mapping[str, Any], column: str, where: str) -> str:
     text = _cell(row, column, where, "text_column")
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}: column {column!r} holds no text")
+    if not _is_unicode(text):
+        raise DataError(
+            f"{where}: column {column!r} holds half a character, a lone surrogate such as \\ud83d",
+            hint="write the file again from its source; the other half was lost on the way",
+        )
     return text
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether every character is whole: JSON can spell halves, which no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _image_of(row: Mapping[str, Any], where: str) -> bytes:

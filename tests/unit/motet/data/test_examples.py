@@ -64,6 +64,7 @@ def test_what_is_written_is_read_back(tmp_path_factory, examples):
             r"a\.jsonl:2: column 'text' holds no text",
         ),
         ("a.jsonl", '{"text": 5, "label": 0}\n', r":1: column 'text' holds no text"),
+        ("a.jsonl", '{"text": "a \\ud83d", "label": 0}\n', r":1: column 'text' holds half a character"),
         ("a.jsonl", '{"text": "x", "label": 2}\n', r":1: label 2 is not below num_labels = 2"),
         ("a.jsonl", '{"text": "x", "label": true}\n', r":1: label True is not a class index"),
         ("a.jsonl", '{"text": "x", "label": 1.0}\n', r":1: label 1\.0 is not a class index"),
