@@ -43,8 +43,8 @@ def ensure_certificates(folder: Path, names: Sequence[str], now: datetime.dateti
     """Make ``ca.crt``, ``ca.key``, ``server.pem``, ``server.key`` unless they are there.
 
     ``server.pem`` holds the server's certificate and the authority's after it, so that who has the authority's pin
-    can check both. The server's certificate is made anew, with its key, when it ends within 60 days, lacks one
-    of ``names`` or stands alone; the authority never is.
+    can check both. The server's certificate is made anew, for the key that is there, when it ends within 60 days, lacks
+    one of ``names`` or stands alone; the authority never is.
 
     Args:
       folder: made with mode 0700.

@@ -280,20 +280,20 @@ class FlowerLink:
         )
 
     def _keep_lease(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S):
-            try:
-                if (
-                    not self._open_grid()  # noqa: SLF001
-                    ._runtime_client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
-                    .success
-                ):
-                    self.lost.set()
+        """Heartbeats until ``close``. Whatever else ends them, the lease is lost, and ``pull`` says so."""
+        try:
+            while not self._stop.wait(HEARTBEAT_S):
+                try:
+                    runtime = self._open_grid()._runtime_client  # noqa: SLF001
+                    if not runtime.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success:
+                        return
+                except httpx.HTTPStatusError:
                     return
-            except httpx.HTTPStatusError:
+                except httpx.TransportError:
+                    log.warning("the SuperLink does not answer the heartbeat")
+        finally:
+            if not self._stop.is_set():
                 self.lost.set()
-                return
-            except httpx.TransportError:
-                log.warning("the SuperLink does not answer the heartbeat")
 
     def _control(self) -> ControlHttpClient:
         client: ControlHttpClient = self._client(ControlHttpClient, "flwr CLI", retry=False)
