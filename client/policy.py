@@ -175,7 +175,7 @@ def _list_of(fits: Callable[[str], bool]) -> Callable[[object], bool]:
 
 
 _USABLE: Mapping[str, Callable[[object], bool]] = {
-    "target_delta": lambda value: _is_positive(value) and value < 1,
+    "target_delta": lambda value: isinstance(value, float) and 0 < value < 1,
     "require_privacy": lambda value: isinstance(value, bool),
     "share_metrics": lambda value: isinstance(value, bool),
     "share_accuracy": lambda value: isinstance(value, bool),

@@ -143,6 +143,7 @@ def _export_at_end(
     run: Run, out: Path, home: Path | None, coordinator: str | None, identity: Path | None, *, as_json: bool
 ) -> None:
     """Follow a run and write its adapter; exit code 9 when it ends without one."""
+    from motet.cli.screen import printable
     from motet.exporting import export_from
 
     print(f"{run.run_id} {run.name}", file=sys.stderr, flush=True)
@@ -150,7 +151,7 @@ def _export_at_end(
     with reached(home, coordinator, identity) as connection:
         ended = connection.runs.get(run.run_id)
         if ended.state != "FINISHED":
-            print(f"{run.run_id} is {ended.state}: {ended.reason}", file=sys.stderr)
+            print(f"{run.run_id} is {ended.state}: {printable(ended.reason)}", file=sys.stderr)
             raise typer.Exit(9)
         facts = export_from(connection, run.run_id, out)
     words = f"{run.run_id} has finished; its adapter is in {facts['out_dir']}"

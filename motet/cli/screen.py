@@ -23,10 +23,10 @@ _DUMB = ("dumb", "unknown")
 
 
 def console(*, is_error: bool = False) -> Console:
-    """A console on standard output, or on standard error; nothing in it is read as markup or highlighted."""
-    from rich.console import Console
+    """A console on standard output, or on standard error; nothing in it is read as markup, highlighted or obeyed."""
+    from motet.cli.plain_console import PlainConsole
 
-    return Console(stderr=is_error, markup=False, highlight=False, emoji=False)
+    return PlainConsole(stderr=is_error, markup=False, highlight=False, emoji=False)
 
 
 def listing(

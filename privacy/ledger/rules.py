@@ -157,7 +157,7 @@ def _run(state: LedgerState, body: RunDeclared, report: Callable[[str, str], Non
         report("recipe_hash", f"the recipe of run {body.run_id} is not the one that its hash names")
     try:
         recipe = json.loads(body.recipe_json)
-    except ValueError:
+    except (ValueError, RecursionError):
         recipe = None
     if not isinstance(recipe, dict):
         report("recipe", f"the recipe of run {body.run_id} can not be read")
