@@ -39,6 +39,9 @@ class PolicyFileError(MotetError):
 
     exit_code = 6
 
+    def __init__(self, message: str, *, hint: str = "mend it; every clause is in docs/policy.md") -> None:
+        super().__init__(message, hint=hint)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -107,9 +110,11 @@ def load_policy(path: Path) -> Policy:
         data = path.read_bytes()
         table = tomllib.loads(data.decode("utf-8"))
     except FileNotFoundError as e:
-        raise PolicyFileError(f"{path}: no such policy file") from e
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise PolicyFileError(f"{path}: {e}") from e
+        raise PolicyFileError(f"{path}: no such policy file", hint="check --policy") from e
+    except OSError as e:
+        raise PolicyFileError(f"{path}: {e.strerror}", hint="check the file's rights") from e
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise PolicyFileError(f"{path}: not TOML: {e}") from e
     if not table:  # what is left of a file that could not be written, and no floor
         raise PolicyFileError(
             f"{path}: holds no clause", hint="write the clauses, or start without --policy if you mean none"
@@ -153,7 +158,9 @@ def _data_sets(path: Path, value: object) -> dict[str, float]:
         for key in table:
             _check_known(path, key, ["max_epsilon"], f"clause of data_sets.{name}")
         if "max_epsilon" not in table or not _is_positive(table["max_epsilon"]):
-            raise PolicyFileError(f"{path}: data_sets.{name}.max_epsilon has an unusable value")
+            raise PolicyFileError(
+                f"{path}: data_sets.{name}.max_epsilon has an unusable value{_expected('max_epsilon')}"
+            )
         caps[name] = float(table["max_epsilon"])
     return caps
 
@@ -200,6 +207,13 @@ _EXPECTED: Mapping[str, str] = {
     "approval": ", ".join(APPROVALS),
     "allowed_base_sha256": "64 digits of 0-9 and a-f each",
     "approved_recipes": "64 digits of 0-9 and a-f each",
+    "require_privacy": "true or false",
+    "share_metrics": "true or false",
+    "share_accuracy": "true or false",
+    "hours": 'a text such as "22:00-06:00", or a list of these',
+    "days": 'a list of "mon" to "sun"',
+    "time_zone": 'a text such as "Europe/Berlin"',
+    "max_parallel_runs": "a whole number, at least 1",
 }
 
 
@@ -212,7 +226,12 @@ def _is_usable(key: str, value: object) -> bool:
 
 
 def _expected(key: str) -> str:
-    return f"; expected: {_EXPECTED[key]}" if key in _EXPECTED else ""
+    if key in _EXPECTED:
+        return f"; expected: {_EXPECTED[key]}"
+    is_list = key.startswith("allowed_") or key == "public_files"
+    return "; expected: " + (
+        'a list of texts, such as ["one", "two"]' if is_list else "a number above 0, no text"
+    )
 
 
 def _check_unit(policy: Policy, unit: str) -> None:

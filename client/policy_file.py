@@ -77,7 +77,7 @@ class PolicyFile:
                     log.warning("the policy file has changed; its clauses hold from now on")
                     return stamp, policy
             stamp = None  # looked at again with the next order
-            raise PolicyFileError(f"{path}: is being written")
+            raise PolicyFileError(f"{path}: is being written", hint="")
         except PolicyFileError as e:
             log.error("everything is refused until the policy file is mended: %s", e.message)  # noqa: TRY400
             return stamp, e

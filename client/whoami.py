@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.files import write_durably
+from motet.identity import FACTS
 
 _FILE = "client.json"
 _CONTACT = "last-contact"
@@ -15,7 +16,7 @@ _CONTACT = "last-contact"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whoami:
-    """``client_id``: the name in recipes; empty before the first start. ``policy``: its file, if one was given."""
+    """``client_id``: the name in recipes; empty where it has none yet. ``policy``: its file, if one was given."""
 
     client_id: str = ""
     policy: Path | None = None
@@ -43,13 +44,22 @@ def remember(home: Path, client_id: str, policy: Path | None) -> None:
 
 
 def recall(home: Path) -> Whoami:
-    """What the last start noted; empty where there was none."""
+    """What the last start noted; before the first the name that it enrolled under, empty where there is none."""
+    if not (home / _FILE).exists():
+        return Whoami(client_id=_enrolled_as(home))
     try:
         told = json.loads((home / _FILE).read_text(encoding="utf-8"))
         policy = told["policy"]
         return Whoami(client_id=str(told["client_id"]), policy=Path(policy) if policy else None)
     except (OSError, ValueError, KeyError, TypeError):
         return Whoami()
+
+
+def _enrolled_as(home: Path) -> str:
+    try:
+        return str(json.loads((home / "identity" / FACTS).read_text(encoding="utf-8"))["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def heard(home: Path) -> None:

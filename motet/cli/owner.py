@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from motet.cli.screen import printable
+from motet.cli.words import agree
 from motet.errors import MotetError
 
 if TYPE_CHECKING:
@@ -160,19 +161,20 @@ def _spent(home: Path, target_delta: float) -> list[dict[str, Any]]:
 def _when(ms: int | None) -> str:
     if ms is None:
         return "never"
-    return datetime.datetime.fromtimestamp(ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.datetime.fromtimestamp(ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def _line(row: dict[str, Any]) -> str:
     decision = row["decision"]
     label = f"{row['recipe_sha256'][:12]} {row['name'] or '(not asked for yet)'}"
-    runs = f", wanted by {', '.join(row['run_ids'])}" if row["run_ids"] else ""
+    runs = f", asked by {', '.join(row['run_ids'])}" if row["run_ids"] else ""
     if decision is not None:
         why = f" ({decision['reason']})" if decision["reason"] else ""
         by = "by rule" if decision["made_by"] == "rule" else "by you"
         told = f"{decision['decision']} {by} on {_when(decision['decided_at_ms'])}{why}"
     else:
-        told = {"pending": "waits for your decision"}.get(row["answer"], row["answer"] or "no answer yet")
+        known = {"pending": "waits for your decision", "refused": "refused by your policy"}
+        told = known.get(row["answer"], row["answer"] or "no answer yet")
     stands = f"; last answer: {row['message']}" if row["message"] and row["answer"] != "pending" else ""
     return printable(f"{label}: {told}{runs}{stands}")  # a stranger's words are in it
 
@@ -186,9 +188,8 @@ def status_command(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(facts))
         return
-    print(
-        f"client {facts['client_id'] or '(never started)'}, coordinator last seen: {_when(facts['last_seen_ms'])}"
-    )
+    name = facts["client_id"] or "(not enrolled, never started)"
+    print(f"client {name}, coordinator last seen: {_when(facts['last_seen_ms'])}")
     policy = facts["policy"] or "none: whatever a recipe asks is allowed"
     print(f"policy: {policy}; approval: {facts['approval']}")
     if facts["policy_problem"]:
@@ -293,7 +294,7 @@ def _decide(
         ):
             print(line)
     if not (yes or as_json) and sys.stdin.isatty():
-        typer.confirm("Approve it?", abort=True)
+        agree("Approve it?")
     made = Decisions(home).decide(
         client_id=client_id,
         recipe_sha256=sha256,
@@ -366,8 +367,7 @@ def accept_rollback_command(
     before = ledger.seen()
     if before is not None and not yes:
         size = before.checkpoint.size
-        if not typer.confirm(f"The ledger had {size} entries. Accept that it lost some?", err=True):
-            raise typer.Exit(2)
+        agree(f"The ledger had {size} entries. Accept that it lost some?")
     done = ledger.accept()
     if as_json:
         told = None if done is None else {"size": done.size, "evidence": str(done.evidence)}

@@ -67,6 +67,27 @@ def read_secret(option: str, text: str | None, file: str | None) -> str:
         ) from e
 
 
+def agree(question: str) -> None:
+    """Ask on standard error, and go on only after a yes.
+
+    Raises:
+      UsageError: a no, or nobody there to answer.
+      KeyboardInterrupt: Ctrl-C.
+    """
+    import typer
+
+    try:
+        is_yes = typer.confirm(question, err=True)
+    except typer.Abort as e:
+        if isinstance(e.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        is_yes = False
+    if not is_yes:
+        raise UsageError(
+            "nothing was changed: the answer was not yes", hint="--yes says yes without a question"
+        )
+
+
 def parse_duration(option: str, value: str) -> float:
     """Seconds of ``90s``, ``30m``, ``24h`` or ``7d``; raises on anything else."""
     found = re.fullmatch(r"([0-9]{1,6})([smhd])", value)

@@ -13,6 +13,7 @@ from client.enrolment import certificate_end, needs_renewal
 from client.ledger import ClientLedger
 from client.policy import load_policy
 from client.service import load_join_file
+from client.whoami import recall
 from motet.doctor import machine
 from motet.doctor.checks import check_certificate, check_modes, check_skew
 from motet.doctor.findings import Finding, failure, ok, warning
@@ -32,7 +33,7 @@ def look(home: Path, *, join: Path | None = None, policy: Path | None = None) ->
     Args:
       home: of the client.
       join: join.json from the coordinator; ``join.json`` in the home by default.
-      policy: the owner's; ``policy.toml`` in the home by default.
+      policy: the owner's; by default that of the last start, or ``policy.toml`` in the home.
     """
     yield machine.disk(home)
     secrets = ("client.key", "lineages.key", "key.pem", "identity/key.pem")
@@ -75,8 +76,8 @@ def _ledger(home: Path) -> Finding:
 
 
 def _policy(home: Path, given: Path | None) -> Finding:
-    path = given or home / "policy.toml"
-    if given is None and not path.exists():
+    path = given or recall(home).policy or home / "policy.toml"
+    if given is None and path == home / "policy.toml" and not path.exists():
         return warning(
             "policy",
             path,
@@ -86,7 +87,7 @@ def _policy(home: Path, given: Path | None) -> Finding:
     try:
         policy = load_policy(path)
     except MotetError as e:
-        return failure("policy", path, e.message, e.hint or "mend the clause that the message names")
+        return failure("policy", path, e.message.removeprefix(f"{path}: "), e.hint)
     cap = "no cap on epsilon" if policy.max_epsilon is None else f"epsilon at most {policy.max_epsilon:g}"
     return ok("policy", path, cap)
 

@@ -46,13 +46,18 @@ def test_every_clause_is_read(tmp_path):
         ('allowed_units = ["persons"]\n', "allowed_units has an unusable value"),
         ("allowed_units = []\n", "allowed_units has an unusable value"),
         ("allowed_methods = [1]\n", "allowed_methods has an unusable value"),
-        ("max_epsilon = \n", "policy.toml"),
+        ("max_epsilon = \n", "not TOML"),
+        ('max_epsilon = "8"\n', "expected: a number above 0"),
+        ("require_privacy = 1\n", "expected: true or false"),
+        ('allowed_methods = "flora"\n', "expected: a list of texts"),
+        ('[data_sets."a.jsonl"]\nmax_epsilon = -1\n', "expected: a number above 0"),
     ],
 )
 def test_a_file_that_can_not_be_used_stops_the_client_before_it_starts(tmp_path, text, told):
     with pytest.raises(PolicyFileError, match=r"policy\.toml") as caught:
         load_policy(write(tmp_path, text))
     assert told in caught.value.message
+    assert "docs/policy.md" in caught.value.hint
 
 
 def test_a_missing_file_is_no_empty_policy(tmp_path):

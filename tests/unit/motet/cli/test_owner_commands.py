@@ -1,9 +1,11 @@
 """What a data owner types: status, recipes, approve, refuse."""
 
 import dataclasses
+import io
 import json
 
 import pytest
+import typer
 
 from aggregation.serialize import sha256_hex
 from client.asked import AskedRecipes
@@ -13,6 +15,7 @@ from client.ledger import ClientLedger
 from client.lineage import Lineages
 from client.whoami import heard, last_heard, recall, remember
 from motet.cli.main import main
+from motet.cli.words import UsageError, agree
 from motet.recipe import canonical_json, parse_recipe
 from motet.recipe.words import in_words
 from privacy.events import PoissonGaussianEvent
@@ -169,6 +172,40 @@ def test_a_home_that_was_never_started_is_nobody(tmp_path):
     assert last_heard(tmp_path) is None
     heard(tmp_path / "none")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_client_that_enrolled_and_was_not_started_yet_has_the_name_of_its_certificate(tmp_path, capsys):
+    (tmp_path / "identity").mkdir()
+    (tmp_path / "identity/identity.json").write_text('{"name": "ward-a", "role": "client"}')
+    assert recall(tmp_path).client_id == "ward-a"
+    assert (
+        "client ward-a, coordinator last seen: never"
+        in motet(capsys, "client", "status", "--home", str(tmp_path))[1]
+    )
+    remember(tmp_path, "named-at-start", None)
+    assert recall(tmp_path).client_id == "named-at-start"  # positive control: a start says it itself
+
+
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_an_answer_that_is_not_yes_changes_nothing_and_is_no_fault_of_ours(monkeypatch, answer):
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    with pytest.raises(UsageError) as refused:
+        agree("Accept?")
+    assert (refused.value.exit_code, "--yes" in refused.value.hint) == (2, True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))  # positive control
+    agree("Accept?")
+
+
+def test_ctrl_c_at_a_question_stops(monkeypatch):
+    def interrupted(*_, **__):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise typer.Abort  # noqa: B904 - as click does
+
+    monkeypatch.setattr("typer.confirm", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        agree("Accept?")
 
 
 def test_words_of_a_coordinator_do_not_reach_the_owners_terminal_as_commands_to_it(home, capsys):
