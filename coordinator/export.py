@@ -9,6 +9,7 @@ know ours.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 
 from aggregation.sketch_rounds import clipping_words
 from motet.errors import MotetError
-from motet.folders import write_folder
+from motet.folders import write_folder, write_json
 from motet.modeling import is_conv1d_model, load_base, write_input_settings
 from motet.recipe.units import TRUST_WORDS, UNIT_WORDS
 
@@ -126,7 +127,10 @@ def _epsilon_words(facts: CardFacts, target_delta: float) -> str:
     unknown = facts.num_epsilons_unknown
     if not facts.epsilons:
         return "epsilon is not known here (the audit bundle has it)"
-    told = f"epsilon at most {max(facts.epsilons.values()):.2f} at delta {target_delta:g}"
+    most = max(facts.epsilons.values())
+    if not math.isfinite(most):
+        return "epsilon is infinite: some charge had no noise, or is not understood, and nothing is promised"
+    told = f"epsilon at most {most:.2f} at delta {target_delta:g}"
     if unknown:
         return f"{told} for {len(facts.epsilons)} clients, not known here for {unknown} (the audit bundle has it)"
     return f"{told} for {THIS_CLIENT if facts.epsilons.keys() == {THIS_CLIENT} else 'every client'}"
@@ -152,6 +156,15 @@ def model_card(recipe: Recipe, facts: CardFacts, lora_rank: int) -> str:
         'model = PeftModel.from_pretrained(load_base_for("THIS_FOLDER"), "THIS_FOLDER")\n```\n'
         "For a causal language model any `transformers` base of the same weights will do instead of `load_base_for`.\n"
     )
+
+
+def _write_about(folder: Path, recipe: Recipe, facts: CardFacts, lora_rank: int) -> None:
+    """What is beside the weights: how inputs are prepared, the card, and the recipe and facts as JSON."""
+    write_input_settings(recipe, folder)
+    (folder / "README.md").write_text(model_card(recipe, facts, lora_rank), encoding="utf-8")
+    epsilons = {client: e if math.isfinite(e) else None for client, e in facts.epsilons.items()}
+    about = {"recipe": recipe.model_dump(mode="json"), "facts": asdict(facts) | {"epsilons": epsilons}}
+    write_json(folder / "motet.json", about)
 
 
 def export_peft(
@@ -187,13 +200,7 @@ def export_peft(
         )
         config = adapter_config(recipe, layers, lora_rank, heads)
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        write_input_settings(recipe, folder)
-        (folder / "README.md").write_text(model_card(recipe, facts, lora_rank), encoding="utf-8")
-        (folder / "motet.json").write_text(
-            json.dumps({"recipe": json.loads(recipe.model_dump_json()), "facts": asdict(facts)}, indent=2)
-            + "\n",
-            encoding="utf-8",
-        )
+        _write_about(folder, recipe, facts, lora_rank)
 
     return write_folder(out_dir, "adapter_config.json", fill, ExportError)
 
@@ -229,12 +236,6 @@ def export_merged(
         backbone.save_pretrained(folder)
         if backbone is not model:
             save_file({k: v.float().contiguous() for k, v in dense.items()}, folder / "head.safetensors")
-        write_input_settings(recipe, folder)
-        (folder / "README.md").write_text(model_card(recipe, facts, 0), encoding="utf-8")
-        (folder / "motet.json").write_text(
-            json.dumps({"recipe": json.loads(recipe.model_dump_json()), "facts": asdict(facts)}, indent=2)
-            + "\n",
-            encoding="utf-8",
-        )
+        _write_about(folder, recipe, facts, 0)
 
     return write_folder(out_dir, "config.json", fill, ExportError)

@@ -1,5 +1,6 @@
 """What a model card says of privacy: every charge counts, and nothing is promised for whom it is not known."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from client.personal import PersonalParts
 from coordinator.export import CardFacts, model_card
 from motet.exporting import export_personal
 from motet.modeling import layer_shapes
-from motet.recipe import canonical_json, parse_recipe, round_event
+from motet.recipe import canonical_json, from_canonical_json, parse_recipe, round_event
 from motet.recipe.method import local_start, method_of
 from privacy.accounting import epsilon_pld
 
@@ -71,3 +72,19 @@ def test_clients_whose_epsilon_is_not_known_are_no_part_of_the_promise():
     )  # it was trained with privacy; how much is not known
     assert "epsilon at most" not in none
     assert "without differential privacy" in model_card(RECIPE.model_copy(update={"privacy": None}), FACTS, 2)
+
+
+def test_an_infinite_epsilon_is_said_in_words_and_is_json_that_everybody_reads(home, tmp_path):
+    event = replace(round_event(RECIPE), noise_multiplier=0.0)
+    ClientLedger(home / "ledger.jsonl").reserve_all(
+        [(0, 0)], data_set="l-1", run_id="r-1", event=event, epsilon_cap=None, target_delta=1e-5
+    )
+    export_personal(home, "r-1", tmp_path / "out")
+    assert "epsilon is infinite" in (tmp_path / "out/README.md").read_text()
+    told = json.loads((tmp_path / "out/motet.json").read_text(), parse_constant=pytest.fail)
+    assert told["facts"]["epsilons"] == {"this client": None}
+    assert parse_recipe_of(told) == RECIPE
+
+
+def parse_recipe_of(told):
+    return from_canonical_json(json.dumps(told["recipe"]))
