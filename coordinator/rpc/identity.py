@@ -51,8 +51,8 @@ class Peer:
 
     @property
     def label(self) -> str:
-        """``role/name``, for logs and records."""
-        return f"{self.role}/{self.name}"
+        """``role/name``, for logs and records; the role alone of who shows no certificate."""
+        return f"{self.role}/{self.name}" if self.name else self.role
 
     @property
     def actor(self) -> Actor:

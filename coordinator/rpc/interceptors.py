@@ -155,16 +155,22 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc, unused-ignore]
             return grpc.stream_stream_rpc_method_handler(guarded.stream, None, handler.response_serializer)
         return grpc.stream_unary_rpc_method_handler(guarded.unary, None, handler.response_serializer)
 
-    def admit(self, method: str, context: grpc.ServicerContext, *, longest_s: float) -> Call:
-        """Who calls, and whether it may.
+    def caller(self, method: str, context: grpc.ServicerContext) -> Peer:
+        """Who calls.
 
         Raises:
           NotAuthenticatedError: nobody of this federation.
+        """
+        self._counts.called_from(context.peer())
+        return NOBODY if may_call(NOBODY.role, method) else self._identify(context)
+
+    def admit(self, method: str, context: grpc.ServicerContext, peer: Peer, *, longest_s: float) -> Call:
+        """A call of this caller, if it may.
+
+        Raises:
           NotAllowedError: a role that does not have the call.
           BadRequestError: no deadline, or one that is too far.
         """
-        self._counts.called_from(context.peer())
-        peer = NOBODY if may_call(NOBODY.role, method) else self._identify(context)
         if not may_call(peer.role, method):
             raise NotAllowedError(
                 f"the role {peer.role} does not have this call", hint="the table of roles is in docs/api.md"
@@ -255,8 +261,9 @@ class _Guarded:
     def unary(self, data: Iterator[bytes], context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - a message
         started, who = time.monotonic(), "nobody"
         try:
-            call = self._guard.admit(self._method, context, longest_s=LONGEST_CALL_S)
-            who = call.peer.label
+            peer = self._guard.caller(self._method, context)
+            who = peer.label  # known before it is refused, so that the log says who tried
+            call = self._guard.admit(self._method, context, peer, longest_s=LONGEST_CALL_S)
             _CALL.set(call)
             response = self._handler.unary_unary(self._parsed(data, context, who), context)
         except Exception as e:  # noqa: BLE001 - every error becomes a status; its class decides which
@@ -269,8 +276,9 @@ class _Guarded:
         started, who = time.monotonic(), "nobody"
         is_open = False
         try:
-            call = self._guard.admit(self._method, context, longest_s=LONGEST_STREAM_S)
-            who = call.peer.label
+            peer = self._guard.caller(self._method, context)
+            who = peer.label  # known before it is refused, so that the log says who tried
+            call = self._guard.admit(self._method, context, peer, longest_s=LONGEST_STREAM_S)
             self._guard.open_stream()
             is_open = True
             _CALL.set(call)

@@ -259,6 +259,14 @@ def test_a_fault_of_the_server_shows_no_traceback_no_value_and_no_path(served, p
     assert any(request_id in r.getMessage() and r.exc_info for r in caplog.records)
 
 
+def test_the_log_says_who_tried_what_its_role_does_not_have(people, caplog):
+    with pytest.raises(NotAllowedError):
+        people["researcher"].runs.approve("r-none")
+    (line,) = [r.getMessage() for r in caplog.records if "ApproveRun" in r.getMessage()]
+    assert " by researcher/" in line
+    assert "NotAllowedError" in line
+
+
 def test_a_fault_of_the_storage_tells_the_peer_no_path(served, people, monkeypatch):
     def full():
         raise StorageError("/srv/fed/artifacts/ab can not be written: disk full")
