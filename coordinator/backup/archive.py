@@ -32,6 +32,8 @@ MANIFEST, NOTE, KEYS = "manifest.json", "manifest.note", "keys.json"
 _NAME = re.compile(
     r"(ledger|tables|artifacts|tls)/[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?|join\.json|keys\.json"
 )
+# Files of a home that no backup has in the clear: keys, and the place of one.
+_NEVER = frozenset({"tls/ca.key", "tls/server.key", "ledger/ledger.key", "artifacts/keyring.path"})
 _MOST_MANIFEST = 256 << 20
 _BLOCK = 1 << 20
 
@@ -120,7 +122,8 @@ def check(path: Path) -> Checked:
     seen: dict[str, tuple[int, str]] = {}
     small: dict[str, bytes] = {}
     for name, size, file in members(path):
-        if name in seen or (name not in {MANIFEST, NOTE} and not _NAME.fullmatch(name)):
+        is_known = name in {MANIFEST, NOTE} or (_NAME.fullmatch(name) and name not in _NEVER)
+        if name in seen or not is_known:
             raise BackupError(f"{path}: member {name[:100]!r} does not belong into a backup")
         keep = not name.startswith(("artifacts/", "tables/")) and size <= _MOST_MANIFEST
         seen[name], data = _read(file, keep=keep)
@@ -180,7 +183,8 @@ def members(path: Path) -> Iterator[tuple[str, int, Content]]:
     try:
         with tarfile.open(path, "r:") as tar:
             for info in tar:
-                file = tar.extractfile(info) if info.isfile() else None
+                is_plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.issparse()
+                file = tar.extractfile(info) if is_plain else None
                 if file is None:
                     raise BackupError(f"{path}: member {info.name[:100]!r} is no plain file")
                 yield info.name, info.size, Content(path, file)

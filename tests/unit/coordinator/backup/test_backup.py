@@ -10,7 +10,7 @@ from databases import BOTH, new_place, postgresql_url  # noqa: F401 - a fixture
 from golden_databases import fill, read_golden, tables, write_key
 from small_federation import SHAPE
 
-from coordinator.backup.archive import MANIFEST, check
+from coordinator.backup.archive import MANIFEST, Writer, check, members
 from coordinator.backup.errors import BackupError, RolledBackError
 from coordinator.backup.making import back_up
 from coordinator.backup.restoring import restore
@@ -260,6 +260,51 @@ def test_a_link_in_the_place_of_a_file_is_refused(home, tmp_path):
                 new.addfile(info, old.extractfile(info))
     with pytest.raises(BackupError, match="no plain file"):
         check(tmp_path / "wrong.motet")
+
+
+def test_a_file_of_zeros_that_is_larger_than_any_disk_is_refused_before_it_is_read(tmp_path):
+    with tarfile.open(tmp_path / "wrong.motet", "w", format=tarfile.PAX_FORMAT) as new:
+        info = tarfile.TarInfo("join.json")
+        info.pax_headers = {
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": "join.json",
+            "GNU.sparse.realsize": str(10**15),
+        }
+        data = b"1\n0\n1\n".ljust(512, b"\0") + b"x"
+        info.size = len(data)
+        new.addfile(info, io.BytesIO(data))
+    with tarfile.open(tmp_path / "wrong.motet") as tar:
+        assert [(m.size, m.issparse()) for m in tar] == [(10**15, True)]  # control: so it reads for tarfile
+    with pytest.raises(BackupError, match="no plain file"):
+        check(tmp_path / "wrong.motet")
+
+
+@pytest.mark.parametrize(
+    "name", ["artifacts/keyring.path", "tls/ca.key", "tls/server.key", "ledger/ledger.key"]
+)
+def test_a_backup_that_somebody_made_up_brings_no_keys_and_no_place_for_them(home, tmp_path, name):
+    """Whoever has a ledger's key can sign any backup: what it may put into a home is bounded all the same."""
+    back_up(home, tmp_path / "one.motet", passphrase=None)
+    ledger = CoordinatorLedger(home / "ledger")
+
+    def made_up(path, *extra):
+        with path.open("wb") as file:
+            writer = Writer(file)
+            for known, _, content in members(tmp_path / "one.motet"):
+                data = content.read()
+                if known == MANIFEST:
+                    facts = {k: v for k, v in json.loads(data).items() if k not in {"format", "files"}}
+                elif known != "manifest.note":
+                    writer.add(known, data)
+            for other in extra:
+                writer.add(other, b"/tmp/elsewhere\n")
+            writer.close(facts, ledger.sign)
+        return path
+
+    check(made_up(tmp_path / "fine.motet"))  # control
+    with pytest.raises(BackupError, match="does not belong"):
+        check(made_up(tmp_path / "wrong.motet", name))
 
 
 def test_a_home_that_is_not_empty_is_left_alone(home, tmp_path):
