@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from client.errors import ClientError
-from client.files import write_durably
+from motet.durable import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,7 +86,7 @@ class AskedRecipes:
             self._folder.mkdir(parents=True, exist_ok=True)
             if known is None:
                 self._make_room()
-            write_durably(self._folder / f"{recipe_sha256}.json", json.dumps(asdict(asked)).encode())
+            write_whole(self._folder / f"{recipe_sha256}.json", json.dumps(asdict(asked)).encode())
         except OSError as e:
             raise ClientError(f"what was asked can not be stored: {e.strerror}") from e
 

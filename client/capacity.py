@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from client.errors import ClientError, PolicyRefusedError
-from client.files import write_durably
+from motet.durable import write_whole
 from motet.recipe import canonical_json
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Capacity:
         table.setdefault(_key(recipe), {})[str(lora_rank)] = asdict(taken)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(self._path, json.dumps(table, indent=1).encode())
+            write_whole(self._path, json.dumps(table, indent=1).encode())
         except OSError as e:
             raise ClientError(f"{self._path.name} can not be written: {e.strerror}") from e
         return taken

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from aggregation.adapter import AdapterState
 from aggregation.serialize import from_bytes, to_bytes
 from client.errors import ClientError
-from client.files import write_durably
+from motet.durable import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,7 @@ class OwnControls:
         try:
             path = self._path(run_id, round_index)
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_durably(path, to_bytes(AdapterState(control=dict(control))))
+            write_whole(path, to_bytes(AdapterState(control=dict(control))))
             for old in path.parent.glob("*.safetensors"):
                 if int(old.stem) < counted_round - 1:
                     old.unlink(missing_ok=True)

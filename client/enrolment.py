@@ -27,8 +27,8 @@ from client.authority_link import (
     call_renew_signed,
     fetch_authority,
 )
-from client.files import write_durably
 from client.keys import init_key, load_key, write_key
+from motet.durable import write_whole
 from motet.enrolment import EnrolRequest, parse_token, possession_statement
 from motet.errors import MotetError
 from motet.identity import (
@@ -137,9 +137,9 @@ def renew(home: Path, *, address: str = "", now: Callable[[], datetime.datetime]
     told = _ask(identity, key, address, now)
     authority = x509.load_pem_x509_certificate(identity.authority_path.read_bytes())
     _check_certificate(told.certificate_pem, authority, key, identity.name)
-    write_durably(identity.certificate_path, told.certificate_pem.encode("ascii"))
+    write_whole(identity.certificate_path, told.certificate_pem.encode("ascii"))
     if address:
-        write_durably(identity.folder / FACTS, _facts(identity, address))
+        write_whole(identity.folder / FACTS, _facts(identity, address))
     return load_identity(home / FOLDER, now=now())
 
 
@@ -291,10 +291,10 @@ def _write(home: Path, answer: EnrolResponse, authority_pem: str, address: str) 
         "ca": answer.join.gateway_ca_pem,
         "bundle_sha256": answer.join.bundle_sha256,
     }
-    write_durably(folder / AUTHORITY, authority_pem.encode("ascii"))
-    write_durably(folder / FACTS, facts)
-    write_durably(home / JOIN, (json.dumps(join, indent=2) + "\n").encode())
-    write_durably(folder / CERTIFICATE, answer.certificate_pem.encode("ascii"))
+    write_whole(folder / AUTHORITY, authority_pem.encode("ascii"))
+    write_whole(folder / FACTS, facts)
+    write_whole(home / JOIN, (json.dumps(join, indent=2) + "\n").encode())
+    write_whole(folder / CERTIFICATE, answer.certificate_pem.encode("ascii"))
 
 
 def _version() -> str:

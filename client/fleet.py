@@ -62,10 +62,10 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.errors import ClientError
-from client.files import write_durably
 from client.pace import Pace
 from client.whoami import heard
 from motet.abandoned import Abandoned
+from motet.durable import write_whole
 from motet.wire.messages import CANCEL, LEAVE
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Journal:
         return PullMessagesResponse.FromString(self._path.read_bytes())
 
     def _save(self, stored: PullMessagesResponse) -> None:
-        write_durably(self._path, stored.SerializeToString())
+        write_whole(self._path, stored.SerializeToString())
 
 
 class FleetLink:
@@ -258,7 +258,7 @@ class FleetLink:
     def _remember_id(self) -> None:
         """For the next process. A disk that does not take it costs a new sign-on then; it does not end a heartbeat."""
         try:
-            write_durably(self._id_file, str(self._node_id).encode())
+            write_whole(self._id_file, str(self._node_id).encode())
         except OSError as e:
             log.warning("%s can not be written: %s", self._id_file, e.strerror)
 

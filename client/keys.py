@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -10,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.errors import ClientError
-from client.files import write_durably
+from motet.durable import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +34,7 @@ def init_key(home: Path) -> Path:
         write_key(private_path, ec.generate_private_key(ec.SECP384R1()))
         public_path.unlink(missing_ok=True)
     if not public_path.exists():
-        write_durably(
+        write_whole(
             public_path,
             load_key(home)
             .public_key()
@@ -75,10 +74,4 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    staging = path.with_name(path.name + ".new")
-    staging.unlink(missing_ok=True)
-    with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-    staging.rename(path)
+    write_whole(path, pem, mode=0o600)

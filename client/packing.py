@@ -19,7 +19,7 @@ from aggregation.changes import moves, with_moves
 from aggregation.compression import compress, decompress
 from aggregation.serialize import to_bytes
 from client.errors import ClientError
-from client.files import write_durably
+from motet.durable import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +78,7 @@ class Residuals:
         path = self._path(run_id, round_index)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_durably(path, save({key: value.contiguous() for key, value in left.items()}))
+            write_whole(path, save({key: value.contiguous() for key, value in left.items()}))
             for old in sorted(r for r in self._rounds(run_id) if r < round_index)[: -(KEPT_ROUNDS - 1)]:
                 self._path(run_id, old).unlink(missing_ok=True)
         except OSError as e:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from aggregation.serialize import from_bytes, to_bytes
 from client.errors import ClientError
-from client.files import write_durably
+from motet.durable import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,9 +60,9 @@ class PersonalParts:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_durably(self._folder / f"{run_id}.recipe", recipe_json.encode())
-            write_durably(self._folder / f"{run_id}.model", to_bytes(model))
-            write_durably(self._path(run_id, round_index), to_bytes(part))
+            write_whole(self._folder / f"{run_id}.recipe", recipe_json.encode())
+            write_whole(self._folder / f"{run_id}.model", to_bytes(model))
+            write_whole(self._path(run_id, round_index), to_bytes(part))
             for old in sorted(r for r in self._rounds(run_id) if r < round_index)[: -(KEPT_ROUNDS - 1)]:
                 self._path(run_id, old).unlink(missing_ok=True)
         except OSError as e:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from client.errors import ClientError, LedgerError
-from client.files import write_durably
 from motet.audit.assurance import Assurance
+from motet.durable import write_whole
 from privacy.ledger.errors import LedgerFormatError, SignatureError
 from privacy.ledger.merkle import verify_consistency
 
@@ -134,7 +134,7 @@ class SeenLedger:
     def _remember(self, told: Assurance) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(self._path, (told.to_text() + "\n").encode())
+            write_whole(self._path, (told.to_text() + "\n").encode())
         except OSError as e:
             raise LedgerError(
                 f"{self._path} can not be written: {e.strerror}", hint="check the disk and its rights"

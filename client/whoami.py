@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.files import write_durably
+from motet.durable import write_whole
 from motet.identity import FACTS
 
 _FILE = "client.json"
@@ -40,7 +40,7 @@ def remember(home: Path, client_id: str, policy: Path | None) -> None:
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     told = {"client_id": client_id, "policy": None if policy is None else str(policy.absolute())}
-    write_durably(home / _FILE, json.dumps(told).encode())
+    write_whole(home / _FILE, json.dumps(told).encode())
 
 
 def recall(home: Path) -> Whoami:

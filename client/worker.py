@@ -30,7 +30,6 @@ from client.capacity import Capacity, OverCapacityError
 from client.control import OwnControls
 from client.errors import BadOrderError, CancelledError, ClientError, PolicyRefusedError
 from client.evaluation import score_model
-from client.files import write_durably
 from client.held_out import split
 from client.inputs import prepare
 from client.leave import RUN_ID, Approvals, LeaveDesk
@@ -46,6 +45,7 @@ from client.seen_ledger import SeenLedger
 from client.training import train_round
 from motet.abandoned import Abandoned, order_key
 from motet.data import DataError, NoExamplesError, read_data
+from motet.durable import write_whole
 from motet.errors import MotetError
 from motet.logs import about
 from motet.modeling import layer_shapes
@@ -520,8 +520,8 @@ class ClientWorker:
         fields = {f.name: getattr(reply, f.name) for f in dataclasses.fields(reply) if f.name != "payload"}
         try:
             self._replies.mkdir(parents=True, exist_ok=True)
-            write_durably(path.with_suffix(".safetensors"), reply.payload)
-            write_durably(path.with_suffix(".json"), json.dumps(fields).encode())
+            write_whole(path.with_suffix(".safetensors"), reply.payload)
+            write_whole(path.with_suffix(".json"), json.dumps(fields).encode())
         except OSError as e:
             raise ClientError(
                 f"the reply can not be stored: {e.strerror}", hint="check the client's disk"

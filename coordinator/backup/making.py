@@ -19,10 +19,10 @@ from coordinator.backup.errors import BackupError
 from coordinator.backup.keys import seal_keys
 from coordinator.storage.artifacts import KEY_FILE, ArtifactStore
 from coordinator.storage.database import Database
-from coordinator.storage.keyring import sync_folder
 from coordinator.storage.rows import Snapshot, snapshot
 from coordinator.storage.where import database_of
 from motet.audit.ledger import CoordinatorLedger
+from motet.durable import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

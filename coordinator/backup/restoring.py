@@ -22,10 +22,10 @@ from coordinator.backup.keys import open_keys
 from coordinator.backup.making import SECRETS
 from coordinator.storage.artifacts import KEY_FILE
 from coordinator.storage.database import Database
-from coordinator.storage.keyring import sync_folder
 from coordinator.storage.revision import known_revisions
 from coordinator.storage.rows import is_empty, load
 from coordinator.storage.where import database_of, remember
+from motet.durable import sync_folder
 from privacy.ledger.chain import entry_from_bytes, verify_chain
 from privacy.ledger.entries import Genesis, Reserve
 from privacy.ledger.errors import ChainError, LedgerFormatError

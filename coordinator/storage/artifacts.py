@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from aggregation.errors import MalformedUpdateError
 from coordinator.errors import StorageError
-from coordinator.storage.keyring import Keyring, WrappingKey, read_keyring, sync_folder, write_whole
+from coordinator.storage.keyring import Keyring, WrappingKey, read_keyring
 from coordinator.storage.sealing import FRAME_BYTES, Header, seal, unseal
+from motet.durable import sync_folder, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

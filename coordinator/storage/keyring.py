@@ -10,12 +10,12 @@ import base64
 import binascii
 import hashlib
 import json
-import os
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from coordinator.errors import StorageError
+from motet.durable import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,36 +110,3 @@ def read_keyring(path: Path) -> Keyring:
     if not keys or any(len(k.secret) != KEY_BYTES for k in keys) or ids != [k.key_id for k in keys]:
         raise StorageError(f"{path} is damaged: a key is not the one of its id", hint=_RESTORE)
     return Keyring(path=path, keys=keys)
-
-
-def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write a file beside, sync it, rename it, sync the folder: the name has the old bytes or the new ones.
-
-    Raises:
-      OSError: the disk is full or not writable; nothing half is left.
-    """
-    staging = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-        sync_folder(path.parent)
-    except OSError:
-        staging.unlink(missing_ok=True)
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a folder's names durable.
-
-    Raises:
-      OSError: as the system says.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from motet.audit.errors import JournalError
+from motet.durable import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -180,18 +181,7 @@ class Journal:
             raise JournalError(f"{self._head_path} is damaged", hint=_RESTORE) from e
 
     def _write_head(self, count: int, last: bytes) -> None:
-        text = _head_text(count, last)
-        partial = self._head_path.with_suffix(".head-new")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._head_path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(self._head_path, (_head_text(count, last) + "\n").encode())
 
 
 def head_of(lines: Sequence[bytes]) -> bytes:

@@ -97,19 +97,19 @@ def test_killed_before_any_write_the_same_command_goes_on(coordinator, home, ste
         pass
 
     def dying(real):
-        def write(*arguments):
+        def write(*arguments, **options):
             if len(writes) == step:
                 raise KilledError
             writes.append(arguments[0].name)
-            return real(*arguments)
+            return real(*arguments, **options)
 
         return write
 
     with monkeypatch.context() as patched:
-        patched.setattr("client.keys.write_durably", dying(client.keys.write_durably))
-        patched.setattr("client.enrolment.write_durably", dying(client.enrolment.write_durably))
-        patched.setattr("client.keys.write_key", dying(client.keys.write_key))
-        patched.setattr("client.enrolment.write_key", dying(client.enrolment.write_key))
+        patched.setattr(
+            "client.keys.write_whole", dying(client.keys.write_whole)
+        )  # of both private keys, too
+        patched.setattr("client.enrolment.write_whole", dying(client.enrolment.write_whole))
         try:
             enrol(home, token)
         except KilledError:
