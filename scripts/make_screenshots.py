@@ -1,8 +1,10 @@
 """Screenshots of the dashboard for the docs, of runs that really ran: scripts/make_screenshots.py [--work FOLDER].
 
 A federation of four data owners on loopback (coordinator and clients as processes, enrolled with tokens) trains a
-small random BERT on the VADER texts: two runs to their end, one of them with a client that is killed on the way, and a
-third one that is under way when the pictures are taken. A simulation of another recipe gives the learning curves. What
+small random BERT on the VADER texts: two runs to their end, one of them with a client that is killed on the way and
+comes back with another data set, and a third one that is under way when the pictures are taken. Two owners share their
+held-out figures where there is no privacy to keep, and hand over their signed records. A simulation of another recipe
+gives the learning curves. What
 the work folder holds already is used again. It needs the materials (`make materials`), a Chromium
 (scripts/get_browser.py), and about ten minutes of two cores.
 """
@@ -32,6 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 OUT = ROOT / "docs" / "images"
 MOTET = (sys.executable, "-m", "motet.cli.main")
 OWNERS = ("amazon", "movies", "nyt", "tweets")
+SHARING = ("movies", "tweets")
 DESKTOP, PHONE = (1280, 860), (390, 844)
 COLOURS = 256
 WAIT_S = 900.0
@@ -45,16 +48,14 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     simulated = simulation(work)
     with federation(work) as home, chromium() as browser:
-        run = finished_runs(home, work)
+        shared, run = finished_runs(home, work)
         if all(r["state"] not in {"RUNNING", "QUEUED"} for r in runs(home)):
             live = recipe(work, "sentiment-live", "flora", rounds=40)
             motet("run", "submit", str(live), "--home", str(home))
         wait_for(lambda: any(r["state"] == "RUNNING" and r["rounds_closed"] > 1 for r in runs(home)), "a run")
-        pictures(
-            browser,
-            link(home),
-            {"runs": "/", "run": f"/runs/{run}", "clients": "/clients", "privacy": "/privacy"},
-        )
+        hand_over_records(home, work)
+        pages = {"runs": "/", "run": f"/runs/{run}", "accuracy": f"/runs/{shared}"}
+        pictures(browser, link(home), pages | {"clients": "/clients", "privacy": "/privacy"})
     with shown_folder(simulated) as url, chromium() as browser:
         found = json.loads((simulated / "result.json").read_text())["run_id"]
         pictures(browser, url, {"learning": f"/runs/{found}"})
@@ -81,6 +82,7 @@ def recipe(
         del told["privacy"]["target_epsilon"]
     else:
         del told["privacy"]
+        told["evaluation"] = {"held_out": 0.2}
     path = work / f"{name}.yaml"
     path.write_text(yaml.safe_dump(told, sort_keys=False))
     return path
@@ -101,11 +103,18 @@ def data(work: Path) -> dict[str, Path]:
     from motet.simulate import prepare_shards
 
     path = recipe(work, "sentiment-data", "flora", rounds=1)
-    return dict(prepare_shards(load_recipe(path), work / "data").train)
+    shards = dict(prepare_shards(load_recipe(path), work / "data").train)
+    lines = shards["tweets"].read_text().splitlines(keepends=True)
+    first = lines[: len(lines) // 2]
+    known = {json.loads(line)["source"] for line in first}  # one text in both would make them one data set
+    later = [line for line in lines[len(first) :] if json.loads(line)["source"] not in known]
+    (work / "tweets-first.jsonl").write_text("".join(first))
+    (work / "tweets-later.jsonl").write_text("".join(later))
+    return shards
 
 
-def finished_runs(home: Path, work: Path) -> str:
-    """A run without privacy, then a private one during which an owner's process is killed; the id of the second."""
+def finished_runs(home: Path, work: Path) -> tuple[str, str]:
+    """A run without privacy, then a private one during which an owner's process is killed; the ids of both."""
     ended = {r["name"]: r["run_id"] for r in runs(home) if r["state"] == "FINISHED"}
     for name, method, rounds, private in (
         ("sentiment-fedit", "fedit", 4, False),
@@ -117,10 +126,19 @@ def finished_runs(home: Path, work: Path) -> str:
         run_id = json.loads(motet("run", "submit", str(path), "--home", str(home), "--json"))["run_id"]
         if private:
             wait_for(lambda r=run_id: shown(home, r)["rounds_closed"] >= 3, "three rounds")
+            (work / "later").touch()
             restart(work, "tweets", away_s=60.0)
         wait_for(lambda r=run_id: shown(home, r)["state"] == "FINISHED", name)
         ended[name] = run_id
-    return ended["sentiment-flora-private"]
+    return ended["sentiment-fedit"], ended["sentiment-flora-private"]
+
+
+def hand_over_records(home: Path, work: Path) -> None:
+    """Some owners sign what they were charged, and the operator takes it."""
+    for name in SHARING:
+        record = str(work / f"{name}-receipts.json")
+        motet("audit", "receipts", name, "--home", str(work / "owners" / name), "--out", record)
+        motet("budget", "take-receipts", record, "--home", str(home))
 
 
 def runs(home: Path) -> list[dict[str, Any]]:
@@ -171,8 +189,15 @@ def restart(work: Path, name: str, *, away_s: float) -> None:
 def start_owner(work: Path, name: str) -> None:
     """One owner's process."""
     own, shard = work / "owners" / name, work / "data" / f"{name}.jsonl"
+    if name == "tweets":
+        shard = work / ("tweets-later.jsonl" if (work / "later").exists() else "tweets-first.jsonl")
     (work / f"{name}.log").unlink(missing_ok=True)
-    start(name, work / f"{name}.log", "client", "start", "--home", str(own), "--data", str(shard))
+    where = ["--home", str(own), "--data", str(shard)]
+    if name in SHARING:
+        policy = work / "shares.toml"
+        policy.write_text("share_accuracy = true\n")
+        where += ["--policy", str(policy)]
+    start(name, work / f"{name}.log", "client", "start", *where)
 
 
 def wait_for(is_true: Any, what: str) -> None:  # noqa: ANN401 - a question
