@@ -205,10 +205,14 @@ def read_facts(folder: Path) -> dict[str, object]:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        within = path.parent / "identity"  # where a client's home has it
+        has_one = (within / FACTS).is_file()
         raise IdentityError(
             f"{path}: no such file; {path.parent} holds no whole identity",
-            hint="a client enrols: motet client enrol; others ask the operator: motet ca issue",
+            hint=f"that of this client is in {within}"
+            if has_one
+            else "a client enrols: motet client enrol; others ask the operator: motet ca issue",
         ) from None
     except OSError as e:
         raise IdentityError(f"{path} can not be read: {e.strerror}", hint="check the folder's rights") from e

@@ -188,6 +188,8 @@ def members(path: Path) -> Iterator[tuple[str, int, Content]]:
                 if file is None:
                     raise BackupError(f"{path}: member {info.name[:100]!r} is no plain file")
                 yield info.name, info.size, Content(path, file)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as e:
+        raise BackupError(f"{path}: {e.strerror}", hint="check the path and its rights") from e
     except (OSError, tarfile.TarError, EOFError, ValueError) as e:
         raise BackupError(
             f"{path} can not be read as a backup: {e}", hint="it is cut or is something else"

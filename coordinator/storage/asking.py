@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from coordinator.errors import RunNotFoundError, WrongStateError
 from coordinator.rounds.table import ENDED
@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 
     from coordinator.storage.actions import Actor
     from motet.clock import Clock
+
+_NAMED = 3  # runs that an error names
+
+
+def no_such_run(session: Session, run_id: str) -> RunNotFoundError:
+    """The error of an id that no run has; the hint names those that begin so, or the newest ones."""
+    ids = session.scalars(select(RunRow.run_id).order_by(RunRow.created_at.desc())).all()
+    meant = [known for known in ids if run_id and known.startswith(run_id)][:_NAMED]
+    if meant:
+        hint = f"an id is typed whole; with that begin: {', '.join(meant)}"
+    else:
+        hint = f"newest runs: {', '.join(ids[:_NAMED])}" if ids else "submit one: motet run submit"
+    return RunNotFoundError(f"there is no run {run_id!r}", hint=hint)
 
 
 def ask_end(session: Session, run_id: str, actor: Actor | None, clock: Clock) -> None:
@@ -35,7 +48,7 @@ def change_priority(session: Session, run_id: str, priority: int, actor: Actor |
     """
     run = session.get(RunRow, run_id)
     if run is None:
-        raise RunNotFoundError(f"there is no run {run_id!r}", hint="see: motet run list")
+        raise no_such_run(session, run_id)
     if run.state in ENDED:
         raise WrongStateError(
             f"run {run_id} is {run.state}; it waits for no client any more",

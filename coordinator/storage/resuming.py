@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
-from coordinator.errors import RunNotFoundError, WrongStateError
+from coordinator.errors import WrongStateError
 from coordinator.rounds import table
 from coordinator.rounds.attempts import BEFORE_RESUME
+from coordinator.storage.asking import no_such_run
 from coordinator.storage.models import MetricRow, RoundRow, RunRow
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def let_go_on(session: Session, run_id: str, now: float) -> bool:
     """
     run = session.get(RunRow, run_id)
     if run is None:
-        raise RunNotFoundError(f"there is no run {run_id!r}", hint="see: motet run list")
+        raise no_such_run(session, run_id)
     if run.state in {"FINISHED", "CANCELLED"}:
         raise WrongStateError(
             f"run {run_id} is {run.state}; only a failed run can go on", hint="submit its recipe again"

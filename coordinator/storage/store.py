@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 from sqlalchemy import func, select, update
 
 from coordinator.crashpoints import AFTER_COMMIT, BEFORE_COMMIT, crashpoint
-from coordinator.errors import RunNotFoundError, StorageError
+from coordinator.errors import StorageError
 from coordinator.rounds import table
 from coordinator.rounds.table import ABSENT, Transition, moves
 from coordinator.storage.actions import APPROVE, CANCEL, RESUME, START, SUBMIT, RunActions, record_approval
 from coordinator.storage.actions import remember_action as remember
-from coordinator.storage.asking import ask_end, change_priority
+from coordinator.storage.asking import ask_end, change_priority, no_such_run
 from coordinator.storage.budgets import charged_events, spent_together
 from coordinator.storage.charges import bodies_of, declared
 from coordinator.storage.collecting import collect
@@ -185,13 +185,7 @@ class Store:
         with self._reading() as session:
             run = session.get(RunRow, run_id)
             if run is None:
-                known = session.scalars(
-                    select(RunRow.run_id).order_by(RunRow.created_at.desc()).limit(3)
-                ).all()
-                raise RunNotFoundError(
-                    f"there is no run {run_id!r}",
-                    hint=f"newest runs: {', '.join(known)}" if known else "submit one: motet run submit",
-                )
+                raise no_such_run(session, run_id)
             return run
 
     def list_runs(self) -> Sequence[RunRow]:

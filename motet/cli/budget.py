@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Calibrate noise; show what was spent and what is left.")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 DEFAULT_DELTA = 1e-5
+_EXAMPLE = "for example: motet budget calibrate --epsilon 8 --sampling-rate 0.064 --steps 200"
 
 
 class ReceiptsUnreadableError(MotetError):
@@ -53,6 +54,14 @@ def calibrate_command(
 
     Example: motet budget calibrate --epsilon 8 --delta 1e-5 --sampling-rate 0.064 --steps 200
     """
+    for option, value, holds, words in (
+        ("--epsilon", epsilon, epsilon > 0, "above 0"),
+        ("--delta", delta, 0 < delta < 1, "above 0 and below 1"),
+        ("--sampling-rate", sampling_rate, 0 < sampling_rate <= 1, "above 0 and at most 1"),
+        ("--steps", steps, steps >= 1, "at least 1"),
+    ):
+        if not holds:
+            raise CalibrationRefusedError(f"{option}: {value:g} must be {words}", hint=_EXAMPLE)
     from privacy.accounting import epsilon_pld, epsilon_rdp
     from privacy.calibration import calibrate_noise_multiplier
     from privacy.errors import CalibrationError

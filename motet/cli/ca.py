@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from motet.cli.completing import client_ids
+from motet.cli.homes import coordinators_home
 from motet.cli.reach import Coordinator, WhoAmI, reached
 from motet.cli.reach import Home as ReachedHome
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from motet.wire.control import RevokeIdentityResponse
 
 app = typer.Typer(no_args_is_help=True, help="Admit people and clients to a federation, and take that back.")
-Home = Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")]
+Home = Annotated[
+    Path, typer.Option("--home", help="The coordinator's state folder.", callback=coordinators_home)
+]
 DEFAULT_HOME = Path("coordinator-home")
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -129,7 +132,7 @@ def token_command(
 
 @app.command("issue")
 def issue_command(
-    role: Annotated[str, typer.Option("--role", help="operator, researcher or auditor.")],
+    role: Annotated[str, typer.Option("--role", help="One of operator, researcher, auditor.")],
     name: Annotated[str, typer.Option("--name", help="Of the person or the machine.")],
     out: Annotated[
         Path, typer.Option("--out", help="Folder to write and hand over; it holds a private key.")

@@ -8,13 +8,17 @@ from typing import Annotated
 
 import typer
 
+from motet.cli.homes import clients_home
 from motet.cli.owner import register_on
 from motet.cli.words import LogFormat  # noqa: TC001 - typer looks at it
 
 app = typer.Typer(no_args_is_help=True, help="Make a key, answer a coordinator's orders, decide on recipes.")
 register_on(app)
 Home = Annotated[
-    Path, typer.Option("--home", help="This client's own folder: key, ledger, finished replies.")
+    Path,
+    typer.Option(
+        "--home", help="This client's own folder: key, ledger, finished replies.", callback=clients_home
+    ),
 ]
 DEFAULT_HOME = Path("client-home")
 

@@ -12,6 +12,7 @@ import typer
 
 from motet.cli import reach
 from motet.cli.completing import client_ids
+from motet.cli.homes import coordinators_home
 from motet.cli.storage import ArtifactKey, gc_command, rotate_keys_command
 from motet.cli.words import LogFormat  # noqa: TC001 - typer looks at it
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from motet.wire.control import Client
 
 app = typer.Typer(no_args_is_help=True, help="Run the coordinator and register clients.")
-Home = Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")]
+Home = Annotated[
+    Path, typer.Option("--home", help="The coordinator's state folder.", callback=coordinators_home)
+]
 DEFAULT_HOME = Path("coordinator-home")
 Database = Annotated[
     str | None,
@@ -51,7 +54,8 @@ def start_command(
         typer.Option("--name", help="Host name or IP that clients use; goes into the certificate."),
     ] = None,
     link_state: Annotated[
-        str, typer.Option("--link-state", help="disk: messages survive a crash; memory: faster rounds.")
+        str,
+        typer.Option("--link-state", help="As disk messages survive a crash, as memory rounds are faster."),
     ] = "disk",
     until_idle: Annotated[bool, typer.Option("--until-idle", help="End when no run is left.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every round.")] = False,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from motet.errors import MotetError
+from motet.homes import CLIENT_SIGNS, COORDINATOR_SIGNS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,15 +66,14 @@ def doctor_command(
 def _places(home: Path | None, client_home: Path | None) -> list[tuple[Path, bool]]:
     """Folders to look at, and whether each is a client's."""
     from motet.cli.words import UsageError
-    from motet.doctor import client_side, coordinator_side
 
     if home is None and client_home is None:
         found = [(Path("coordinator-home"), False), (Path("client-home"), True)]
         return [(path, is_client) for path, is_client in found if path.is_dir()]
     places = [(client_home, True)] if client_home is not None else []
     if home is not None:
-        is_coordinator = any((home / name).exists() for name in coordinator_side.SIGNS)
-        is_client = not is_coordinator and any((home / name).exists() for name in client_side.SIGNS)
+        is_coordinator = any((home / name).exists() for name in COORDINATOR_SIGNS)
+        is_client = not is_coordinator and any((home / name).exists() for name in CLIENT_SIGNS)
         places.append((home, is_client))
     for path, _ in places:
         if not path.is_dir():

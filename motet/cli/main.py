@@ -6,8 +6,14 @@ import importlib
 import os
 import sys
 import warnings
+from typing import TYPE_CHECKING
 
 from motet.cli.commands import COMMANDS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from motet.errors import MotetError
 
 # Before any dependency is imported: no telemetry, no update checks, no look-ups on a model hub.
 QUIET_ENVIRONMENT = {
@@ -51,6 +57,7 @@ def build_app(argv: list[str]) -> object:
         no_args_is_help=True,
         add_completion=True,
         pretty_exceptions_enable=False,
+        suggest_commands=False,  # click names the nearest one itself, and would do so twice
         rich_markup_mode="rich",
     )
     named = next((a for a in argv if not a.startswith("-")), None)
@@ -58,11 +65,11 @@ def build_app(argv: list[str]) -> object:
         if argv and name != named and named in COMMANDS:
             continue
         if argv and name != named:
-            app.command(name, help=known.summary)(_unread)
+            app.command(name, help=known.summary, rich_help_panel=known.panel)(_unread)
         elif known.is_group:
-            app.add_typer(_load(known.target), name=name)  # type: ignore[arg-type]
+            app.add_typer(_load(known.target), name=name, rich_help_panel=known.panel)  # type: ignore[arg-type]
         else:
-            app.command(name)(_load(known.target))  # type: ignore[type-var]
+            app.command(name, rich_help_panel=known.panel)(_load(known.target))  # type: ignore[type-var]
 
     def version(value: bool) -> None:
         if value:
@@ -103,11 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         _call(arguments)
     except MotetError as error:
-        console.print("[bold red]error:[/] ", end="")
-        console.print(_safe(error.message), markup=False)
-        if error.hint:
-            console.print("[bold]next:[/] ", end="")
-            console.print(_safe(error.hint), markup=False)
+        _tell(console, error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         console.print("stopped")
@@ -116,12 +119,24 @@ def main(argv: list[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - a fault of ours: told in words, kept whole in a file
-        console.print("[bold red]error:[/] ", end="")
-        console.print(
-            f"Motet met a fault of its own: {type(error).__name__}: {_safe(str(error))}", markup=False
-        )
-        console.print(f"[bold]next:[/] please report it with the file {_keep_traceback()}")
+        from motet.cli.faults import keep_traceback, of_the_machine
+
+        known = of_the_machine(error)
+        if known is not None:
+            _tell(console, known)
+            sys.exit(known.exit_code)
+        words = f"Motet met a fault of its own: {type(error).__name__}: {error}"
+        _tell(console, MotetError(words, hint=keep_traceback()))
         sys.exit(1)
+
+
+def _tell(console: Console, error: MotetError) -> None:
+    """What happened, and what to do next."""
+    console.print("[bold red]error:[/] ", end="")
+    console.print(_safe(error.message), markup=False)
+    if error.hint:
+        console.print("[bold]next:[/] ", end="")
+        console.print(_safe(error.hint), markup=False)
 
 
 def _safe(words: str) -> str:
@@ -142,15 +157,6 @@ def _call(arguments: list[str]) -> None:
     command = typer.main.get_command(build_app(words_so_far()))  # type: ignore[arg-type]
     leave_paths_to_the_shell(command)
     command(args=arguments, prog_name=NAME)
-
-
-def _keep_traceback() -> str:
-    import tempfile
-    import traceback
-
-    with tempfile.NamedTemporaryFile("w", prefix="motet-fault-", suffix=".txt", delete=False) as file:
-        traceback.print_exc(file=file)
-    return file.name
 
 
 if __name__ == "__main__":

@@ -39,8 +39,10 @@ def merge_command(
     base: Annotated[
         str | None, typer.Option("--base", help="Their one base, if the folders name it differently.")
     ] = None,
-    ridge: Annotated[float | None, typer.Option("--ridge", help="lora-fair's ridge, 0.01.")] = None,
-    energy: Annotated[float | None, typer.Option("--energy", help="The share florist keeps, 0.95.")] = None,
+    ridge: Annotated[float | None, typer.Option("--ridge", help="Of lora-fair: its ridge, 0.01.")] = None,
+    energy: Annotated[
+        float | None, typer.Option("--energy", help="Of florist: the share it keeps, 0.95.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Combine PEFT adapters of any ranks into one that peft loads unchanged. No servers, no base weights.

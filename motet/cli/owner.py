@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from motet.cli.homes import check_there, clients_home
 from motet.cli.screen import printable
 from motet.cli.words import agree
 from motet.errors import MotetError
@@ -19,7 +20,12 @@ from motet.errors import MotetError
 if TYPE_CHECKING:
     from client.asked import Asked
 
-Home = Annotated[Path, typer.Option("--home", help="This client's own folder: key, ledger, what was asked.")]
+Home = Annotated[
+    Path,
+    typer.Option(
+        "--home", help="This client's own folder: key, ledger, what was asked.", callback=clients_home
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Which = Annotated[
     str | None,
@@ -184,6 +190,7 @@ def status_command(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
 
     Example: motet client status --home ward-a
     """
+    check_there(home)
     facts = status_facts(home)
     if as_json:
         print(json.dumps(facts))
@@ -218,6 +225,7 @@ def recipes_command(
 
     Example: motet client recipes 3f9a1c22 --home ward-a
     """
+    check_there(home)
     if which is None:
         rows = recipe_facts(home)
         print(json.dumps(rows) if as_json else "\n".join(_line(r) for r in rows) or "nobody has asked yet")

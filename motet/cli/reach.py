@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from motet.cli.homes import coordinators_home
+from motet.cli.words import UsageError, check_address
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,6 +23,7 @@ Home = Annotated[
         "--home",
         help="The coordinator's state folder on this machine; by default coordinator-home.",
         show_default=False,
+        callback=coordinators_home,
     ),
 ]
 Coordinator = Annotated[
@@ -47,6 +51,13 @@ def reached(
 
     if coordinator is None and identity is None:
         home = home or DEFAULT_HOME
+    elif coordinator is not None:
+        check_address(coordinator, "--coordinator")
+        if identity is None and home is None:
+            raise UsageError(
+                "--coordinator needs --identity FOLDER, which proves who you are",
+                hint="an operator makes one: motet ca issue --role ROLE --name YOU --out FOLDER",
+            )
     with connect(coordinator, identity=identity, home=home, create=create) as connection:
         yield connection
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 LogFormat = Annotated[
-    str, typer.Option("--log-format", help="text: lines for people; json: one object a line.")
+    str, typer.Option("--log-format", help="As text lines for people, as json one object a line.")
 ]
 
 

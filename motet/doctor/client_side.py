@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SIGNS = ("client.key", "ledger.jsonl", "lineages.jsonl")
-
 
 def look(home: Path, *, join: Path | None = None, policy: Path | None = None) -> Iterator[Finding]:
     """Everything about a client's home.

@@ -31,8 +31,6 @@ from privacy.ledger.notes import open_checkpoint
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SIGNS = ("motet.db", "database.url", "coordinator.lock", "tls")
-
 
 def look(home: Path) -> Iterator[Finding]:
     """Everything about a coordinator's home."""

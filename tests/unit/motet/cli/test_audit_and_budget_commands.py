@@ -232,7 +232,7 @@ def test_countersignatures_of_data_owners_are_checked(home, tmp_path, capsys):
         (
             ["budget", "calibrate", "--epsilon", "-1", "--sampling-rate", "0.1", "--steps", "3"],
             2,
-            "target_epsilon",
+            "--epsilon: -1 must be above 0",
         ),
         (
             ["budget", "calibrate", "--epsilon", "1e-9", "--sampling-rate", "1", "--steps", "999"],
