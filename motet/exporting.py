@@ -225,7 +225,8 @@ def export_from(
 ) -> dict[str, Any]:
     """As ``export_run``, of a coordinator that is reached over its control API.
 
-    Epsilons are those that the coordinator counts; a client of several runs with different deltas is left out.
+    Epsilons are those that the coordinator counts; a client of several runs with different deltas is left out. What is
+    returned tells the run's state and rounds as well: an unfinished run gives the adapter of its last closed round.
 
     Raises:
       NothingToExportError: no round of the run has closed.
@@ -248,7 +249,8 @@ def export_from(
         epsilons=told_epsilons(connection, run_id, recipe, asked),
     )
     state = downloaded_state(connection, closed[-1].adapter_sha256, on_bytes)
-    return _written(learned, state, closed[-1].adapter_sha256, out_dir, merged=merged, lora_rank=lora_rank)
+    facts = _written(learned, state, closed[-1].adapter_sha256, out_dir, merged=merged, lora_rank=lora_rank)
+    return facts | {"state": run.state, "rounds_total": run.rounds_total}
 
 
 def downloaded_state(

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from motet.folders import write_folder
-from motet.identity import AUTHORITY, CERTIFICATE, FACTS, KEY, IdentityError
+from motet.identity import AUTHORITY, CERTIFICATE, FACTS, KEY, IdentityError, read_facts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +22,22 @@ def certificate_request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     made = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     return made.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def check_same_holder(folder: Path, role: str, name: str) -> None:
+    """Raise where a folder holds somebody else's identity: its key would be lost.
+
+    Raises:
+      IdentityError: it does, or what it holds can not be read.
+    """
+    if not (folder / FACTS).exists():
+        return
+    known = read_facts(folder)
+    if (known.get("role"), known.get("name")) != (role, name):
+        raise IdentityError(
+            f"{folder} holds the identity of {known.get('role')} {known.get('name')}; its key would be lost",
+            hint="choose another --out folder",
+        )
 
 
 def write_identity(

@@ -110,6 +110,8 @@ def token_command(
     seconds = parse_duration("--lifetime", lifetime)
     if address:
         check_address(address, option="--address")
+    if out is not None:
+        _check_replaced(out, client)
     with _authority(home, coordinator, identity) as connection:
         if unless_known and any(row.client_id == client for row in connection.clients.list()):
             _say({"client_id": client, "known": True}, f"{client} is registered already; no token", as_json)
@@ -128,6 +130,29 @@ def token_command(
         return
     typer.echo(f"token for {client}, once, until {_day(ends)}; it is not shown again", err=True)
     print(token)
+
+
+def _check_replaced(out: Path, client: str) -> None:
+    """A file that is there is replaced only where it is an earlier token of the client, or one that a crash cut."""
+    from motet.cli.words import UsageError
+    from motet.enrolment import TokenError, parse_token
+
+    if not out.exists():
+        return
+    text = ""
+    try:
+        with out.open(encoding="ascii") as file:
+            text = file.read(4096)
+        is_ours = parse_token(text).name == client
+    except TokenError:
+        is_ours = text.strip() == "" or text.startswith("mt1.")
+    except (OSError, ValueError):
+        is_ours = False
+    if not is_ours:
+        raise UsageError(
+            f"--out: {out} is there and holds no token of {client}",
+            hint="name a new file; it is not replaced",
+        )
 
 
 @app.command("issue")

@@ -56,6 +56,10 @@ def export_command(
         print(json.dumps(facts))
         return
     print(f"{'model' if merged else 'adapter'} of {facts['run_id']} written to {facts['out_dir']}")
+    if facts["state"] != "FINISHED":
+        print(
+            f"the run is {facts['state']}: this is after {facts['rounds']} of {facts['rounds_total']} rounds"
+        )
     if facts["learned_rank"]:
         print(cut_words(facts))
     print(f"sha256 of the run's adapter state: {facts['adapter_sha256']}")

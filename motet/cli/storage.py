@@ -32,10 +32,12 @@ def rotate_keys_command(
     _check_home(home)
     done = rotate_keys(home, artifact_key)
     if as_json:
-        told = {"key_id": done.key_id, "key_file": str(done.key_path)}
+        told = {"key_id": done.key_id, "key_file": str(done.key_path.resolve())}
         print(json.dumps(told | {"rewrapped": done.rewrapped, "encrypted": done.encrypted}))
         return
-    print(f"key {done.key_id} in {done.key_path}: {done.rewrapped} wrapped anew, {done.encrypted} encrypted")
+    print(
+        f"key {done.key_id} in {done.key_path.resolve()}: {done.rewrapped} wrapped anew, {done.encrypted} encrypted"
+    )
     print("back up the key file: without it the artifacts can not be read by anyone")
 
 

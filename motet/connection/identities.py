@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from motet.connection.calls import Calls
 from motet.folders import check_replaceable
 from motet.identity import FACTS, IdentityError, check_name, facts_json, load_identity
-from motet.identity_folder import certificate_request, write_identity
+from motet.identity_folder import certificate_request, check_same_holder, write_identity
 from motet.wire.control import (
     IdentityRecord,
     IssueIdentityResponse,
@@ -64,7 +64,7 @@ class IdentityCalls(Calls):
         Args:
           role: operator, researcher or auditor.
           name: within the role.
-          folder: to hand over; new, empty, or an earlier identity, which is replaced.
+          folder: to hand over; new, empty, or an earlier identity of the same role and name, which is replaced.
           lifetime_s: of the certificate; 0 is 30 days.
 
         Raises:
@@ -72,6 +72,7 @@ class IdentityCalls(Calls):
         """
         place = Path(folder)
         check_replaceable(place, FACTS, IdentityError)
+        check_same_holder(place, role, name)
         check_name(name)
         key = ec.generate_private_key(ec.SECP256R1())
         request = control_pb2.IssueIdentityRequest(

@@ -4,8 +4,9 @@ import json
 import re
 
 import pytest
-from control_house import RECIPE, house, submit
+from control_house import RECIPE, house, play, submit
 
+from motet import exporting
 from motet.cli.main import main
 from motet.recipe import parse_recipe
 
@@ -95,3 +96,30 @@ def test_a_word_to_cancel_says_what_came_of_it(served, type_in, failed):
     assert type_in("run", "cancel", "r-works") == (0, "r-works will end")
     told = json.loads(type_in("run", "cancel", "r-works", "--json")[1])
     assert told == {"run_id": "r-works", "state": "RUNNING", "cancel_requested": True}
+
+
+def test_the_export_of_a_run_that_has_not_finished_says_after_how_many_rounds_it_is(
+    served, type_in, monkeypatch, tmp_path
+):
+    submit(served, "r-half")
+    served.store.start_run("r-half")
+    play(served, "r-half")
+    facts = {
+        "run_id": "r-half",
+        "out_dir": "x",
+        "rounds": 1,
+        "adapter_sha256": "2" * 64,
+        "learned_rank": None,
+    }
+    monkeypatch.setattr(exporting, "downloaded_state", lambda *_: None)
+    monkeypatch.setattr(exporting, "_written", lambda *_, **__: dict(facts))
+    words = "the run is FAILED: this is after 1 of 3 rounds"
+    served.store.end_run("r-half", "FAILED", "too few")
+    assert words in type_in("export", "r-half", "--out", str(tmp_path / "x"))[1]
+    told = json.loads(type_in("export", "r-half", "--out", str(tmp_path / "x"), "--json")[1])
+    assert (told["state"], told["rounds"], told["rounds_total"]) == ("FAILED", 1, 3)
+    submit(served, "r-whole")  # positive control
+    served.store.start_run("r-whole")
+    play(served, "r-whole")
+    served.store.end_run("r-whole", "FINISHED", adapter_sha256="2" * 64)
+    assert "this is after" not in type_in("export", "r-whole", "--out", str(tmp_path / "y"))[1]

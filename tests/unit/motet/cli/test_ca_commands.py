@@ -97,6 +97,35 @@ def test_a_person_gets_a_folder_and_one_certificate_can_be_taken_back(motet, coo
     assert coordinator.control in out
 
 
+def test_a_token_or_an_identity_replaces_nothing_but_its_like(motet, coordinator, tmp_path):
+    home = ("--home", coordinator.home, "--address", coordinator.address)
+    token, data = tmp_path / "a.token", tmp_path / "a.jsonl"
+    data.write_text("{}\n")
+    assert motet("ca", "token", "--client", "a", "--out", token, *home)[0] == 0
+    before = token.read_text()
+    for client, out in (("b", token), ("a", data)):
+        code, _, err = motet("ca", "token", "--client", client, "--out", out, *home)
+        assert (code, f"holds no token of {client}" in err) == (2, True)
+    assert (token.read_text(), data.read_text()) == (before, "{}\n")
+    for cut in (
+        before,
+        before[:40],
+        "",
+    ):  # positive control: the same client's, whole or cut by a crash, gives way
+        token.write_text(cut)
+        assert motet("ca", "token", "--client", "a", "--out", token, *home)[0] == 0
+        assert parse_token(token.read_text()).name == "a"
+    issue = ("ca", "issue", "--out", tmp_path / "ann", *home[:2], "--role", "researcher", "--name")
+    assert motet(*issue, "ann")[0] == 0
+    key = (tmp_path / "ann/key.pem").read_bytes()
+    code, _, err = motet(*issue, "bob")
+    assert (code, "holds the identity of researcher ann" in err) == (7, True)
+    assert (tmp_path / "ann/key.pem").read_bytes() == key
+    assert motet(*issue, "ann")[0] == 0
+    assert (tmp_path / "ann/key.pem").read_bytes() != key
+    assert len(json.loads(motet("ca", "list", *home[:2], "--json")[1])["identities"]) == 2  # none for bob
+
+
 def test_what_is_wrong_is_said_with_what_to_do(motet, coordinator, tmp_path):
     home = ("--home", coordinator.home)
     file = tmp_path / "cut.token"
