@@ -213,6 +213,7 @@ class ClientWorker:
         if not self._policy.tells_scores:
             raise PolicyRefusedError("clause share_accuracy: the owner tells no loss and no accuracy")
         received = from_bytes(order.payload)
+        self._check_not_taken_back(order)
         _, held_out = self._prepared(recipe, self._stamp())
         start, base = self._start(order, recipe, received), loaded_base(recipe)
         with base.lock:

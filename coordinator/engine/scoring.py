@@ -11,6 +11,7 @@ from aggregation.serialize import sha256_hex, to_bytes
 from coordinator.engine.admission import check_score
 from coordinator.engine.grid import GridFailure
 from coordinator.storage.scores import Score
+from motet.abandoned import order_key
 from motet.recipe import canonical_json, recipe_sha256
 from motet.recipe.method import method_of
 from motet.wire.messages import TrainOrder, TrainReply
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 LAST_SCORE_S = 60.0
 """How long a run waits for the figures of its last adapter, or its deadline where that is shorter."""
+SAY_AFTER_S = 2.0
 
 
 def score_of(reply: TrainReply, recipe: Recipe) -> Score | None:
@@ -120,7 +122,7 @@ class LastScores:
         )
 
     def _take(self, waiting: dict[str, TrainOrder]) -> None:
-        until = self._clock.monotonic() + self._deadline_s()
+        began, is_said = self._clock.monotonic(), False
         while waiting:
             arrived = self._grid.collect([*waiting])
             told = {}
@@ -132,13 +134,21 @@ class LastScores:
             if told:
                 self._store.scores.note(self._run_id, self._recipe.training.rounds, told)
             if waiting and not arrived:
-                if self._clock.monotonic() >= until:
+                waited = self._clock.monotonic() - began
+                if waited >= self._deadline_s():
                     break
+                if waited >= SAY_AFTER_S and not is_said:
+                    names, is_said = ", ".join(sorted(q.client_id for q in waiting.values())), True
+                    self._store.wait_reason(
+                        self._run_id, f"waits for figures of the last adapter on held-out examples: {names}"
+                    )
                 self._pause()
         for question in waiting.values():
             log.info(
                 "run %s: %s told no figures of the last adapter in time", self._run_id, question.client_id
             )
+            place = (question.run_id, question.round_index, question.attempt)
+            self._grid.cancel(question.client_id, order_key(*place))
 
     def _admitted(self, reply: TrainReply | GridFailure, question: TrainOrder) -> Score | None:
         """What a stranger's answer tells; None where that is nothing, or nothing that can be."""

@@ -20,6 +20,7 @@ from client.policy import Policy, PolicyFileError, load_policy
 from client.policy_file import PolicyFile
 from client.protect import judge, release
 from client.worker import ClientWorker, build_handler
+from motet.abandoned import Abandoned
 from motet.data import DataError, Example, read_examples
 from motet.modeling import initial_dense, layer_shapes
 from motet.recipe import RecipeError, canonical_json, parse_recipe, recipe_sha256
@@ -297,6 +298,12 @@ def test_the_question_is_refused_where_it_may_not_be_asked(client, text, policy,
     assert figures(reply) == (0, 0.0, 0.0)
 
 
+def test_a_question_that_was_taken_back_is_not_worked_on(client):
+    asked = order_of(parse_recipe(JUDGED), round_index=2, asks_score=True)
+    Abandoned(client.folder / "home").mark("r/2/0")
+    assert over_the_wire(client(SHARES), asked).error_code == "cancelled"
+
+
 def test_the_part_that_stays_with_a_client_is_in_what_it_judges(client):
     recipe = parse_recipe(JUDGED.replace("fedit", "fedsa"))
     worker = client(SHARES)
@@ -324,7 +331,7 @@ def test_a_simulated_client_shares_unless_it_has_a_policy_file(client):
     spec = {"client_id": "a", "data_path": client.path, "state_dir": client.folder / "simulated"}
     assert figures(build_handler(spec)(order))[0] > 0
     path = client.folder / "policy.toml"
-    path.write_text("")
+    path.write_text("max_lora_rank = 8\n")
     spec |= {"policy_path": path, "state_dir": client.folder / "with-policy"}
     assert figures(build_handler(spec)(order)) == (0, 0.0, 0.0)
 
@@ -342,7 +349,7 @@ def test_the_clause_is_read_from_the_file(tmp_path):
     assert load_policy(path).tells_scores
     path.write_text("share_accuracy = true\nshare_metrics = false\n")
     assert not load_policy(path).tells_scores
-    path.write_text("")
+    path.write_text("max_lora_rank = 8\n")
     assert not load_policy(path).tells_scores
     path.write_text('share_accuracy = "yes"\n')
     with pytest.raises(PolicyFileError, match="share_accuracy"):

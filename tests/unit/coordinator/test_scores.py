@@ -92,6 +92,9 @@ def test_who_does_not_answer_the_last_question_is_passed_over_and_the_run_ends_w
     found = rows(federation, run)
     assert (3, "b") in found
     assert (3, "a") not in found
+    taken_back = [("a", f"{run}/3/0")] if answer is None else []
+    assert federation.grid.cancelled == taken_back, "a question that nobody waits for is taken back"
+    assert federation.store.get_run(run).reason == ""
 
 
 def test_after_a_restart_only_those_are_asked_who_have_not_told(federation, run):
@@ -176,3 +179,12 @@ def test_the_mean_weighs_each_client_by_its_examples_and_survives_any_sizes():
     assert told[2] == {"held_out_loss": 2.0, "held_out_examples": 5.0}
     large = means([row("a", 1e18, 1.0, 2**31), row("b", 1e18, 1.0, 2**31)])
     assert large[1]["held_out_loss"] == pytest.approx(1e18)
+
+
+def test_while_a_run_waits_for_the_last_figures_it_says_for_whose(federation, run):
+    federation.grid.handlers |= {"a": judging, "b": judging}
+    silent, said = {"a": None, "b": None}, set()
+    federation.grid.on_send = lambda o: federation.grid.handlers.update(silent if o.asks_score else {})
+    federation.clock.on_sleep = lambda: said.add(federation.store.get_run(run).reason)
+    assert federation.engine(poll_s=0.5).run(run).state == "FINISHED"
+    assert "waits for figures of the last adapter on held-out examples: a, b" in said
