@@ -1,7 +1,8 @@
-"""How many floats a round moves, by arithmetic: what ``motet plan`` prints and the wire must confirm.
+"""What a round moves, by arithmetic: shapes, of which ``motet plan`` counts the bytes, and their floats by formula.
 
-Per layer of shape (m, n), rank r, d = m + n. A float is 4 bytes on the wire; a message adds only its header. This
-module needs no torch.
+Per layer of shape (m, n), rank r, d = m + n. A float is 4 bytes on the wire; a message adds only its header. The
+formulas (``floats_up``, ``floats_down``, ``floats_control``) are those of the papers' tables; tests hold the shapes,
+and messages of rounds, to them. This module needs no torch.
 """
 
 from __future__ import annotations

@@ -131,11 +131,6 @@ def energy_rank(singular_values: torch.Tensor, energy: float) -> int:
     return int((cut > (1 - energy) * total).sum()) + 1
 
 
-def leading(pair: FactorPair, lora_rank: int, *, scale: float = 1.0, spare: torch.Tensor) -> FactorPair:
-    """The best pair of exactly ``lora_rank`` and of PEFT scale ``scale``: the first result of ``split``."""
-    return split(pair, lora_rank, scale=scale, spare=spare)[0]
-
-
 def split(
     pair: FactorPair, lora_rank: int, *, scale: float = 1.0, spare: torch.Tensor
 ) -> tuple[FactorPair, FactorPair | None]:

@@ -75,11 +75,6 @@ class PoissonGaussianEvent:
             fields["unit"] = self.unit
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
-    @staticmethod
-    def from_json(text: str) -> Event:
-        """Read an event back; see ``event_from_json``."""
-        return event_from_json(text)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownEvent:

@@ -27,14 +27,6 @@ class Revocations(Protocol):
         ...
 
 
-class NothingRevoked:
-    """For a server without an authority of its own: tests, and the user's own home."""
-
-    def is_revoked(self, serial: int) -> bool:
-        """Never."""
-        return serial < 0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
     """A caller. ``serial`` and ``fingerprint`` (SHA-256, hexadecimal) are of its certificate.

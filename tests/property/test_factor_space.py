@@ -21,7 +21,7 @@ from aggregation.geometry import (
     squared_distances,
     state_gram,
 )
-from aggregation.kernels import energy_rank, factor_svd, leading, norm, stack, truncate_energy
+from aggregation.kernels import energy_rank, factor_svd, norm, split, stack, truncate_energy
 from aggregation.sketch import (
     first_message,
     from_sums,
@@ -89,7 +89,7 @@ def test_energy_by_hand():
 @given(rank=st.integers(1, 9), keep=st.integers(1, 9), m=SIDES, n=SIDES, seed=SEEDS)
 def test_leading_components_are_the_best_pair_of_exactly_that_rank_and_scale(rank, keep, m, n, seed):
     whole = pair(rank, m, n, seed, scale=3.0)
-    best = leading(whole, keep, scale=2.0, spare=torch.full((keep, n), 7.0))
+    best, _ = split(whole, keep, scale=2.0, spare=torch.full((keep, n), 7.0))
     assert (best.lora_rank, best.scale, best.A.dtype) == (keep, 2.0, torch.float32)
     values = np.linalg.svd(dense(whole), compute_uv=False)
     tail = float(np.sqrt(np.sum(values[keep:] ** 2)))
@@ -101,13 +101,13 @@ def test_leading_components_are_the_best_pair_of_exactly_that_rank_and_scale(ran
 
 def test_components_of_nothing_can_still_learn():
     nothing = FactorPair(B=torch.zeros(4, 3), A=torch.ones(3, 5))
-    best = leading(nothing, 3, spare=torch.arange(15.0).reshape(3, 5))
+    best, _ = split(nothing, 3, spare=torch.arange(15.0).reshape(3, 5))
     assert norm(best) == 0.0
     assert torch.equal(best.A, torch.arange(15.0).reshape(3, 5))
     for bad in ({"lora_rank": 0}, {"scale": 0.0}, {"spare": torch.zeros(2, 5)}):
         given_ = {"lora_rank": 3, "scale": 1.0, "spare": torch.zeros(3, 5)} | bad
         with pytest.raises(ValueError, match="need r >= 1"):
-            leading(nothing, given_.pop("lora_rank"), **given_)
+            split(nothing, given_.pop("lora_rank"), **given_)
 
 
 # -- the two-stage sketch --------------------------------------------------------------------------------------------
