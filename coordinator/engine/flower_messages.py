@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PART_BYTES = 4 << 20  # one record a part: below the gateway's limit on a body
 OBJECTS_BESIDE = 8  # of a reply, beside its parts: the message, its records, and some for a Flower to come
+NOT_ONLINE = "the client is not online: its signs of life stopped"
 _CODES = {
     ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "client_crashed",
     ErrorCode.INVALID_FAB: "bundle_refused",
@@ -118,7 +119,9 @@ class IncomingReply:
                 return self._failed("malformed_reply", "the reply is no message")
             if message.has_error():
                 code = _CODES.get(message.error.code, "client_unreachable")
-                return self._failed(code, message.error.reason or f"Flower error {message.error.code}")
+                told = message.error.reason or f"Flower error {message.error.code}"
+                is_gone = message.error.code == ErrorCode.NODE_UNAVAILABLE
+                return self._failed(code, NOT_ONLINE if is_gone else told)
             return Arrived(message_id=self._message_id, data=join(message.content))
         except Exception as e:  # noqa: BLE001 - a stranger's bytes in Flower's parsers: whatever they raise is his fault
             return self._failed("malformed_reply", f"the reply can not be read: {type(e).__name__}")

@@ -41,7 +41,7 @@ class Situation:
 def why_it_waits(now: Situation) -> str:
     """One sentence that says what is missing and of whom; empty where nothing is missing."""
     if not now.is_leading:
-        return "waits for the lead"
+        return "waits for the lead: start a coordinator, or wait for the standby"
     if now.ahead:
         verb = "is" if len(now.ahead) == 1 else "are"
         return f"waits for a place: {_names(now.ahead)} {verb} at work"

@@ -81,7 +81,11 @@ def test_a_failed_run_is_resumed_by_its_owner_and_a_cancelled_one_is_not(served,
     served.store.start_run(run_id)
     served.store.end_run(run_id, "FAILED", "nobody answered")
     code, out, _ = motet("run", "resume", run_id, *mine, "--json")
-    assert (code, json.loads(out)["state"], json.loads(out)["reason"]) == (0, "QUEUED", "waits for the lead")
+    assert (code, json.loads(out)["state"], json.loads(out)["reason"]) == (
+        0,
+        "QUEUED",
+        "waits for the lead: start a coordinator, or wait for the standby",
+    )
     motet("run", "cancel", run_id, *mine)
     code, _, err = motet("run", "resume", run_id, *mine)
     assert code == 2

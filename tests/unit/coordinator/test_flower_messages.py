@@ -113,6 +113,7 @@ def test_each_kind_of_failure_has_its_code(replied, content, code):
     arrived = reply.look(store)
     assert (arrived.data, arrived.code) == (None, code)
     assert arrived.reason
+    assert ("not online" in arrived.reason) == (code == "client_unreachable")  # in words of ours
 
 
 def test_bytes_that_flower_can_not_parse_are_a_failure_of_that_client(replied):

@@ -7,7 +7,10 @@ from coordinator.engine.waiting import Situation, why_it_waits, without_whom
 B = "r-5d21c0"
 WORDS = [
     ({"ready": ["a"]}, ""),
-    ({"is_leading": False, "pending": ["b"]}, "waits for the lead"),
+    (
+        {"is_leading": False, "pending": ["b"]},
+        "waits for the lead: start a coordinator, or wait for the standby",
+    ),
     ({"ahead": ["r-2", "r-1"]}, "waits for a place: r-1, r-2 are at work"),
     ({"ahead": ["r-1"]}, "waits for a place: r-1 is at work"),
     (

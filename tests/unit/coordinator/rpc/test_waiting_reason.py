@@ -30,7 +30,10 @@ def told(store):
 def test_while_nobody_leads_a_run_waits_for_the_lead_and_then_says_what_it_waits_for(store):
     store.submit_run(RECIPE, run_id="r-1", priority=3)
     store.wait_reason("r-1", "needs 1 more client with approval: b")
-    assert (told(store).reason, told(store).waiting_for) == ("waits for the lead", ("waits for the lead",))
+    assert (told(store).reason, told(store).waiting_for) == (
+        "waits for the lead: start a coordinator, or wait for the standby",
+        ("waits for the lead: start a coordinator, or wait for the standby",),
+    )
     assert store.leases.take(Candidate(place="p", host="h", home="/x"), 60.0)
     run = told(store)
     assert run.waiting_for == ("needs 1 more client with approval: b",)
