@@ -73,6 +73,15 @@ class _ThroughOurs(logging.Filter):
         return False
 
 
+class LineFormatter(logging.Formatter):
+    """One line for people: what a record quotes of others can not begin a line of its own, or command a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line; control and formatting characters as escapes. A traceback after it keeps its lines."""
+        line = super().formatMessage(record)
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
 def configure(*, verbose: bool, log_format: str = "text") -> None:
     """Log to standard error, warnings alone or more, as ``text`` or ``json``."""
     handler = logging.StreamHandler()
@@ -80,7 +89,7 @@ def configure(*, verbose: bool, log_format: str = "text") -> None:
         handler.setFormatter(JsonFormatter())
         logging.captureWarnings(capture=True)
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
+        handler.setFormatter(LineFormatter("%(asctime)s %(name)s %(message)s"))
     # Forced: a library that warned before would have left a handler of its own.
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], force=True)
     for name in ("httpx", "alembic", "uvicorn"):

@@ -103,3 +103,24 @@ def test_another_thread_is_about_something_else():
         thread.start()
         thread.join()
     assert "run_id" not in seen[0]
+
+
+def test_what_a_record_quotes_begins_no_line_of_its_own_and_commands_no_terminal(capsys):
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+    try:
+        configure(verbose=False)
+        logging.getLogger("client.worker").warning(
+            "round 1 of %s refused", "r-1\n2026-11-22 coordinator all is well\x1b[2J\u202e"
+        )
+        try:
+            raise ValueError("kept")
+        except ValueError:
+            logging.getLogger("client.worker").exception("a fault")
+    finally:
+        root.setLevel(before[0])
+        root.handlers[:] = before[1]
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].endswith(r"round 1 of r-1\n2026-11-22 coordinator all is well\x1b[2J\u202e refused")
+    assert told[1].endswith("a fault")
+    assert told[-1] == "ValueError: kept"  # control: a traceback keeps its lines
