@@ -33,7 +33,8 @@ def calibrate_noise_multiplier(
 
     Returns:
       A multiple of 1e-4, rounded up, whose ``epsilon_pld``, computed with the very number returned, is at
-      most ``target_epsilon``. At least 0.05, however loose the target.
+      most ``target_epsilon``. At least 0.05, however loose the target. For targets of 0.002 and less the grid of PLD is
+      coarse beside them, and the result may be some percent above the least.
 
     Raises:
       CalibrationError: even ``LARGEST_NOISE_MULTIPLIER`` does not reach the target.
@@ -61,6 +62,8 @@ def calibrate_noise_multiplier(
         return epsilon_pld(event(noise_multiplier), target_delta)
 
     upper = _bracket_by_rdp(rdp, target_epsilon)
+    if pld(upper) > target_epsilon:
+        raise CalibrationError(_unreachable(target_epsilon))
     noise = _round_up(_refine_by_pld(pld, target_epsilon, upper))
     while pld(noise) > target_epsilon:
         noise = _round_up(1.01 * noise + 1 / _STEP)
@@ -82,12 +85,16 @@ def _round_up(noise_multiplier: float) -> float:
 
 
 def _bracket_by_rdp(rdp: Callable[[float], float], target_epsilon: float) -> float:
-    """A noise multiplier that meets the target by RDP; within 0.5 % of the least such."""
+    """A noise multiplier that meets the target by RDP, within 0.5 % of the least such; the largest where none does.
+
+    However much noise there is, the conversion from Renyi divergences to epsilon leaves a floor, about
+    ``-log(delta largest_order) / largest_order``; a target below it is PLD's to meet.
+    """
     upper = 1.0
     while rdp(upper) > target_epsilon:
         upper *= 2
         if upper > LARGEST_NOISE_MULTIPLIER:
-            raise CalibrationError(_unreachable(target_epsilon))
+            return LARGEST_NOISE_MULTIPLIER
     lower = upper / 2
     while lower > _SMALLEST_NOISE_MULTIPLIER and rdp(lower) <= target_epsilon:
         upper, lower = lower, lower / 2

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from privacy.accounting import epsilon_pld
+from privacy.accounting import epsilon_pld, epsilon_rdp
 from privacy.calibration import calibrate_noise_multiplier
 from privacy.errors import CalibrationError
 from privacy.events import PoissonGaussianEvent, event_from_json
@@ -46,6 +46,16 @@ def test_a_tighter_target_needs_more_noise():
 
 def test_a_loose_target_still_gets_some_noise():
     assert calibrate_noise_multiplier(1e6, 1e-5, 0.1, 1) >= 0.05
+
+
+@pytest.mark.parametrize("case", [(3e-4, 1e-5, 0.01, 10), (3e-4, 1e-5, 1.0, 1), (2e-3, 1e-10, 0.01, 100)])
+def test_a_target_that_the_renyi_bound_never_reaches_is_met_by_pld(case):
+    epsilon, delta, rate, steps = case
+    noise = calibrate_noise_multiplier(*case)
+    spent = [PoissonGaussianEvent(noise_multiplier=noise, sampling_rate=rate, num_steps=steps)]
+    assert 0.9 * epsilon <= epsilon_pld(spent, delta) <= epsilon
+    endless = [PoissonGaussianEvent(noise_multiplier=1e9, sampling_rate=rate, num_steps=steps)]
+    assert epsilon_rdp(endless, delta) > epsilon  # however much noise: the bound has a floor
 
 
 def test_an_unreachable_target_says_what_to_change():
