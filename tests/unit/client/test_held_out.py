@@ -25,8 +25,9 @@ from motet.data import DataError, Example, read_examples
 from motet.modeling import initial_dense, layer_shapes
 from motet.recipe import RecipeError, canonical_json, parse_recipe, recipe_sha256
 from motet.recipe.words import in_words
-from motet.wire.codec import decode_reply, encode_reply
+from motet.wire.codec import decode_reply, encode_order, encode_reply
 from motet.wire.messages import TrainOrder
+from motet.wire.v1 import round_pb2
 
 PLAIN = """
 name: t
@@ -257,6 +258,21 @@ def test_few_examples_and_figures_that_are_no_numbers_are_not_told():
 def test_a_recipe_that_asks_for_figures_and_for_privacy_is_refused():
     with pytest.raises(RecipeError, match="no noise covers"):
         parse_recipe(JUDGED + "privacy: {noise_multiplier: 1.0, sampling_rate: 0.5}\n")
+
+
+def test_a_run_without_evaluation_has_none_of_it_on_the_wire(client):
+    def names(message):
+        return {field.name for field, _ in message.ListFields()}
+
+    for text, there in (
+        (PLAIN, set()),
+        (JUDGED, {"held_out_examples", "held_out_loss", "held_out_accuracy"}),
+    ):
+        order = order_of(parse_recipe(text))
+        reply = encode_reply(client(SHARES, f"home-{len(there)}").handle(order))
+        told = names(round_pb2.TrainOrder.FromString(encode_order(order)))
+        assert "asks_score" not in told
+        assert {n for n in names(round_pb2.TrainReply.FromString(reply)) if "held_out" in n} == there
 
 
 def test_a_recipe_without_evaluation_keeps_its_hash():
