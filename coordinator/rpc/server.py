@@ -134,7 +134,7 @@ class ControlServer:
         guard = Guard(identify, self._resources.counts, most_streams=MOST_STREAMS)
         server = _server(guard, THREADS, (*OPTIONS, *AGED))
         self._add_services(server)
-        return self._bind(server, address, self._credentials(certificates, is_mutual=True))
+        return self._bind(server, address, self._credentials(certificates, is_mutual=True), "--control")
 
     def listen_for_enrolment(self, address: str, certificates: Certificates) -> int:
         """Serve Enrol and RenewSigned, and nothing else, to peers without a certificate; returns the port.
@@ -147,7 +147,7 @@ class ControlServer:
         options = (*((k, v) for k, v in OPTIONS if k not in overridden), *STRANGERS)
         server = _server(guard, ENROLMENT_THREADS, options)
         control_pb2_grpc.add_EnrolmentServiceServicer_to_server(self._enrolment, server)  # type: ignore[no-untyped-call]
-        return self._bind(server, address, self._credentials(certificates, is_mutual=False))
+        return self._bind(server, address, self._credentials(certificates, is_mutual=False), "--enrolment")
 
     def listen_locally(self, path: Path) -> None:
         """Serve whoever can open a Unix socket in a private folder, as the operator of this home.
@@ -159,7 +159,7 @@ class ControlServer:
         server = _server(guard, 8, OPTIONS)
         self._add_services(server)
         credentials = grpc.local_server_credentials(grpc.LocalConnectionType.UDS)
-        self._bind(server, f"unix:{path}", credentials)
+        self._bind(server, f"unix:{path}", credentials, "a socket")
 
     def start(self) -> None:
         """Answer calls."""
@@ -233,14 +233,22 @@ class ControlServer:
             require_client_authentication=is_mutual,
         )
 
-    def _bind(self, server: grpc.Server, address: str, credentials: grpc.ServerCredentials) -> int:
+    def _bind(
+        self, server: grpc.Server, address: str, credentials: grpc.ServerCredentials, option: str
+    ) -> int:
+        port, why = 0, "gRPC can not use it"
         try:
-            port = server.add_secure_port(_numeric(address), credentials)
-        except (RuntimeError, OSError):
-            port = 0
+            where = _numeric(address)
+            check_free(where)
+            port = server.add_secure_port(where, credentials)
+        except OSError as e:
+            why = e.strerror or str(e)
+        except RuntimeError:
+            pass
         if not port:
             raise ControlServerError(
-                f"the control API can not listen on {address}", hint="another process has it; choose another"
+                f"the control API can not listen on {address} ({option}): {why}",
+                hint=f"choose another {option} HOST:PORT, or stop who holds it",
             )
         self._servers.append(server)
         return port
@@ -263,6 +271,24 @@ def _numeric(address: str) -> str:
         found = str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
         return f"[{found}]:{port}" if ":" in found else f"{found}:{port}"
     return address
+
+
+def check_free(address: str) -> None:
+    """Raise where a port can not be had: gRPC itself says so to standard error, and to its caller not why.
+
+    Args:
+      address: as ``_numeric`` gives it; sockets in the file system and port 0 are not looked at.
+
+    Raises:
+      OSError: somebody has it, or this machine has no such address.
+    """
+    host, _, port = address.rpartition(":")
+    if address.startswith("unix:") or not int(port):
+        return
+    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(kind, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host.strip("[]"), int(port)))
 
 
 def _server(guard: Guard, threads: int, options: tuple[tuple[str, int], ...]) -> grpc.Server:
