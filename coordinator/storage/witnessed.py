@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _LONGEST_RUN = 64
 _LARGEST = 2**31 - 1
 _TAG = re.compile(r"[0-9a-f]{32}")
+MOST_KINDS = 200
+"""Different events by a client's word alone. A run has one; an accountant takes some 20 ms for each, at every look."""
 MOST_DATA_SETS = 32
 _ALONE = WitnessedChargeRow.reservation_id.not_in(select(PrivacyEventRow.reservation_id))
 """Without those that the database holds itself, by now."""
@@ -96,6 +98,9 @@ class WitnessedCharges:
                 raise _refused(f"it is not signed by the registered key of {client_id}")
             known = set(_known(session, client_id))
             missing = [row for name, row in rows.items() if name not in known]
+            kinds = select(WitnessedChargeRow.event_json).where(WitnessedChargeRow.client_id == client_id)
+            if len({*session.scalars(kinds.distinct()), *(row.event_json for row in missing)}) > MOST_KINDS:
+                raise _refused(f"it would add more than {MOST_KINDS} kinds of charges that nobody else knows")
             session.add_all(missing)
             kept = session.get(SignedRecordRow, client_id)
             if kept is None:

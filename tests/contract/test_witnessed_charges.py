@@ -145,6 +145,36 @@ def test_a_signed_record_with_an_event_that_nobody_can_read_breaks_no_look_at_bu
     assert len(store.witnessed.lacking()) == 3
 
 
+def test_a_client_can_not_make_every_look_at_budgets_slow_by_charges_that_all_differ(
+    store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("coordinator.storage.witnessed.MOST_KINDS", 3)
+    store.register_client("a", init_key(tmp_path / "a").read_bytes())
+
+    def told(noises):
+        charges = [
+            {
+                "attempt": 0,
+                "data_set": "every",
+                "event": EVENT.to_json().replace('"noise_multiplier":1.0', f'"noise_multiplier":{noise}.0'),
+                "round_index": noise,
+                "run_id": "r-1",
+                "settled": True,
+            }
+            for noise in noises
+        ]
+        head = (len(charges), "0" * 64)
+        key = load_key(tmp_path / "a")
+        return canonical_bytes(sign_receipts(key, client_id="a", charges=charges, head=head, made_at_ms=1))
+
+    assert store.witnessed.take(told([1, 2])).added == 2
+    assert store.witnessed.take(told([1, 2, 3])).added == 1  # control: as many as may be
+    for more in ([4], [4, 5, 6, 7]):
+        with pytest.raises(ReceiptsRefusedError, match="kinds"):
+            store.witnessed.take(told(more))
+    assert len(store.witnessed.lacking()) == 3
+
+
 def test_an_operator_takes_a_record_and_the_budget_says_whose_word_it_is(tmp_path, capsys):
     with house(tmp_path / "house") as served:
         served.store.submit_run(parse_recipe(RECIPE), run_id="r-1")
