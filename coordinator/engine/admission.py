@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 HEADER_ALLOWANCE = 1 << 16  # beyond the exact size: so that what is wrong with a header can be named
 LARGEST_MOVE = 1e30  # added to what training started from it must stay finite
+MOST_EXAMPLES = 2**31 - 1  # what the column of every database holds
 LARGEST_VALUE = 1e18  # its square is a float32
 
 
@@ -168,8 +169,10 @@ def _check_released_values(reply: TrainReply, recipe: Recipe) -> None:
     """What stands beside the tensors: weight, count, and whether noise was added."""
     if not 0 < reply.aggregation_weight < 1e12:
         raise MalformedUpdateError("bad_weight", "the aggregation weight is not positive and finite")
-    if reply.num_examples < 0:
-        raise MalformedUpdateError("bad_count", "the number of examples is negative")
+    if not 0 <= reply.num_examples <= MOST_EXAMPLES:
+        raise MalformedUpdateError(
+            "bad_count", f"the number of examples is negative or above {MOST_EXAMPLES}"
+        )
     check_score(reply, recipe)
     if reply.withholds_metrics and (reply.num_examples or reply.compression_error):
         raise MalformedUpdateError("released_count", "figures stand beside the word that none are released")

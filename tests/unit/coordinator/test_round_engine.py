@@ -216,6 +216,8 @@ def _nan(reply):
         (lambda r: dataclasses.replace(r, run_id="r-other"), "wrong_envelope"),
         (lambda r: dataclasses.replace(r, round_index=7), "wrong_envelope"),
         (lambda r: dataclasses.replace(r, aggregation_weight=float("nan")), "bad_weight"),
+        (lambda r: dataclasses.replace(r, num_examples=-1), "bad_count"),
+        (lambda r: dataclasses.replace(r, num_examples=2**31), "bad_count"),
         (
             lambda r: dataclasses.replace(r, error_code="policy_refused", error_message="clause x"),
             "policy_refused",
