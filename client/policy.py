@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 import tomllib
 from dataclasses import dataclass, field, fields
@@ -84,8 +85,18 @@ class Policy:
     sha256: str = field(default="", compare=False)
 
     def epsilon_cap(self, *names: str) -> float | None:
-        """The most epsilon on a data set that goes by any of these names or paths; None where nothing bounds it."""
-        caps = [cap for name, cap in self.data_sets.items() if name in names]
+        """The most epsilon on a data set that goes by any of these names or paths; None where nothing bounds it.
+
+        Raises:
+          PolicyRefusedError: the owner bounds data sets, none of them is this one, and no cap holds for all: a name
+            that is written in another way would be no cap, silently.
+        """
+        known = {*names, *(os.path.normpath(name) for name in names)}
+        caps = [cap for name, cap in self.data_sets.items() if {name, os.path.normpath(name)} & known]
+        if self.data_sets and not caps and self.max_epsilon is None:
+            raise PolicyRefusedError(
+                "clause data_sets: the owner caps data sets by name, and this client's is not among them"
+            )
         return min([*caps, *([] if self.max_epsilon is None else [self.max_epsilon])], default=None)
 
     @property

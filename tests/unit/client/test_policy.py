@@ -117,3 +117,18 @@ def test_a_policy_file_that_is_read_while_it_is_written_never_loses_its_floor(tm
     assert seen[-1] is not None
     assert seen[-1].max_lora_rank == 8
     assert {p.max_epsilon for p in seen if p is not None} == {3.0}
+
+
+@pytest.mark.parametrize(
+    "written", ["data/ward-a.jsonl", "./data/ward-a.jsonl", "data//ward-a.jsonl", "data/x/../ward-a.jsonl"]
+)
+def test_a_cap_of_a_data_set_holds_however_its_path_is_written(written):
+    policy = Policy(data_sets={written: 3.0})
+    assert policy.epsilon_cap("ds-1", "data/ward-a.jsonl", "/srv/data/ward-a.jsonl", "ward-a.jsonl") == 3.0
+
+
+def test_a_data_set_that_no_cap_names_is_not_one_without_a_cap():
+    with pytest.raises(PolicyRefusedError, match="clause data_sets"):
+        Policy(data_sets={"ward-b.jsonl": 3.0}).epsilon_cap("ds-1", "ward-a.jsonl")
+    assert Policy(data_sets={"ward-b.jsonl": 3.0}, max_epsilon=8.0).epsilon_cap("ward-a.jsonl") == 8.0
+    assert Policy().epsilon_cap("ward-a.jsonl") is None  # control: who caps nothing has no cap
