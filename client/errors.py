@@ -25,6 +25,18 @@ class TrainingDivergedError(ClientError):
     code = "not_finite"
 
 
+class NothingPersonalError(ClientError):
+    """Of that run this client kept no part of its own."""
+
+    exit_code = 2
+
+
+class PersonalPartDamagedError(ClientError):
+    """What this client kept of a run can not be read."""
+
+    exit_code = 8
+
+
 class PolicyRefusedError(ClientError):
     """The data owner's policy does not allow this order; the message names the clause."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aggregation.serialize import from_bytes, to_bytes
-from client.errors import ClientError
+from client.errors import ClientError, NothingPersonalError, PersonalPartDamagedError
 from motet.durable import write_whole
 
 if TYPE_CHECKING:
@@ -72,11 +72,12 @@ class PersonalParts:
         """The whole model after the newest round, the recipe's canonical JSON, and the rounds trained.
 
         Raises:
-          ClientError: nothing personal was kept of that run, or a file is damaged.
+          NothingPersonalError: nothing personal was kept of that run.
+          PersonalPartDamagedError: a file is damaged.
         """
         rounds = self._rounds(run_id)
         if not rounds:
-            raise ClientError(
+            raise NothingPersonalError(
                 f"nothing personal was kept of run {run_id!r}",
                 hint="the operator exports what is shared: motet export RUN",
             )
@@ -84,7 +85,10 @@ class PersonalParts:
             state = from_bytes((self._folder / f"{run_id}.model").read_bytes())
             recipe_json = (self._folder / f"{run_id}.recipe").read_text(encoding="utf-8")
         except (OSError, ValueError) as e:
-            raise ClientError(f"what this client kept of run {run_id!r} can not be read") from e
+            raise PersonalPartDamagedError(
+                f"what this client kept of run {run_id!r} can not be read: {self._folder}",
+                hint="restore that folder from a backup of this home",
+            ) from e
         return state, recipe_json, max(rounds) + 1
 
     def _rounds(self, run_id: str) -> list[int]:

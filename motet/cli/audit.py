@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from motet.cli.completing import run_ids
+from motet.cli.homes import clients_home
 from motet.cli.reach import Coordinator, Home, WhoAmI, reached
 from motet.cli.screen import console as made
 from motet.cli.screen import listing, printable
@@ -67,9 +68,9 @@ def export_command(
 def receipts_command(
     client: Annotated[str, typer.Argument(help="This client's name in recipes.", metavar="CLIENT")],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
-    home: Annotated[Path, typer.Option("--home", help="This client's own folder: key, ledger.")] = Path(
-        "client-home"
-    ),
+    home: Annotated[
+        Path, typer.Option("--home", help="This client's own folder: key, ledger.", callback=clients_home)
+    ] = Path("client-home"),
     hide_data_sets: Annotated[
         bool,
         typer.Option("--hide-data-sets", help="Do not tell which charges were of one data set."),

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from motet.cli.homes import coordinators_home
+
 PassphraseFile = Annotated[
     str | None,
     typer.Option("--passphrase-file", metavar="FILE", help="Holds the passphrase of the keys; - is stdin."),
@@ -17,9 +19,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 def backup_command(
     out: Annotated[Path, typer.Option("--out", help="File to write; it must not be there.")],
-    home: Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")] = Path(
-        "coordinator-home"
-    ),
+    home: Annotated[
+        Path, typer.Option("--home", help="The coordinator's state folder.", callback=coordinators_home)
+    ] = Path("coordinator-home"),
     passphrase_file: PassphraseFile = None,
     without_keys: Annotated[
         bool, typer.Option("--without-keys", help="Leave all private keys out; keep them elsewhere.")

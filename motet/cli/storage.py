@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from motet.cli import reach
+from motet.cli.homes import coordinators_home
 
-Home = Annotated[Path, typer.Option("--home", help="The coordinator's state folder.")]
+Home = Annotated[
+    Path, typer.Option("--home", help="The coordinator's state folder.", callback=coordinators_home)
+]
 ArtifactKey = Annotated[
     Path | None,
     typer.Option("--artifact-key", help="File of the keys that encrypt artifacts; made if it is not there."),

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from client.errors import NothingPersonalError, PersonalPartDamagedError
 from client.ledger import ClientLedger
 from client.personal import PersonalParts
 from coordinator.export import CardFacts, model_card
@@ -88,3 +89,14 @@ def test_an_infinite_epsilon_is_said_in_words_and_is_json_that_everybody_reads(h
 
 def parse_recipe_of(told):
     return from_canonical_json(json.dumps(told["recipe"]))
+
+
+def test_a_run_of_which_nothing_was_kept_is_a_slip_and_a_damaged_part_is_not(home, tmp_path):
+    with pytest.raises(NothingPersonalError, match="nothing personal was kept of run 'r-none'") as slip:
+        export_personal(home, "r-none", tmp_path / "out")
+    (home / "personal" / "r-1.model").write_bytes(b"cut")
+    with pytest.raises(PersonalPartDamagedError, match="personal") as damage:
+        export_personal(home, "r-1", tmp_path / "out")
+    assert (slip.value.exit_code, damage.value.exit_code) == (2, 8)
+    assert slip.value.hint
+    assert damage.value.hint
