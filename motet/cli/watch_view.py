@@ -241,7 +241,8 @@ class RunsView:
         table.add_column("rounds", no_wrap=True, justify="right")
         table.add_column("", no_wrap=True)
         table.add_column("left", no_wrap=True)
-        table.add_column("name, why it waits", no_wrap=not self._is_whole, overflow=overflow)
+        # Its texts do not wrap, the column may: so rich takes what is lacking from it and not from the run's name.
+        table.add_column("name, why it waits", overflow=overflow)
         for run, watched in rows[:room]:
             left = watched.seconds_left()
             table.add_row(
@@ -250,7 +251,11 @@ class RunsView:
                 f"{run.rounds_closed}/{run.rounds_total}",
                 ProgressBar(total=max(1, run.rounds_total), completed=run.rounds_closed, width=10),
                 "" if left is None else duration(left),
-                Text(printable(run.name + (f": {run.reason}" if run.reason else ""))),
+                Text(
+                    printable(run.name + (f": {run.reason}" if run.reason else "")),
+                    no_wrap=not self._is_whole,
+                    overflow=overflow,
+                ),
             )
         yield table
         words = [f"{len(rows) - room} more: motet run list"] if len(rows) > room else []
