@@ -160,7 +160,7 @@ def clients_table(
     """This round's clients; epsilon only where something was charged. ``is_whole``: cut no name, leave reasons out."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     overflow: OverflowMethod = "fold" if is_whole else "ellipsis"
-    table.add_column("client", no_wrap=not is_whole, overflow=overflow, max_width=_NAME)
+    table.add_column("client", overflow=overflow, max_width=_NAME)
     table.add_column("state", no_wrap=True)
     for name in ("rank", "received", "sent", "change"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -172,18 +172,18 @@ def clients_table(
         table.add_column("epsilon", justify="right", no_wrap=True)
         columns.append(lambda row: _epsilon(budgets.get(row.client_id)))
     if not is_whole and any(_why(row) for row in rows):
-        table.add_column("why", no_wrap=True, overflow="ellipsis", ratio=1)
+        table.add_column("why", overflow="ellipsis")  # the one that gives way
         columns.append(_why)
     for row in rows:
         state = state_of(row)
         table.add_row(
-            Text(printable(row.client_id)),
+            Text(printable(row.client_id), no_wrap=not is_whole, overflow=overflow),
             Text(state, style=STYLES.get(state, "")),
             str(row.lora_rank or ""),
             size(row.bytes_down) if row.bytes_down else "",
             size(row.bytes_up) if row.bytes_up else "",
             "" if row.change_norm is None else f"{row.change_norm:.3g}",
-            *(Text(column(row)) for column in columns),
+            *(Text(column(row), no_wrap=True, overflow="ellipsis") for column in columns),
         )
     return table
 

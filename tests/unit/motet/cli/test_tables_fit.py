@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from itertools import pairwise, zip_longest
 from types import SimpleNamespace
 
@@ -243,6 +244,11 @@ def test_watch(shown):
     holds(shown(watch_view.RunView(made, is_whole=True)), *NAMES[:3], RUN_ID)
     queue = shown(watch_view.RunsView(lambda: [(found, made)]))
     assert "whole names: --json" in queue
+    short = replace(found, run_id="r-3f9a1c00aa11")
+    for words in ("r-3f9a1c00aa11", "RUNNING", "3/100"):  # a long reason takes no room from them
+        assert words in shown(watch_view.RunsView(lambda: [(short, made)]))
+    for words in ("received", "refused", "987.7 MB", "123.46 of 8"):
+        assert words in live
     text = shown(watch_view.RunsView(lambda: [(found, made)] * 30, is_whole=True))
     holds(text, RUN_ID)
     assert "whole names" not in text
