@@ -218,7 +218,7 @@ def _genesis(bundle: Bundle) -> None:
     first = bundle.entries[0].body if bundle.entries else None
     if not isinstance(first, Genesis):
         bundle.report(
-            bundle.entry_rows[0] if bundle.entries else None, "genesis", "the ledger's begin is missing"
+            bundle.entry_rows[0] if bundle.entries else None, "genesis", "the ledger's beginning is missing"
         )
     elif bundle.verifier is not None and first.key != bundle.verifier.to_text():
         bundle.report(bundle.entry_rows[0], "key", "the ledger began with another key than the header's")

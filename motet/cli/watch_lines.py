@@ -51,7 +51,10 @@ class Teller:
         moved = [c for c in found.contributions if known.get(c.client_id, "ordered") != state_of(c)]
         lines = []
         if before is None and found.state == "PLANNED":
-            lines.append(f"{name}: {len(found.contributions)} clients are asked")
+            asked = len(found.contributions)
+            lines.append(
+                f"{name}: {asked} client is asked" if asked == 1 else f"{name}: {asked} clients are asked"
+            )
         if len(moved) <= ONE_BY_ONE:
             lines += [f"{name}: {_of_client(c)}" for c in moved]
         else:
