@@ -88,6 +88,7 @@ def test_a_pull_to_the_start_changes_the_run_and_needs_no_more_bytes(recipe_text
     assert sizes[0] == sizes[1]
 
 
+@pytest.mark.slow
 def test_simulated_owners_bound_their_rank_by_policy_and_by_class(recipe_text, tmp_path):
     policies = tmp_path / "policies"
     policies.mkdir()

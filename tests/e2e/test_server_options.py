@@ -128,6 +128,7 @@ def test_one_client_that_sends_its_move_reversed_and_a_hundred_times_over(
         assert clients[2]["share"] < 0.05
 
 
+@pytest.mark.slow
 def test_a_run_of_one_client_alone_does_not_need_the_rules_company(recipe_text, tmp_path):
     text = recipe_text(rounds=1, extra="robust: {rule: trimmed}\n").replace("minimum: 2", "minimum: 3")
     path = tmp_path / "recipe.yaml"

@@ -91,9 +91,8 @@ def test_pruned_ranks_outlive_both_processes_and_the_adapter_is_the_embedded_one
     assert ranks[1] < ranks[0] == 7  # what was pruned before the kill was kept after it
 
 
-@pytest.mark.parametrize(
-    "basis", [pytest.param("public_gradient", marks=pytest.mark.slow), "gradient_sketch"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("basis", ["public_gradient", "gradient_sketch"])
 def test_a_basis_of_gradients_is_the_same_at_every_client_and_outlives_a_kill(
     federation, recipe_file, embedded, tmp_path, basis
 ):

@@ -9,6 +9,8 @@ as ``make test-all`` does.
 import multiprocessing
 import os
 import runpy
+import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,6 +46,7 @@ def _ready():
 def _take(environment, cwd, out, err):
     """Be a process of its own with this environment, folder and output."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may have had it ignored
     for path, number in ((out, 1), (err, 2)):
         to = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(to, number)
@@ -135,6 +138,12 @@ def start_python(arguments, environment, cwd, out, err):
     if is_forked():
         return Command(arguments, environment, cwd, out, err, _run_python)
     return _started([sys.executable, *arguments], environment, cwd, out, err)
+
+
+def start_in_bash(arguments, environment, cwd, out, err):
+    """``motet`` from nothing, as the child of a shell that waits for it."""
+    line = " ".join(shlex.quote(str(word)) for word in [*MOTET, *arguments])
+    return _started(["bash", "-c", f"{line}; exit $?"], environment, cwd, out, err)
 
 
 def _started(words, environment, cwd, out, err):

@@ -113,7 +113,6 @@ def test_a_probe_trains_as_the_client_would_and_leaves_the_model_as_it_was(recip
     assert all(bool((before[k] == after[k]).all()) for k in before)
 
 
-@pytest.mark.slow  # by default tests/e2e/test_client_algorithms.py has a client measured so
 def test_a_probe_in_a_process_of_its_own_gives_the_same_kind_of_answer(recipe_of):
     taken = probed(recipe_of("bert", "flora"), 4, None)
     assert 0 < taken.seconds_per_step < 60
