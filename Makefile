@@ -45,7 +45,7 @@ demo-deployed: setup ## the same with a real coordinator and four client process
 
 test: setup-dev browser ## all set-up, then the tests
 	$(BIN)/motet materials fetch minilm vader newsgroups
-	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadgroup --maxprocesses 3
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup --maxprocesses 2
 
 test-all: setup-dev browser ## the slow campaigns as well
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,trackers]'

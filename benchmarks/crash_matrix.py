@@ -1,6 +1,7 @@
 """A coordinator killed before each commit, after it and after its effect, on SQLite and PostgreSQL: what that cost.
 
-Run: ``python benchmarks/crash_matrix.py`` (about ten minutes). Writes ``benchmarks/results/crash_matrix.json``.
+Run: ``python benchmarks/crash_matrix.py`` (about twelve minutes). Writes ``benchmarks/results/crash_matrix.json``; with
+``--missing`` what is in it stays, and places that a new transition has brought are added.
 Service loop, lead, engine, store, ledger and artifacts are the product's; clients answer from a script in memory
 (tests/support). ``serving again`` counts from the fork of the next coordinator until it leads, the ledger reconciled;
 imports are done before the fork.
@@ -16,6 +17,7 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
@@ -55,17 +57,23 @@ def main() -> None:
     """The whole table on both databases; a line for each case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "crash_matrix.json")
+    parser.add_argument("--missing", action="store_true", help="only places that the file lacks; adds them")
     options = parser.parse_args()
-    table: dict[str, object] = {}
+    table: dict[str, Any] = json.loads(options.out.read_text()) if options.missing else {}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(postgresql_server())
         with new_site("sqlite", server, folder) as site:
             whole = whole_run(site)
-        table["adapter of a run without a death"] = whole.adapter_sha256
+        if table.setdefault("adapter of a run without a death", whole.adapter_sha256) != whole.adapter_sha256:
+            sys.exit(f"{options.out} is of runs with another adapter: make all of it anew")
         for dialect in ("sqlite", "postgresql"):
+            known = {c["at"]: Case(dialect=dialect, **c) for c in table.get(dialect, {}).get("cases", ())}
             cases = []
             for at in places_to_die(whole):
+                if at in known:
+                    cases.append(known[at])
+                    continue
                 with new_site(dialect, server, folder) as site:
                     case = die_and_return(site, at, whole)
                 cases.append(case)
