@@ -125,7 +125,13 @@ def payloads(outcome):
     }
 
 
-@pytest.mark.parametrize("method", FORMULAS)
+def every_method():
+    """All in the whole suite; by default one of each way to send: pairs, stacks, one factor, squares."""
+    short = {"fedit", "flora", "ffa", "fed-sb"}
+    return [m if m in short else pytest.param(m, marks=pytest.mark.slow) for m in FORMULAS]
+
+
+@pytest.mark.parametrize("method", every_method())
 def test_bytes_on_the_wire_are_the_papers_formula_within_two_percent_and_the_plan_to_the_byte(
     base_folder, data_folder, run_over_the_wire, method
 ):

@@ -103,6 +103,7 @@ def test_a_bad_recipe_meets_a_clear_error_and_nothing_is_written(tmp_path, data_
     assert not (tmp_path / "out/adapter").exists()
 
 
+@pytest.mark.slow
 def test_nan_weights_stop_the_run_with_the_reason(tmp_path, data_folder):
     from transformers import BertConfig, BertModel
 

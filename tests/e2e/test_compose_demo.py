@@ -135,7 +135,7 @@ def test_up_ends_with_a_trained_adapter_and_everything_closed_that_has_to_be(hou
         renewed = house.ok("exec", client, "motet", "client", "renew", "--home", HOME)
         assert renewed.startswith("the certificate of client")
     told = (house.state / "logs" / "coordinator.log").read_text()
-    assert told.count("EnrolmentService/RenewSigned by anyone/: OK") == len(CLIENTS)
+    assert told.count("EnrolmentService/RenewSigned by anyone: OK") == len(CLIENTS)
     inside = {"control:8444", "control:8446", "postgres:5432", "metrics:9464"}
     assert house.reached("coordinator", sorted(inside)) == inside
 

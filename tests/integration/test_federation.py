@@ -117,6 +117,7 @@ def test_a_basis_of_gradients_is_the_same_at_every_client_and_outlives_a_kill(
     assert row.adapter_sha256 != embedded(path)  # positive control: other examples, or none, another basis
 
 
+@pytest.mark.slow
 def test_what_compression_left_and_the_optimisers_memory_outlive_their_processes_and_the_adapter_is_the_embedded_one(
     federation, recipe_file, embedded
 ):

@@ -63,6 +63,7 @@ def test_a_superlink_or_gateway_that_dies_ends_the_coordinator_in_words_and_the_
     assert own.wait_for_end(run_id).state == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_federation_with_messages_in_memory_goes_on_after_a_crash(deploy, recipe_file):
     own = deploy("a")
     own.options = ["--link-state", "memory"]

@@ -133,7 +133,7 @@ class DocumentShell:
                 process = forked_motet.start(words, told["environment"], told["cwd"], log)
                 self.services.append(_Service(process, words[0], words, log))
                 return process
-            if words in (["--install-completion"], ["--show-completion"]):  # it looks for the shell among those that started it
+            if words in (["--install-completion"], ["--show-completion"]):  # they look for the shell above
                 return forked_motet.start_in_bash(words, told["environment"], told["cwd"], out, err)
             return forked_motet.start(words, told["environment"], told["cwd"], out, err)
 
