@@ -179,11 +179,16 @@ def run(spec: dict[str, Any]) -> int:
     with open(spec["netns"]) as namespace:  # noqa: PTH123 - a descriptor is meant
         _check(_libc.setns(namespace.fileno(), NEWNET), "setns")
     _check(_libc.unshare(NEWNS | NEWPID | NEWIPC | NEWUTS), "unshare")
+    told = os.open(spec["pid_file"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     first = os.fork()
     if first:
         _relay_to(first)
-        Path(spec["pid_file"]).write_text(str(first))
+        os.write(
+            told, str(first).encode()
+        )  # by its descriptor: the child changes the root of both at any moment
+        os.close(told)
         return _status(os.waitpid(first, 0)[1])
+    os.close(told)
     _libc.prctl(PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.umask(0o022)
     _libc.sethostname(spec["hostname"].encode(), len(spec["hostname"]))
@@ -218,5 +223,5 @@ if __name__ == "__main__":
     try:
         sys.exit(run(told) if sys.argv[1] == "run" else run_beside(told, int(sys.argv[3]), sys.argv[4:]))
     except OSError as e:
-        print(f"box: {e.strerror or e}", file=sys.stderr, flush=True)
+        print(f"box: {e}", file=sys.stderr, flush=True)
         sys.exit(126)

@@ -21,10 +21,12 @@ def test_handshakes_that_begin_at_once_do_not_end_the_coordinator(tmp_path):
 
 
 def test_were_certificates_given_anew_at_each_handshake_the_process_would_die_of_them(tmp_path):
-    """Positive control: gRPC frees what another handshake makes use of."""
+    """Positive control: gRPC frees what another handshake makes use of. How it dies of that is chance."""
     assert ended(tmp_path / "fed", 20.0, "anew") in {
         -signal.SIGSEGV,
         -signal.SIGABRT,
         -signal.SIGBUS,
         -signal.SIGILL,
+        -signal.SIGFPE,
+        -signal.SIGTRAP,
     }

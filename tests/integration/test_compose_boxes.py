@@ -1,11 +1,12 @@
 """The compose runner on small services: order, health, networks, volumes, read-only roots, restarts, and no trace."""
 
 import os
+import shutil
 import signal
 import time
 
 import pytest
-from compose_house import House, why_not_here
+from compose_house import RUNNER, House, why_not_here
 
 pytestmark = [
     pytest.mark.integration,
@@ -163,3 +164,23 @@ def test_after_down_nothing_is_left_and_what_is_shut_in_is_found_open_once_the_f
     while (left := house.left()) != ([], *before[1:3], False) and time.monotonic() < until:
         time.sleep(0.2)
     assert left == ([], *before[1:3], False)
+
+
+def test_a_box_starts_also_where_its_outer_process_goes_on_long_after_the_inner_one_has_changed_the_root(
+    tmp_path,
+):
+    """What the outer process writes by name from then on would not be found."""
+    scripts = shutil.copytree(
+        RUNNER.parent, tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    box = scripts / "compose" / "box.py"
+    late = "import os, time\nos.register_at_fork(after_in_parent=lambda: time.sleep(0.5))\n"
+    box.write_text(box.read_text().replace("import ctypes\n", f"import ctypes\n{late}", 1))
+    path = tmp_path / "small.yml"
+    path.write_text(FILE.replace("FRONT", "front"))
+    house = House(path, scripts / RUNNER.name)
+    try:
+        house.ok("up", "--timeout", "60")
+        assert in_box(house, "server", "hostname").stdout.strip() == "server"
+    finally:
+        house.down()

@@ -57,15 +57,15 @@ def why_not_here():
 class House:
     """One project in a folder of its own."""
 
-    def __init__(self, file, **environment):
-        self.file, self.environment = Path(file), {**os.environ, **environment}
+    def __init__(self, file, runner=RUNNER, **environment):
+        self.file, self.runner, self.environment = Path(file), runner, {**os.environ, **environment}
         self.state = Path(tempfile.mkdtemp(prefix="motet-compose-"))
 
     def run(self, *words, profile=None, timeout=1200):
         chosen = ["--profile", profile] if profile else []
         command = [
             sys.executable,
-            str(RUNNER),
+            str(self.runner),
             "--file",
             str(self.file),
             "--state",
