@@ -42,12 +42,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "benchmar
 
 import forked_motet  # noqa: E402
 import psutil  # noqa: E402
-from round_overhead import environment, free_port, program_of, write_examples  # noqa: E402
+from round_overhead import environment, program_of, write_examples  # noqa: E402
 
 from client.keys import init_key  # noqa: E402
 from coordinator.registration import register  # noqa: E402
 from coordinator.rounds.table import ENDED  # noqa: E402
 from coordinator.storage.store import Store  # noqa: E402
+from motet.ports import free_port  # noqa: E402
 from motet.recipe import load_recipe  # noqa: E402
 
 if TYPE_CHECKING:

@@ -30,10 +30,11 @@ from client.keys import init_key  # noqa: E402
 from coordinator.authority import ensure_authority  # noqa: E402
 from coordinator.engine.flower_grid import FlowerGrid  # noqa: E402
 from coordinator.engine.flower_link import FlowerLink  # noqa: E402
-from coordinator.engine.superlink import free_port, start_gateway, start_superlink  # noqa: E402
+from coordinator.engine.superlink import start_gateway, start_superlink  # noqa: E402
 from coordinator.registration import register  # noqa: E402
 from coordinator.storage.store import Store  # noqa: E402
 from coordinator.tls import write_private  # noqa: E402
+from motet.ports import free_port  # noqa: E402
 
 
 def polled(folder: Path, link_state: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -54,6 +54,7 @@ from coordinator.engine.superlink import QUIET  # noqa: E402
 from coordinator.registration import register  # noqa: E402
 from coordinator.rounds.table import ENDED  # noqa: E402
 from coordinator.storage.store import Store  # noqa: E402
+from motet.ports import free_port  # noqa: E402
 from motet.recipe import load_recipe  # noqa: E402
 
 if TYPE_CHECKING:
@@ -296,12 +297,6 @@ def program_of(process: psutil.Process) -> str:
     """``flower-superlink`` of ``python /bin/flower-superlink --host ...``; ``gateway`` of ``python -m x.gateway``."""
     parts = [part for part in process.cmdline()[1:] if part != "-m" and not part.startswith("-")]
     return Path(parts[0]).name.rsplit(".", 1)[-1] if parts else process.name()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(is_true: Callable[[], object], what: str, processes: Processes, timeout_s: float) -> None:

@@ -26,7 +26,7 @@ from coordinator.engine.queue import RunQueue
 from coordinator.engine.reply_size import ReplySizes
 from coordinator.engine.round_engine import RoundEngine
 from coordinator.engine.shape import ModelShape
-from coordinator.engine.superlink import Child, check_port_is_free, free_port, start_gateway, start_superlink
+from coordinator.engine.superlink import Child, ChildError, start_gateway, start_superlink
 from coordinator.errors import DatabaseAwayError, LeadLostError
 from coordinator.leadership import LEASE_S, Leadership, candidate_of
 from coordinator.observing.server import observed
@@ -41,6 +41,7 @@ from coordinator.tls import write_private
 from motet.addresses import as_others_see
 from motet.clock import SystemClock
 from motet.errors import MotetError
+from motet.ports import check_port_is_free, free_port
 from motet.recipe import canonical_json, from_canonical_json
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     with _exclusive(config.home) as lock:
-        check_port_is_free(config.listen)
+        _check_may_listen(config.listen)
         open_artifacts(config.home, config.artifact_key)
         candidate = candidate_of(config.home, lock)
         is_over, status = False, Status()
@@ -149,6 +150,16 @@ def serve(
             finally:
                 lead.give_back()
                 store.close()
+
+
+def _check_may_listen(address: str) -> None:
+    try:
+        check_port_is_free(address)
+    except OSError as e:
+        raise ChildError(
+            f"{address} can not be used: {e.strerror or e}",
+            hint="choose another --listen, or stop who holds it",
+        ) from e
 
 
 def _has_no_work(store: Store, stopping: threading.Event, *, until_idle: bool) -> bool:

@@ -15,13 +15,14 @@ from aggregation.adapter import AdapterState
 from client.evaluation import score
 from client.keys import init_key
 from coordinator.engine.results import run_result
-from coordinator.engine.superlink import Child, free_port, start
+from coordinator.engine.superlink import Child, start
 from coordinator.registration import register
 from coordinator.rounds.table import ENDED
 from coordinator.storage.artifacts import ArtifactStore
 from coordinator.storage.store import Store
 from motet.errors import MotetError
 from motet.exporting import epsilons_of, export_run
+from motet.ports import free_port
 from motet.simulate import CURVE_EXAMPLES, client_rows, model_shape, prepare_shards
 
 if TYPE_CHECKING:

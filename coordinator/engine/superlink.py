@@ -173,27 +173,3 @@ def wait_for_port(child: Child, host: str, port: int) -> None:
     raise ChildError(
         f"{child.name} did not start on {host}:{port}: {tail.strip()}", hint=f"see {child.log_path}"
     )
-
-
-def check_port_is_free(address: str) -> None:
-    """Fail early, and in words, when someone else listens there.
-
-    Raises:
-      ChildError: the port is taken, or the address is not of this machine.
-    """
-    host, port = address.rsplit(":", 1)
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-        except (OSError, OverflowError) as e:
-            raise ChildError(
-                f"{address} can not be used: {e}", hint="choose another --listen, or stop who holds it"
-            ) from e
-
-
-def free_port() -> int:
-    """A loopback port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

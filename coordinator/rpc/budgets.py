@@ -39,7 +39,7 @@ class BudgetServicer(control_pb2_grpc.BudgetServiceServicer):
         bodies, witnessed = self._store.charge_bodies(), self._store.witnessed.lacking()
         wanted = [c for c in charged_clients([*bodies, *witnessed]) if request.client_id in {"", c}]
         clients, token = page(wanted, request, lambda c: (c,), (str,))
-        names = self._store.witnessed.data_sets() if may_see_data_sets(peer.role) else {}
+        names = self._store.witnessed.data_sets(clients) if may_see_data_sets(peer.role) else {}
         rows = [
             Budget(
                 **{

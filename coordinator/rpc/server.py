@@ -30,6 +30,7 @@ from coordinator.rpc.rounds import MetricServicer, RoundServicer
 from coordinator.rpc.runs import RunServicer
 from coordinator.rpc.system import SystemServicer
 from motet.errors import MotetError
+from motet.ports import check_port_is_free
 from motet.wire.v1 import control_pb2, control_pb2_grpc
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ class ControlServer:
         port, why = 0, "gRPC can not use it"
         try:
             where = _numeric(address)
-            check_free(where)
+            check_port_is_free(where)
             port = server.add_secure_port(where, credentials)
         except OSError as e:
             why = e.strerror or str(e)
@@ -271,24 +272,6 @@ def _numeric(address: str) -> str:
         found = str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
         return f"[{found}]:{port}" if ":" in found else f"{found}:{port}"
     return address
-
-
-def check_free(address: str) -> None:
-    """Raise where a port can not be had: gRPC itself says so to standard error, and to its caller not why.
-
-    Args:
-      address: as ``_numeric`` gives it; sockets in the file system and port 0 are not looked at.
-
-    Raises:
-      OSError: somebody has it, or this machine has no such address.
-    """
-    host, _, port = address.rpartition(":")
-    if address.startswith("unix:") or not int(port):
-        return
-    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(kind, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host.strip("[]"), int(port)))
 
 
 def _server(guard: Guard, threads: int, options: tuple[tuple[str, int], ...]) -> grpc.Server:

@@ -110,17 +110,23 @@ class WitnessedCharges:
                 kept.made_at_ms, kept.document, kept.told_at = made_at_ms, document, self._clock.now()
         return Witnessed(client_id=client_id, charges=len(charges), added=len(missing))
 
-    def data_sets(self) -> dict[str, DataSetNames]:
+    def data_sets(self, client_ids: Iterable[str] | None = None) -> dict[str, DataSetNames]:
         """Client -> which of its charges were of which data set, by its newest record.
 
         Left out: who named none, and who named more than ``MOST_DATA_SETS`` (an accountant takes its time for each).
+
+        Args:
+          client_ids: those whose records are read; by default everybody's. A record is verified each time.
         """
+        query = select(SignedRecordRow).order_by(SignedRecordRow.client_id)
+        if client_ids is not None:
+            query = query.where(SignedRecordRow.client_id.in_(list(client_ids)))
         with self._database.reading() as session:
-            rows = session.scalars(select(SignedRecordRow).order_by(SignedRecordRow.client_id)).all()
+            rows = session.scalars(query).all()
         found = {}
         for row in rows:
             _, charges, _ = open_receipts(parse_canonical(row.document.rstrip(b"\n")))
-            tags = {_reservation(row.client_id, c): str(c["data_set"]) for c in charges}
+            tags = {reservation_id(*_place_of(c), row.client_id): str(c["data_set"]) for c in charges}
             if 0 < len(set(tags.values()) - {EVERY_DATA_SET}) <= MOST_DATA_SETS:
                 found[row.client_id] = DataSetNames(tags=tags, made_at=row.made_at_ms / 1000)
         return found
@@ -143,13 +149,10 @@ class WitnessedCharges:
         ]
 
     def _row(self, client_id: str, charge: dict[str, Value]) -> WitnessedChargeRow:
-        run_id, event = charge["run_id"], charge["event"]
-        numbers = charge["round_index"], charge["attempt"]
-        if not (isinstance(run_id, str) and 0 < len(run_id) <= _LONGEST_RUN and isinstance(event, str)):
-            raise _refused("a charge in it has no run or no event")
-        round_index, attempt = (n if type(n) is int and 0 <= n <= _LARGEST else -1 for n in numbers)
-        if min(round_index, attempt) < 0:
-            raise _refused("a charge in it has no round or no attempt")
+        run_id, round_index, attempt = _place_of(charge)
+        event = charge["event"]
+        if not isinstance(event, str):
+            raise _refused("a charge in it has no event")
         try:
             event_from_json(event)  # of a newer version it is read, and costs infinity
         except MalformedEventError as e:
@@ -184,9 +187,15 @@ def witnessed_of_run(session: Session, client_id: str, run_id: str | None) -> li
     return list(session.scalars(query.order_by(WitnessedChargeRow.reservation_id)))
 
 
-def _reservation(client_id: str, charge: dict[str, Value]) -> str:
-    run_id, round_index, attempt = charge["run_id"], charge["round_index"], charge["attempt"]
-    return reservation_id(str(run_id), int(str(round_index)), int(str(attempt)), client_id)
+def _place_of(charge: dict[str, Value]) -> tuple[str, int, int]:
+    """Run, round and attempt."""
+    run_id, numbers = charge["run_id"], (charge["round_index"], charge["attempt"])
+    if not (isinstance(run_id, str) and 0 < len(run_id) <= _LONGEST_RUN):
+        raise _refused("a charge in it has no run")
+    round_index, attempt = (n if type(n) is int and 0 <= n <= _LARGEST else -1 for n in numbers)
+    if min(round_index, attempt) < 0:
+        raise _refused("a charge in it has no round or no attempt")
+    return run_id, round_index, attempt
 
 
 def _known(session: Session, client_id: str) -> Iterator[str]:

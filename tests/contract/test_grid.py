@@ -25,11 +25,12 @@ from coordinator.engine.flower_grid import FlowerGrid
 from coordinator.engine.flower_link import FlowerLink, marker_sha256
 from coordinator.engine.grid import GridClient, GridFailure
 from coordinator.engine.local_grid import LocalGrid, WorkerPool, WorkerSpec
-from coordinator.engine.superlink import free_port, start_gateway, start_superlink
+from coordinator.engine.superlink import start_gateway, start_superlink
 from coordinator.registration import register
 from coordinator.storage.store import Store
 from coordinator.tls import ensure_certificates, write_private
 from motet.abandoned import Abandoned, order_key
+from motet.ports import free_port
 from motet.wire.leave import Leave, leave_from_json
 from motet.wire.messages import TrainOrder, TrainReply
 

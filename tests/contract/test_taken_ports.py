@@ -36,7 +36,7 @@ def test_a_taken_port_is_told_with_its_option_and_the_reason(served, taken, capf
             listen()
         assert option in told.value.hint
     assert capfd.readouterr().err == ""
-    monkeypatch.setattr(control_server, "check_free", lambda _address: None)  # positive control
+    monkeypatch.setattr(control_server, "check_port_is_free", lambda _address: None)  # positive control
     with pytest.raises(ControlServerError, match="gRPC can not use it"):
         ways["--control"]()
     assert "Address already in use" in capfd.readouterr().err

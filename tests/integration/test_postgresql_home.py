@@ -8,7 +8,7 @@ import pytest
 from databases import Place, postgresql_url, schema_in
 
 from client.keys import init_key
-from coordinator.engine.superlink import free_port
+from motet.ports import free_port
 
 __all__ = ["postgresql_url"]
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("postgresql")]

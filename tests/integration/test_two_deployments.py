@@ -8,7 +8,7 @@ import pytest
 from databases import postgresql_url, schema_in
 from moved_address import MovedAddress
 
-from coordinator.engine.superlink import free_port
+from motet.ports import free_port
 
 __all__ = ["postgresql_url"]
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("postgresql")]

@@ -1,0 +1,44 @@
+"""Ports: what is taken, not of this machine or no port is told before somebody listens."""
+
+import errno
+import socket
+
+import pytest
+
+from motet.ports import check_port_is_free, free_port
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_a_port_that_somebody_has_is_told_and_is_free_once_it_is_given_back(family, host):
+    with socket.socket(family) as holder:
+        try:
+            holder.bind((host, 0))
+        except OSError:
+            pytest.skip(f"{host} is not of this machine")
+        holder.listen()
+        written = [f"[{host}]" if ":" in host else host, host]
+        port = holder.getsockname()[1]
+        for name in written:
+            with pytest.raises(OSError, match="in use") as told:
+                check_port_is_free(f"{name}:{port}")
+            assert told.value.errno == errno.EADDRINUSE
+    for name in written:
+        check_port_is_free(f"{name}:{port}")
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [("192.0.2.1:8444", "assign"), ("127.0.0.1:65536", "65535"), ("127.0.0.1:-1", "65535")],
+)
+def test_what_can_not_be_listened_on_is_told(address, why):
+    with pytest.raises(OSError, match=why):
+        check_port_is_free(address)
+
+
+@pytest.mark.parametrize("address", ["unix:/run/motet.sock", "127.0.0.1:0", "192.0.2.1:0"])
+def test_sockets_in_the_file_system_and_any_port_are_not_looked_at(address):
+    check_port_is_free(address)
+
+
+def test_a_free_port_can_be_had():
+    check_port_is_free(f"127.0.0.1:{free_port()}")
