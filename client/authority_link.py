@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from client.errors import ClientError
 from motet.enrolment import EnrolResponse, JoinInformation, RenewResponse
 from motet.identity import authority_pin
+from motet.ports import split_address
 from motet.wire.v1 import control_pb2, control_pb2_grpc
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def fetch_authority(address: str, pin: str) -> str:
     Raises:
       EnrolmentError: nobody answers, or the server's chain holds no such authority.
     """
-    host, _, port = address.rpartition(":")
+    host, port = split_address(address)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # the pin decides, below
@@ -63,8 +64,8 @@ def fetch_authority(address: str, pin: str) -> str:
     context.set_alpn_protocols(["h2"])
     try:
         with (
-            socket.create_connection((host.strip("[]"), int(port)), HANDSHAKE_TIMEOUT_S) as plain,
-            context.wrap_socket(plain, server_hostname=host.strip("[]")) as tls,
+            socket.create_connection((host, port), HANDSHAKE_TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=host) as tls,
         ):
             chain = _unverified_chain(tls)
     except (OSError, ValueError) as e:

@@ -1,8 +1,40 @@
-"""Ports of this machine: whether one can be had, and one that is free."""
+"""Addresses as ``host:port``, and ports of this machine: whether one can be had, and one that is free."""
 
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_address
+
+_EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host, without the brackets of an IPv6 address, and port.
+
+    Raises:
+      ValueError: the port is no number.
+    """
+    host, _, port = address.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """Of an address; a name has IPv4."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def reached_here(address: str) -> tuple[str, int]:
+    """Host and port by which this machine reaches who listens at ``address``, which may mean every address."""
+    host, port = split_address(address)
+    return _EVERY_ADDRESS.get(host, host), port
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it; of names, ``localhost`` alone."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def check_port_is_free(address: str) -> None:
@@ -17,14 +49,13 @@ def check_port_is_free(address: str) -> None:
     """
     if address.startswith("unix:"):
         return
-    host, _, port = address.rpartition(":")
-    if not int(port):
+    host, port = split_address(address)
+    if not port:
         return
-    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(kind, socket.SOCK_STREAM) as probe:
+    with socket.socket(family_of(host), socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host.strip("[]"), int(port)))
+            probe.bind((host, port))
         except OverflowError as e:
             raise OSError(0, "ports go from 0 to 65535") from e
 

@@ -13,6 +13,7 @@ from motet.connection.channel import Channel
 from motet.connection.connection import Connection
 from motet.connection.errors import BadRequestError
 from motet.identity import IdentityError, load_identity
+from motet.ports import split_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,11 +93,11 @@ def served_at(home: Path) -> str | None:
     told = known_addresses(home)
     if not (told.pid and told.address):
         return None  # it has stopped, or never was
-    host, _, port = told.address.rpartition(":")
     try:
+        host, port = split_address(told.address)
         os.kill(told.pid, 0)
-        if not _is_listened_on(int(port)):
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+        if not _is_listened_on(port):
+            socket.create_connection((host, port), timeout=_KNOCK_S).close()
     except (OSError, ValueError):
         return None  # nobody is there, or another user's process
     return told.address

@@ -7,7 +7,6 @@ import socket
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -21,6 +20,7 @@ from coordinator.storage.where import database_of, open_store
 from motet.addresses import as_others_see, known_addresses
 from motet.clock import Clock, SystemClock
 from motet.errors import MotetError
+from motet.ports import family_of, is_loopback, split_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -140,14 +140,6 @@ def serving_dashboard(
         store.close()
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def hosts_of(host: str, port: int, names: Sequence[str]) -> frozenset[str]:
     """What a browser may say in ``Host``: the names that are in the certificate, with the port."""
     known = {*NAMES_OF_LOOPBACK, host.lower(), *(name.lower() for name in names)}
@@ -158,14 +150,14 @@ def hosts_of(host: str, port: int, names: Sequence[str]) -> frozenset[str]:
 
 def _bound(listen: str, before: str) -> socket.socket:
     """A listening socket; any free port is the one from before where that is free."""
-    host, _, port = listen.rpartition(":")
-    wanted = int(port) or int(before.rpartition(":")[2] or 0)
-    for number in (wanted, int(port)):
+    host, port = split_address(listen)
+    wanted = port or (split_address(before)[1] if before else 0)
+    for number in (wanted, port):
         try:
-            return _listening(host.strip("[]"), number)
+            return _listening(host, number)
         except OSError as e:
             failed = e
-            if port != "0" or number == 0:
+            if port or number == 0:
                 break
     raise DashboardError(
         f"the dashboard can not listen on {listen}: {failed.strerror}",
@@ -174,8 +166,7 @@ def _bound(listen: str, before: str) -> socket.socket:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
+    made = socket.socket(family_of(host), socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))

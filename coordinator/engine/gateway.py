@@ -20,6 +20,7 @@ from coordinator.engine.connections import transport
 from coordinator.engine.handshakes import counting
 from coordinator.engine.pace import Pace
 from coordinator.engine.patience import ImpatientProtocol
+from motet.ports import split_address
 from motet.wire.pace import HEADER, SOON_HEADER
 
 if TYPE_CHECKING:
@@ -190,11 +191,11 @@ def main() -> None:
     parser.add_argument("--certificate", required=True)
     parser.add_argument("--key", required=True)
     a = parser.parse_args()
-    host, port = a.listen.rsplit(":", 1)
+    host, port = split_address(a.listen)
     config = uvicorn.Config(
         FleetOnly(ReverseProxy(a.upstream, a.upstream_ca)),
         host=host,
-        port=int(port),
+        port=port,
         ssl_certfile=a.certificate,
         ssl_keyfile=a.key,
         log_level="warning",

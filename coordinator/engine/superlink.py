@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from motet.errors import MotetError
+from motet.ports import reached_here, split_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,13 +100,13 @@ def start_superlink(address: str, home: Path, *, tls: Path, in_memory: bool) -> 
     """
     state = home / "superlink"
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    host, port = address.rsplit(":", 1)
+    host, port = split_address(address)
     arguments = [
         str(Path(sys.executable).parent / "flower-superlink"),
         "--host",
         host,
         "--port",
-        port,
+        str(port),
         "--isolation",
         "process",
         "--superexec-auth-secret-file",
@@ -122,7 +123,7 @@ def start_superlink(address: str, home: Path, *, tls: Path, in_memory: bool) -> 
         "--enable-supernode-auth",
     ]
     child = start("SuperLink", arguments, home / "superlink.log", {"FLWR_HOME": str(state / "flwr")})
-    wait_for_port(child, host, int(port))
+    wait_for_port(child, host, port)
     return child
 
 
@@ -148,8 +149,7 @@ def start_gateway(listen: str, upstream: str, home: Path, *, tls: Path) -> Child
         str(tls / "server.key"),
     ]
     child = start("gateway", arguments, home / "gateway.log", _GIVES_BACK)
-    host, port = listen.rsplit(":", 1)
-    wait_for_port(child, "127.0.0.1" if host in {"0.0.0.0", ""} else host, int(port))  # noqa: S104 - compared, not bound
+    wait_for_port(child, *reached_here(listen))
     return child
 
 

@@ -7,7 +7,6 @@ import logging
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from sqlalchemy import text
@@ -18,6 +17,7 @@ from coordinator.storage.artifacts import ArtifactStore
 from coordinator.storage.database import Database
 from coordinator.storage.where import database_of
 from motet.errors import MotetError
+from motet.ports import family_of, is_loopback, split_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,19 +67,18 @@ def observed(address: str | None, home: Path, status: Status) -> Iterator[None]:
         return
     database = Database.as_it_is(database_of(home))
     registry = registry_of(CoordinatorCollector(database, ArtifactStore(home / "artifacts"), status))
-    host, _, port = address.rpartition(":")
+    host, port = split_address(address)
     handler = _handler(lambda: metrics_text(registry), lambda: health(database, status))
     try:
-        server = ThreadingHTTPServer((host, int(port)), handler)
+        server = _Server((host, port), handler)
     except OSError as e:
         database.close()
         raise ObservingError(
             f"--metrics {address} can not be used: {e.strerror}",
             hint="choose another port, or stop who holds it",
         ) from e
-    if not _is_loopback(host):
+    if not is_loopback(host):
         log.warning("metrics are shown to whoever reaches %s: there is no login and no TLS", address)
-    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.2,), name="metrics", daemon=True)
     thread.start()
     try:
@@ -91,11 +90,12 @@ def observed(address: str | None, home: Path, status: Status) -> Iterator[None]:
         database.close()
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = family_of(address[0])
+        super().__init__(address, handler)
 
 
 def _handler(

@@ -62,10 +62,11 @@ def _tell(url: str, not_after: float, *, opens: bool, as_json: bool) -> None:
 
 def _serve(home: Path, listen: str, *, opens: bool, as_json: bool) -> None:
     """The dashboard of a folder, by this process, for the user who can read it."""
-    from coordinator.dashboard.server import is_loopback, serving_dashboard
+    from coordinator.dashboard.server import serving_dashboard
     from coordinator.rpc.identity import LOCAL_OPERATOR
     from motet.cli.words import UsageError, check_address
     from motet.logs import configure
+    from motet.ports import is_loopback
 
     check_address(listen, least_port=0)
     if not is_loopback(listen.rpartition(":")[0]):

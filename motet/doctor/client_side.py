@@ -19,6 +19,7 @@ from motet.doctor.checks import check_certificate, check_modes, check_skew
 from motet.doctor.findings import Finding, failure, ok, warning
 from motet.errors import MotetError
 from motet.identity import CERTIFICATE, load_identity
+from motet.ports import split_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +99,7 @@ def _coordinator(home: Path, given: Path | None) -> Iterator[Finding]:
     try:
         join = load_join_file(path)
         authority = x509.load_pem_x509_certificate(join.ca.encode())
-        machine.split_address(join.address)
+        split_address(join.address)
     except (MotetError, ValueError) as e:
         yield failure("coordinator", path, str(e), "ask the operator for join.json")
         return

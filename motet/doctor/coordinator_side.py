@@ -25,6 +25,7 @@ from motet.doctor.checks import (
 )
 from motet.doctor.findings import Finding, failure, ok, warning
 from motet.errors import MotetError
+from motet.ports import split_address
 from privacy.ledger.chain import entry_from_bytes
 from privacy.ledger.notes import open_checkpoint
 
@@ -112,7 +113,7 @@ def _certificates(home: Path, *, is_running: bool) -> Iterator[Finding]:
 def _network(home: Path, *, is_running: bool) -> Iterator[Finding]:
     try:
         address = str(json.loads((home / "join.json").read_text(encoding="utf-8"))["address"])
-        machine.split_address(address)
+        split_address(address)
     except FileNotFoundError:
         yield warning("port", home / "join.json", "not started yet", f"motet coordinator start --home {home}")
         return

@@ -22,6 +22,7 @@ from cryptography import x509
 from motet.doctor.checks import check_disk, check_model, check_python, check_versions
 from motet.doctor.tested import MODEL_SHA256, PYTHON_LEAST, RANGES
 from motet.materials import MaterialError, is_fetched, model_path
+from motet.ports import check_port_is_free, reached_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,28 +90,19 @@ def is_locked(path: Path) -> bool:
         return False
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port; a host that means all is this machine."""
-    host, _, port = address.rpartition(":")
-    return ("127.0.0.1" if host in {"", "0.0.0.0", "::"} else host.strip("[]")), int(port)  # noqa: S104 - compared
-
-
 def is_port_free(address: str) -> bool:
     """Whether one could listen there."""
-    host, port = split_address(address)
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
+    try:
+        check_port_is_free(address)
+    except OSError:
+        return False
     return True
 
 
 def is_answering(address: str) -> bool:
     """Whether somebody accepts connections there."""
     try:
-        with socket.create_connection(split_address(address), timeout=TIMEOUT_S):
+        with socket.create_connection(reached_here(address), timeout=TIMEOUT_S):
             return True
     except OSError:
         return False
@@ -136,7 +128,7 @@ def meet(address: str, authority_pem: str) -> Met:
       OSError: no connection, or a certificate that the authority did not sign (``ssl.SSLError``).
     """
     context = ssl.create_default_context(cadata=authority_pem)
-    host, port = split_address(address)
+    host, port = reached_here(address)
     connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
     try:
         connection.connect()

@@ -9,6 +9,7 @@ import pytest
 from metric_figures import figures
 
 from client.ledger import ClientLedger
+from motet.ports import check_port_is_free, free_port
 
 pytestmark = pytest.mark.integration
 PRIVATE = "privacy: {noise_multiplier: 1.0, sampling_rate: 0.2, clipping_norm: 1.0}\n"
@@ -36,12 +37,22 @@ def secrets_of(deployment):
     return found
 
 
+def loopback():
+    """Of IPv6 where this machine has it: coordinator and client are to get along there too."""
+    try:
+        check_port_is_free(f"[::1]:{free_port()}")
+    except OSError:
+        return "127.0.0.1"
+    return "[::1]"
+
+
 def test_a_private_run_shows_figures_and_health_and_no_example_key_or_token_in_any_log(
     deploy, recipe_file, shards
 ):
-    own = deploy("a")
-    metrics = f"127.0.0.1:{int(own.address.rsplit(':', 1)[1]) + 1}"
-    own.options = ["--metrics", metrics, "--log-format", "json"]
+    own, host = deploy("a"), loopback()
+    port = int(own.address.rpartition(":")[2])
+    own.address, metrics = f"{host}:{port}", f"{host}:{port + 1}"
+    own.options = ["--metrics", metrics, "--log-format", "json", "--control", f"{host}:0"]
     own.start_coordinator()
     assert get(metrics, "/healthz")[0] == 200
     connected = own._next_line("a", "is connected")

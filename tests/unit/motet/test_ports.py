@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from motet.ports import check_port_is_free, free_port
+from motet.ports import check_port_is_free, free_port, is_loopback, reached_here, split_address
 
 
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
@@ -42,3 +42,31 @@ def test_sockets_in_the_file_system_and_any_port_are_not_looked_at(address):
 
 def test_a_free_port_can_be_had():
     check_port_is_free(f"127.0.0.1:{free_port()}")
+
+
+@pytest.mark.parametrize(
+    ("address", "split", "reached"),
+    [
+        ("127.0.0.1:8443", ("127.0.0.1", 8443), ("127.0.0.1", 8443)),
+        ("0.0.0.0:8443", ("0.0.0.0", 8443), ("127.0.0.1", 8443)),
+        (":8443", ("", 8443), ("127.0.0.1", 8443)),
+        ("[::]:8443", ("::", 8443), ("::1", 8443)),
+        ("::1:8443", ("::1", 8443), ("::1", 8443)),
+        ("[fe80::1]:1", ("fe80::1", 1), ("fe80::1", 1)),
+        ("ward.example:443", ("ward.example", 443), ("ward.example", 443)),
+    ],
+)
+def test_an_address_is_split_and_one_that_means_all_is_reached_on_this_machine(address, split, reached):
+    assert split_address(address) == split
+    assert reached_here(address) == reached
+
+
+@pytest.mark.parametrize("address", ["", "host", "host:", "host:http"])
+def test_an_address_without_a_port_is_no_address(address):
+    with pytest.raises(ValueError, match="invalid literal"):
+        split_address(address)
+
+
+def test_loopback_is_what_only_this_machine_reaches():
+    assert all(is_loopback(host) for host in ("127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"))
+    assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "192.0.2.1", "ward.example", ""))
