@@ -107,7 +107,7 @@ def walk(terminal: Terminal) -> list[dict[str, object]]:
             rows.append({"step": step, "command": bare(command), "seconds": round(seconds, 2)})
             print(f"{seconds:8.2f} s  {bare(command).splitlines()[0]}", flush=True)
         # What runs in the background of the same terminal may say something in between.
-        printed = re.sub(r"^\d{4}-\d\d-\d\d [\d:,]+ .*\n", "", printed, flags=re.MULTILINE)
+        printed = re.sub(r"^\d{4}-\d\d-\d\d [\d:]+,\d{3} .*\n", "", printed, flags=re.MULTILINE)
         if block.prints is not None and not is_as_shown(block.prints, printed):
             print(f"{PAGE}:{block.line} shows\n{block.prints}and it was\n{printed}", file=sys.stderr)
     return rows
