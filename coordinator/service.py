@@ -29,6 +29,7 @@ from coordinator.engine.shape import ModelShape
 from coordinator.engine.superlink import Child, ChildError, start_gateway, start_superlink
 from coordinator.errors import DatabaseAwayError, LeadLostError
 from coordinator.leadership import LEASE_S, Leadership, candidate_of
+from coordinator.memory import Heap
 from coordinator.observing.server import observed
 from coordinator.observing.status import Status
 from coordinator.open_files import allow_many_open_files
@@ -274,9 +275,11 @@ def _work(
         max_runs=config.max_runs,
         ends_service=(DatabaseAwayError, LeadLostError, LinkError),
     )
+    heap = Heap()
     try:
         while not stopping.is_set():
             _check_all_is_well(children, lead)
+            heap.look()
             try:
                 if queue.step():
                     queue.wait(LOOK_S)
