@@ -50,7 +50,7 @@ test: setup-dev browser ## all set-up, then the tests
 test-all: setup-dev browser ## the slow campaigns as well
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,trackers]'
 	$(BIN)/motet materials fetch
-	MOTET_TEST_FORK=0 $(BIN)/python -m pytest
+	MOTET_TEST_FORK=0 MOTET_TEST_DRAWS=new $(BIN)/python -m pytest
 
 check: lint typecheck imports proto test ## everything that must hold before a commit
 

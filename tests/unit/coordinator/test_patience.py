@@ -23,8 +23,8 @@ async def app(scope, receive, send):
 
 @pytest.fixture
 def served(monkeypatch):
-    """Address of a server with half a second of patience."""
-    monkeypatch.setattr(patience, "HEAD_S", 0.5)
+    """Address of a server with two seconds of patience."""
+    monkeypatch.setattr(patience, "HEAD_S", 2.0)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
@@ -58,7 +58,9 @@ def ask(connection):
     connection.settimeout(20)
     told = b""
     while not told.endswith(b"ok"):
-        told += connection.recv(1000)
+        part = connection.recv(1000)
+        assert part, "it was closed"
+        told += part
     return told.split()[1]
 
 
@@ -90,10 +92,10 @@ def test_a_connection_that_asks_nothing_or_drop_by_drop_is_closed_and_others_are
 def test_a_client_that_asks_again_after_a_pause_or_sends_its_body_late_keeps_its_connection(served):
     with socket.create_connection(served) as honest:
         assert ask(honest) == b"200"
-        time.sleep(1.2)  # longer than a head may take: between requests another clock runs
+        time.sleep(3)  # longer than a head may take: between requests another clock runs
         assert ask(honest) == b"200"
         honest.sendall(HEAD)
-        time.sleep(1.2)  # the head is there; how long a body may take is the proxy's to say
+        time.sleep(3)  # the head is there; how long a body may take is the proxy's to say
         honest.sendall(b"{}")
         honest.settimeout(20)
         assert b"200" in honest.recv(1000)
@@ -103,4 +105,4 @@ def test_without_this_a_silent_connection_would_stay(served, monkeypatch):
     """Positive control."""
     monkeypatch.setattr(patience, "HEAD_S", 600.0)
     with socket.create_connection(served) as silent:
-        assert not is_closed(silent, within_s=1.5)
+        assert not is_closed(silent, within_s=4)

@@ -476,7 +476,7 @@ def test_two_clients_with_the_same_global_seed_add_different_noise():
         engine.close()
         moves.append((before - model.weight.detach()).flatten())
     correlation = float(torch.corrcoef(torch.stack(moves))[0, 1])
-    assert abs(correlation) < 4 / math.sqrt(10_000)
+    assert abs(correlation) < 7 / math.sqrt(10_000)
 
 
 def test_low_precision_gradients_are_clipped_in_float32_and_added_in_float64():

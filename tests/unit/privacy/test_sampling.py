@@ -24,26 +24,26 @@ def included() -> np.ndarray:
 
 
 def test_every_example_joins_with_the_sampling_rate(included):
-    slack = 5 * math.sqrt(RATE * (1 - RATE) / DRAWS)
+    slack = 7 * math.sqrt(RATE * (1 - RATE) / DRAWS)
     assert np.abs(included.mean(0) - RATE).max() < slack
 
 
 def test_examples_join_independently_of_each_other(included):
     correlation = np.corrcoef(included.T) - np.eye(NUM_EXAMPLES)
-    assert np.abs(correlation).max() < 5.5 / math.sqrt(DRAWS)
+    assert np.abs(correlation).max() < 7.5 / math.sqrt(DRAWS)
 
 
 def test_the_batch_size_varies_as_a_binomial(included):
     sizes = included.sum(1)
-    assert sizes.mean() == pytest.approx(NUM_EXAMPLES * RATE, rel=0.03)
-    assert sizes.var() == pytest.approx(NUM_EXAMPLES * RATE * (1 - RATE), rel=0.15)
+    assert sizes.mean() == pytest.approx(NUM_EXAMPLES * RATE, rel=0.05)
+    assert sizes.var() == pytest.approx(NUM_EXAMPLES * RATE * (1 - RATE), rel=0.2)
 
 
 def test_draws_are_independent_so_an_epoch_is_not_a_permutation(included):
     epoch = included[:5].sum(0)  # a shuffled epoch of five batches would hold each example exactly once
     assert (epoch != 1).any()
     again = [(included[i] * included[i + 1]).mean() for i in range(DRAWS - 1)]
-    assert np.mean(again) == pytest.approx(RATE**2, rel=0.05)
+    assert np.mean(again) == pytest.approx(RATE**2, rel=0.1)
 
 
 def test_the_edges():

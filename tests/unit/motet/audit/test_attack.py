@@ -12,6 +12,13 @@ from motet.audit import attack as module
 from motet.audit.attack import RIGHT, attack
 from motet.cli.main import main
 from privacy.audit.controls import FALSE_MECHANISMS, honest
+from privacy.noise import SeededNoise
+
+
+@pytest.fixture(autouse=True)
+def _always_the_same_noise(monkeypatch):
+    """A verdict is wrong by chance once in a thousand times; the chances have tests of their own, in tests/unit/privacy/audit."""
+    monkeypatch.setattr(module, "SystemNoise", lambda: SeededNoise(1))
 
 
 def test_the_installed_mechanism_holds_and_every_false_one_is_caught():

@@ -26,7 +26,7 @@ data: {path: none.jsonl}
 method: {name: flora}
 cohort: {clients: [a]}
 """
-MOST_CPU_S = 0.6  # measured: 0.10 to 0.16
+MOST_CPU_S = 1.0  # measured: 0.10 to 0.16; a busy machine makes that more
 
 
 def shell(line, place, kind="bash"):
