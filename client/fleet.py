@@ -94,6 +94,13 @@ _GONE = (
 Answer = Callable[[bytes], bytes]
 
 
+def _may_go_well_again(error: Exception) -> bool:
+    """Whether the network or the SuperLink failed, and did not refuse."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= 500
+    return isinstance(error, httpx.HTTPError)
+
+
 def why(error: Exception) -> str:
     """An error of a call in few words: its status, or its kind. Its text may run over several lines."""
     return (
@@ -469,7 +476,11 @@ class FleetWorker:
             OSError,
             UnexpectedObjectContentError,
         ) as e:
-            # The run is over, the payload is gone, or the SuperLink refused: drop the message and stay alive.
+            # The run is over, the payload is gone, or the SuperLink refused: drop the message and stay alive. What the
+            # network or the SuperLink failed at is not held: asked after, it is sent again.
+            if _may_go_well_again(e):
+                with suppress(ValueError):
+                    self._taken.remove(tree.object_id)
             log.warning("message %s dropped: %s", head.metadata.message_id[:12], why(e))
 
     def _handle(self, head: Message, tree: Any) -> None:  # noqa: ANN401 - Flower's protobuf

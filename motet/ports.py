@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 from ipaddress import ip_address
 
 _EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+
+_FIRST, _LAST, _TRIES = 20_000, 32_000, 100
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -61,7 +64,20 @@ def check_port_is_free(address: str) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody uses now, for a process that listens a little later.
+
+    It is below those that systems give to connections and to whoever asks for any port, so that nobody is given it
+    meanwhile. A client that dials such a port where nobody listens could even be given the same as its own, connect to
+    itself, and so hold it.
+
+    Raises:
+      OSError: none was found.
+    """
+    for _ in range(_TRIES):
+        port = _FIRST + secrets.randbelow(_LAST - _FIRST)
+        try:
+            check_port_is_free(f"127.0.0.1:{port}")
+        except OSError:
+            continue
+        return port
+    raise OSError(0, f"no free port was found between {_FIRST} and {_LAST}")

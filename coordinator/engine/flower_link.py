@@ -320,15 +320,17 @@ def _as_link_errors(what: str) -> Iterator[None]:
         raise LinkError(f"the SuperLink does not answer: it was to {what}", hint=hint) from e
 
 
+_PASSING = {500, 502, 503, 504}
+
+
 def patient_retry(is_over: Callable[[], bool] = lambda: False, max_time_s: float = 120.0) -> RetryInvoker:
-    """Retry transport faults and 502-504 until ``is_over``; give up at once on any other status."""
+    """Retry transport faults and 500-504 until ``is_over``; give up at once on any other status.
+
+    500 is what a SuperLink says whose own database was held up by the disk.
+    """
 
     def give_up(error: Exception) -> bool:
-        refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in (
-            502,
-            503,
-            504,
-        )
+        refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in _PASSING
         return refused or is_over()
 
     return RetryInvoker(

@@ -165,7 +165,9 @@ def wait_for_port(child: Child, host: str, port: int) -> None:
             break
         try:
             with socket.create_connection((host, port), timeout=1):
-                return
+                if child.process.poll() is None:
+                    return
+                break  # somebody else answers there
         except OSError:
             time.sleep(0.1)
     child.stop()

@@ -142,7 +142,7 @@ def _ledger(home: Path, seen: Look | None, *, is_running: bool) -> Iterator[Find
         verifier = ledger.verifier()
         newest = [open_checkpoint(note, verifier) for note in ledger.checkpoints()[-1:]]
         if seen is not None and seen.leaves:
-            ledger.hold_against(seen.leaves)
+            _hold(ledger, home, seen)
     except MotetError as e:
         yield failure("ledger", folder, e.message, e.hint)
         return
@@ -163,6 +163,21 @@ def _ledger(home: Path, seen: Look | None, *, is_running: bool) -> Iterator[Find
         yield ok("ledger", folder, told + later)
     last = entry_from_bytes(seen.leaves[-1]) if seen is not None and seen.leaves else entries[-1]
     yield check_last_entry(str(folder), machine.now().timestamp(), last.at_ms / 1000.0)
+
+
+def _hold(ledger: CoordinatorLedger, home: Path, seen: Look) -> None:
+    """Hold the file against the database; what was written since the database was looked at is no conflict.
+
+    Raises:
+      MotetError: they tell different things.
+    """
+    try:
+        ledger.hold_against(seen.leaves)
+    except MotetError:
+        again, _ = _looked_at(home)
+        if again is None or len(again.leaves) == len(seen.leaves):
+            raise
+        ledger.hold_against(again.leaves)
 
 
 def _models(seen: Look | None) -> list[str]:

@@ -180,19 +180,23 @@ def run(spec: dict[str, Any]) -> int:
         _check(_libc.setns(namespace.fileno(), NEWNET), "setns")
     _check(_libc.unshare(NEWNS | NEWPID | NEWIPC | NEWUTS), "unshare")
     told = os.open(spec["pid_file"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    is_built, say_built = os.pipe()
     first = os.fork()
     if first:
+        os.close(say_built)
         _relay_to(first)
-        os.write(
-            told, str(first).encode()
-        )  # by its descriptor: the child changes the root of both at any moment
+        if os.read(is_built, 1):  # else it has ended
+            os.write(told, str(first).encode())  # by a descriptor: the child has changed the root of both
         os.close(told)
         return _status(os.waitpid(first, 0)[1])
     os.close(told)
+    os.close(is_built)
     _libc.prctl(PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.umask(0o022)
     _libc.sethostname(spec["hostname"].encode(), len(spec["hostname"]))
     _enter(_build(spec))
+    os.write(say_built, b".")
+    os.close(say_built)
     if not spec["init"]:
         _exec(spec, spec["words"])
     main = os.fork()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BOX = Path(__file__).with_name("box.py")
 IMAGE = "image"
 _MOST_PAUSE_S = 10.0
+_BUILT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,15 @@ class Running:
             if self._process is not None and self._process.poll() is None:
                 return int(self._pid_path.read_text())
         return None
+
+    def _built(self) -> int | None:
+        """``pid``, once the box stands; None where it does not run."""
+        until = time.monotonic() + _BUILT_S
+        while (pid := self.pid) is None and time.monotonic() < until:
+            if self._process is None or self._process.poll() is not None:
+                return None
+            time.sleep(0.02)
+        return pid
 
     def is_done(self) -> bool:
         """Whether it ended with success and is not started again."""
@@ -141,7 +151,7 @@ class Running:
 
     def execute(self, words: Sequence[str], *, timeout_s: float) -> tuple[int, str]:
         """Run a command beside the service; its exit code and what it printed."""
-        pid = self.pid
+        pid = self._built()
         if pid is None:
             return 126, f"{self.service.name} does not run\n"
         command = [sys.executable, "-I", "-S", str(BOX), "exec", str(self._spec_path), str(pid), *words]
@@ -160,7 +170,7 @@ class Running:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """A signal to the service; SIGKILL to everything in its box. It is started again if its policy says so."""
-        pid = self.pid
+        pid = self._built()
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)

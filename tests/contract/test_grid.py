@@ -244,10 +244,12 @@ def test_collect_does_not_wait_for_a_client_at_work(site, grid):
         pytest.skip("inline the work is done within collect")
     warm = grid.send(an_order("a"), deadline_s=30)
     wait_for(grid, [warm])
-    message_id = grid.send(an_order("a", "slow"), deadline_s=30)
+    order = an_order("a", "long", run_id="r-at-work")
+    message_id = grid.send(order, deadline_s=120)
     started = time.monotonic()
     assert grid.collect([message_id]) == []
-    assert time.monotonic() - started < SLOW_S / 2
+    assert time.monotonic() - started < 30  # the work itself takes a minute
+    grid.cancel("a", order_key(order.run_id, 0, 0))
     assert isinstance(wait_for(grid, [message_id])[message_id], TrainReply)
 
 
@@ -282,7 +284,7 @@ def test_an_order_at_work_that_is_taken_back_ends_as_cancelled_within_seconds(si
     asked = time.monotonic()
     grid.cancel("a", order_key(order.run_id, 0, 0))
     outcome = wait_for(grid, [message_id])[message_id]
-    assert time.monotonic() - asked < 10
+    assert time.monotonic() - asked < 40
     assert (outcome.error_code, outcome.payload) == ("cancelled", b"")
     after = grid.send(an_order("a"), deadline_s=60)
     assert wait_for(grid, [after])[after].error_code == ""  # the client works on
@@ -290,13 +292,13 @@ def test_an_order_at_work_that_is_taken_back_ends_as_cancelled_within_seconds(si
 
 def test_an_order_that_waits_for_its_turn_and_is_taken_back_is_not_begun(grid):
     beside = grid.send(an_order("b", "slow"), deadline_s=60)  # of two worker processes none is free
-    first = grid.send(an_order("a", "slow", run_id="r-first"), deadline_s=60)
+    first = grid.send(an_order("a", "long", run_id="r-first"), deadline_s=60)
     second = grid.send(an_order("a", "echo", run_id="r-second"), deadline_s=60)
     other = grid.send(an_order("a", "echo", run_id="r-other"), deadline_s=60)
-    grid.cancel("a", order_key("r-second", 0, 0))
+    for run_id in ("r-second", "r-first"):  # in this order, so that the second is still waiting
+        grid.cancel("a", order_key(run_id, 0, 0))
     found = wait_for(grid, [beside, first, second, other])
-    assert found[second].error_code == "cancelled"
-    assert (found[first].error_code, found[other].error_code) == ("", "")
+    assert [found[m].error_code for m in (first, second, other)] == ["cancelled", "cancelled", ""]
 
 
 def test_a_word_to_abandon_what_nobody_ordered_changes_nothing(grid):
@@ -353,7 +355,7 @@ def stranger(site):
         client.fleet.FleetWorker(link, bytes, "", site.home / "stranger", stop)  # it sets who replies
 
         def receive():
-            until = time.monotonic() + 10
+            until = time.monotonic() + 60
             while (item := link.receive()) is None:
                 assert time.monotonic() < until
                 time.sleep(0.05)
@@ -375,7 +377,7 @@ def test_a_reply_that_is_announced_and_never_uploaded_holds_nobody_up(site, grid
     started, found = time.monotonic(), []
     while not found:
         found = grid.collect([silent, other])
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 40
     assert [message_id for message_id, _ in found] == [other]
     assert grid.is_known(silent)
 

@@ -61,9 +61,9 @@ def test_one_leads_and_the_other_is_told_who_where_and_for_how_long(one, two):
 
 def test_when_the_lease_has_run_out_the_next_leads_and_the_last_one_can_write_nothing(one, two):
     run = one.submit_run(parse_recipe(RECIPE), run_id="r-1")
-    assert one.leases.take(HERE, 0.2)
+    assert one.leases.take(HERE, LONG_S)
     one.start_run(run)  # positive control: while it leads it writes
-    time.sleep(0.3)
+    run_out(two)
     one.wait_reason(run, "late, and nobody else leads")  # the token decides, not the time
     assert two.leases.take(THERE, LONG_S)
     before = two.count_rows()
@@ -104,9 +104,9 @@ def test_submit_and_cancel_need_no_lead(one, two):
 
 
 def test_a_lease_that_is_renewed_does_not_run_out(one, two):
-    assert one.leases.take(HERE, 0.5)
-    for _ in range(5):
-        time.sleep(0.2)
+    assert one.leases.take(HERE, 3.0)
+    for _ in range(4):
+        time.sleep(1.0)
         one.leases.renew()
         assert not two.leases.take(THERE, LONG_S)
 
@@ -165,6 +165,9 @@ def test_a_standby_waits_says_for_whom_and_leads_when_the_leader_vanishes(one, t
     assert [leader.home for leader in told] == ["/srv/one"]
     assert lead.lost is None
     time.sleep(1.0)  # longer than the lease: the thread renews it
+    until = time.monotonic() + 30
+    while two.leases.leader().left_s <= 0 and time.monotonic() < until:
+        time.sleep(0.05)  # on a machine that is held up it may be late once, and the next time is in time
     assert two.leases.leader().left_s > 0
     with pytest.raises(LeadLostError):
         one.leases.renew()
@@ -175,9 +178,11 @@ def test_a_standby_waits_says_for_whom_and_leads_when_the_leader_vanishes(one, t
 def test_a_leader_notices_by_itself_that_it_was_followed(one, two):
     lead = Leadership(one, HERE, 0.3)
     assert lead.wait(lambda: False)
-    run_out(two)
-    assert two.leases.take(THERE, LONG_S)
     until = time.monotonic() + 30
+    run_out(two)
+    while not two.leases.take(THERE, LONG_S):  # the thread renewed it in between
+        assert time.monotonic() < until
+        run_out(two)
     while lead.lost is None and time.monotonic() < until:
         time.sleep(0.02)
     assert isinstance(lead.lost, LeadLostError)

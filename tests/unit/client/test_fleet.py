@@ -2,6 +2,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -317,3 +318,39 @@ def test_the_journal_keeps_all_messages_that_are_not_answered_in_their_order(tmp
         journal.remove(name)
     assert journal.load() == []
     assert not (tmp_path / "in-flight.pb").exists()
+
+
+def failing(status):
+    return httpx.HTTPStatusError(
+        "", request=httpx.Request("POST", "https://fed"), response=httpx.Response(status)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_held"),
+    [
+        (failing(500), False),
+        (httpx.ReadError("away"), False),
+        (failing(413), True),
+        (ValueError("no order"), True),
+        (None, True),
+    ],
+    ids=["500", "away", "refused", "malformed", "answered"],
+)
+def test_an_order_that_the_network_or_the_superlink_failed_at_is_not_held_and_comes_again(
+    tmp_path, monkeypatch, fault, is_held
+):
+    """One that is no order would come again for ever, and fail each time: it is held until its deadline."""
+    worker = fleet.FleetWorker(
+        link_to(Admitting(), tmp_path, monkeypatch), bytes, "", tmp_path, threading.Event()
+    )
+
+    def handle(_head, _tree):
+        if fault is not None:
+            raise fault
+
+    monkeypatch.setattr(worker, "_handle", handle)
+    head = SimpleNamespace(metadata=SimpleNamespace(message_id="m-1", message_type=MessageType.TRAIN))
+    worker._enqueue(head, SimpleNamespace(object_id="m-1"))
+    worker._handle_or_drop(head, SimpleNamespace(object_id="m-1"))
+    assert ("m-1" in worker._taken) == is_held

@@ -4,8 +4,8 @@ Classes 1 to 17 are payloads that an admitted client signs; they go through a wh
 at the grid and at the control port. 23 has no secure sums to misuse yet. 24 comes at the ledger. What tests elsewhere
 prove of a class is named beside it.
 
-``LIMIT_S`` and ``LIMIT_BYTES`` are the promise; the default suite counts CPU-seconds and allows for a busy machine, the slow
-test does neither.
+``LIMIT_S`` and ``LIMIT_BYTES`` are the promise; the default suite counts CPU-seconds and allows for a busy machine, the
+slow test does neither.
 """
 
 import asyncio

@@ -57,3 +57,27 @@ def test_a_fault_of_the_thread_that_keeps_the_lease_is_a_lost_lease_and_not_sile
     assert link.lost.is_set()
     with pytest.raises(flower_link.LinkError, match="no longer honours"):
         link.pull(["m"])
+
+
+@pytest.mark.parametrize(
+    ("status", "calls"), [(500, 3), (502, 3), (503, 3), (504, 3), (401, 1), (404, 1), (409, 1), (501, 1)]
+)
+def test_a_call_that_the_superlink_fails_at_for_a_while_is_made_again_and_one_that_it_refuses_is_not(
+    monkeypatch, status, calls
+):
+    left = [httpx.HTTPStatusError("", request=REQUEST, response=httpx.Response(status, request=REQUEST))] * 2
+    made = []
+
+    def call():
+        made.append(1)
+        if left:
+            raise left.pop()
+
+    retry = flower_link.patient_retry()
+    retry.wait_function = lambda _seconds: None
+    if calls == 1:
+        with pytest.raises(httpx.HTTPStatusError):
+            retry.invoke(call)
+    else:
+        retry.invoke(call)
+    assert len(made) == calls

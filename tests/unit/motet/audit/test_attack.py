@@ -17,7 +17,7 @@ from privacy.noise import SeededNoise
 
 @pytest.fixture(autouse=True)
 def _always_the_same_noise(monkeypatch):
-    """A verdict is wrong by chance once in a thousand times; the chances have tests of their own, in tests/unit/privacy/audit."""
+    """A verdict is wrong by chance once in a thousand times; tests/unit/privacy/audit look at the chances."""
     monkeypatch.setattr(module, "SystemNoise", lambda: SeededNoise(1))
 
 

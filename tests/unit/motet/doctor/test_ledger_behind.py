@@ -1,5 +1,7 @@
 """A ledger's file that is behind its database: news at a coordinator that stands, none at one that runs."""
 
+import dataclasses
+
 import pytest
 
 from coordinator.authority import ensure_authority
@@ -32,3 +34,33 @@ def test_entries_that_wait_for_the_next_order_are_no_finding_while_the_coordinat
     assert "1 more are written before the next order leaves" in running.what
     standing = found(home, monkeypatch, is_running=False)  # positive control: it is seen all the same
     assert (standing.level, "1 more" in standing.what) == (Level.WARNING, True)
+
+
+def test_an_entry_that_is_written_and_signed_between_the_two_looks_is_no_conflict(home, monkeypatch):
+    store, look = open_store(home), coordinator_side.look_at
+    looks = []
+
+    def look_and_go_on(database):
+        seen = look(database)
+        if not looks:
+            store.register_client("ward-c", b"key")
+            store.ledger.publish()
+        looks.append(len(seen.leaves))
+        return seen
+
+    monkeypatch.setattr(coordinator_side, "look_at", look_and_go_on)
+    finding = found(home, monkeypatch, is_running=True)
+    assert finding.level == Level.OK, finding
+    assert looks[1] == looks[0] + 1
+    store.close()
+
+
+def test_a_database_that_lacks_what_was_signed_is_a_conflict(home, monkeypatch):
+    look = coordinator_side.look_at
+    store = open_store(home)
+    store.ledger.publish()
+    store.close()
+    monkeypatch.setattr(
+        coordinator_side, "look_at", lambda d: dataclasses.replace(seen := look(d), leaves=seen.leaves[:-1])
+    )
+    assert found(home, monkeypatch, is_running=True).level == Level.FAILURE
