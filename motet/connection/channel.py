@@ -60,7 +60,7 @@ class Channel:
         return cls(grpc.secure_channel(target, credentials, options=_OPTIONS), "this home")
 
     def close(self) -> None:
-        """End the connection and every stream on it."""
+        """End the connection and every call and stream on it, other threads' as well; they end before it does."""
         self._channel.close()
 
     def call(self, service: str, method: str, request: Any, *, timeout_s: float = CALL_S) -> Any:  # noqa: ANN401 - messages
@@ -71,8 +71,12 @@ class Channel:
         """
         request_id = secrets.token_hex(8)
         try:
-            return self._method(service, method)(
-                request, timeout=timeout_s, metadata=((REQUEST_ID, request_id),)
+            # Not the blocking form: gRPC closes a channel without waiting for such a call of another thread, which can
+            # then touch what is freed and end the process (seen once, in `motet watch`).
+            return (
+                self._method(service, method)
+                .future(request, timeout=timeout_s, metadata=((REQUEST_ID, request_id),))
+                .result()
             )
         except grpc.RpcError as e:
             raise self._error(e, request_id) from None

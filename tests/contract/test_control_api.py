@@ -27,7 +27,14 @@ from motet.connection.errors import (
     UnreachableError,
 )
 from motet.connection.metadata import ERROR, REQUEST_ID
-from motet.errors import DatabaseAwayError, NotFoundError, RunNotFoundError, StorageError, WrongStateError
+from motet.errors import (
+    DatabaseAwayError,
+    MotetError,
+    NotFoundError,
+    RunNotFoundError,
+    StorageError,
+    WrongStateError,
+)
 from motet.identity import Identity, load_identity
 from motet.recipe import parse_recipe
 from motet.wire.v1 import control_pb2
@@ -233,6 +240,32 @@ def test_a_call_that_passes_its_deadline_ends_for_the_caller(served, people, mon
         call._channel.call("RunService", "ListRuns", control_pb2.ListRunsRequest(), timeout_s=0.3)
     assert time.monotonic() - started < 20
     over.set()
+
+
+def test_closing_a_connection_ends_the_calls_of_other_threads_first_and_takes_no_new_ones(
+    served, monkeypatch
+):
+    over, came, ended = threading.Event(), threading.Semaphore(0), []
+    monkeypatch.setattr(served.store, "list_runs", lambda: (came.release(), over.wait(60), [])[2])
+    connection = served.connect("operator", "many")
+
+    def call():
+        with pytest.raises(MotetError):
+            connection.runs.list()
+        ended.append(time.monotonic())
+
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert came.acquire(timeout=60)
+    connection.close()
+    for thread in threads:
+        thread.join(30)
+    over.set()
+    assert len(ended) == 3
+    with pytest.raises(ValueError, match="closed"):
+        connection.runs.list()
 
 
 def test_a_recipe_that_is_refused_is_told_with_every_problem(people):
