@@ -104,9 +104,9 @@ def test_submit_and_cancel_need_no_lead(one, two):
 
 
 def test_a_lease_that_is_renewed_does_not_run_out(one, two):
-    assert one.leases.take(HERE, 3.0)
-    for _ in range(4):
-        time.sleep(1.0)
+    assert one.leases.take(HERE, 2.0)
+    for _ in range(3):
+        time.sleep(0.8)
         one.leases.renew()
         assert not two.leases.take(THERE, LONG_S)
 

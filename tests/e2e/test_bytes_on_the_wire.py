@@ -184,7 +184,7 @@ def test_florist_sends_no_more_than_flora(base_folder, data_folder, run_over_the
     assert all(found["up", c, 0] == planned[c].bytes_up for c in "abc")
 
 
-@pytest.mark.parametrize("kind", ["bf16", "int8", "int4", "compeft"])
+@pytest.mark.parametrize("kind", ["bf16", pytest.param("int8", marks=pytest.mark.slow), "int4", "compeft"])
 def test_compressed_uploads_are_the_planned_bytes(base_folder, data_folder, run_over_the_wire, kind):
     recipe = recipe_of(base_folder, data_folder, "fedit", ONE, f"compression: {{kind: {kind}}}\n")
     outcome, sizes = run_over_the_wire(recipe)

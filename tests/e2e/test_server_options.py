@@ -50,7 +50,12 @@ def test_a_rule_weighs_real_clients_and_the_run_says_how(recipe_text, tmp_path, 
 
 @pytest.mark.parametrize(
     ("method", "rule"),
-    [("fed-sb", "fedadam"), ("ffa", "fedavgm"), ("rolora", "fedyogi"), ("fedsa", "fedadagrad")],
+    [
+        ("fed-sb", "fedadam"),
+        pytest.param("ffa", "fedavgm", marks=pytest.mark.slow),
+        pytest.param("rolora", "fedyogi", marks=pytest.mark.slow),
+        ("fedsa", "fedadagrad"),
+    ],
 )
 def test_a_server_optimiser_runs_and_gives_the_same_adapter_again(recipe_text, tmp_path, method, rule):
     text = recipe_text(method=method, rank="4", rounds=3, extra=f"server_optimizer: {{rule: {rule}}}\n")
@@ -61,7 +66,13 @@ def test_a_server_optimiser_runs_and_gives_the_same_adapter_again(recipe_text, t
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [("fedit", "bf16"), ("fed-sb", "int8"), ("rolora", "int4"), ("flora", "compeft"), ("fedsa", "int4")],
+    [
+        ("fedit", "bf16"),
+        ("fed-sb", "int8"),
+        pytest.param("rolora", "int4", marks=pytest.mark.slow),
+        ("flora", "compeft"),
+        ("fedsa", "int4"),
+    ],
 )
 def test_compressed_runs_send_less_and_tell_their_error(recipe_text, tmp_path, method, kind):
     rank = MIXED if method == "flora" else "4"

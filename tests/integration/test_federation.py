@@ -247,12 +247,12 @@ def test_a_killed_client_that_is_back_before_the_deadline_answers_the_same_order
 
 
 def test_a_killed_client_is_left_behind_at_the_deadline_and_is_back_the_next_round(federation, recipe_file):
-    run_id = federation.submit(recipe_file("deadline", rounds=9, local_steps=10, deadline_s=12))
+    run_id = federation.submit(recipe_file("deadline", rounds=9, local_steps=10, deadline_s=10))
     federation.wait_for_order(run_id, 1, "c")
     federation.kill("c")
     closed = federation.wait(lambda: federation.store.closed_rounds(run_id)[1:], "the end of the round", 60)
     assert states(federation, run_id, 1) == ALL | {"c": "FAILED"}
-    assert closed[0].closed_at - closed[0].started_at >= 12
+    assert closed[0].closed_at - closed[0].started_at >= 10
     missed = next(r for r in federation.store.contributions(run_id, 1) if r.client_id == "c")
     assert missed.error_code == "deadline"
     federation.start_clients("c")

@@ -41,7 +41,7 @@ PERSONS = [list(range(50)), [50], [51, 52], list(range(53, 57))]
 
 
 def test_persons_join_at_the_sampling_rate_however_many_examples_they_have():
-    tokens, noise, times = tokens_of(PERSONS), SystemNoise(), 4000
+    tokens, noise, times = tokens_of(PERSONS), SystemNoise(), 2000
     joined = np.zeros(len(PERSONS))
     as_examples = 0
     by_example = section(unit="example", unit_column=None, max_examples_per_person=None)
