@@ -20,8 +20,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
-from dp_accounting.pld import PLDAccountant
+from dp_accounting import NeighboringRelation
+from dp_accounting.pld.privacy_loss_distribution import (
+    PrivacyLossDistribution,
+    from_gaussian_mechanism,
+    identity,
+)
 from scipy.special import gammaln
 
 from privacy.events import Event, PoissonGaussianEvent
@@ -145,14 +149,31 @@ def _pld_of_rows(rows: _Rows, target_delta: float) -> float:
     if bound > PLD_LARGEST_EPSILON or sum(count for _, _, count in rows) > PLD_MOST_STEPS:
         return bound
     fine = bound < _PLD_FINE_EPSILON or sum(count for _, _, count in rows) > _PLD_FINE_STEPS
-    accountant = PLDAccountant(
-        NeighboringRelation.ADD_OR_REMOVE_ONE,
-        value_discretization_interval=_PLD_FINE_INTERVAL if fine else _PLD_INTERVAL,
-    )
+    composed = _composed(rows, _PLD_FINE_INTERVAL if fine else _PLD_INTERVAL)
+    return float(composed.get_epsilon_for_delta(target_delta))
+
+
+@lru_cache(maxsize=2)  # the same events are asked for at several deltas, one after the other
+def _composed(rows: _Rows, interval: float) -> PrivacyLossDistribution:
+    """What ``dp_accounting``'s own ``PLDAccountant`` composes, call for call; steps that are known are kept."""
+    composed = identity(value_discretization_interval=interval)
     for noise, rate, count in rows:
-        gaussian = GaussianDpEvent(min(noise, _PLD_MOST_NOISE))
-        accountant.compose(gaussian if rate == 1 else PoissonSampledDpEvent(rate, gaussian), count)
-    return float(accountant.get_epsilon(target_delta))
+        deviation = min(noise, _PLD_MOST_NOISE)
+        if rate == 1:
+            composed = composed.compose(_of_step(deviation / math.sqrt(count), 1.0, interval))
+        else:
+            composed = composed.compose(_of_step(deviation, rate, interval).self_compose(count))
+    return composed
+
+
+@lru_cache(maxsize=4)  # a curve over time asks for the same step, composed ever more often
+def _of_step(deviation: float, rate: float, interval: float) -> PrivacyLossDistribution:
+    return from_gaussian_mechanism(
+        standard_deviation=deviation,
+        value_discretization_interval=interval,
+        sampling_prob=rate,
+        neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
+    )
 
 
 @lru_cache(maxsize=1024)
