@@ -47,6 +47,7 @@ def test_ranks_shrink_only_where_the_recipe_lets_them_and_messages_with_them(run
     assert all(pair.B[:, last:].any() for pair in plain.state.lora.values())
 
 
+@pytest.mark.slow
 def test_a_second_run_of_the_same_recipe_prunes_the_same(run):
     pruning = ", self_pruning: {decay: 0.75, penalty_weight: 100.0}"
     one, two = (run(name, pruning) for name in ("one", "two"))

@@ -32,7 +32,7 @@ def run(text, out):
     ("method", "rule"),
     [
         ("flora", "trimmed"),
-        ("product", "geometric_median"),
+        pytest.param("product", "geometric_median", marks=pytest.mark.slow),
         ("fed-sb", "trimmed"),
         ("fedsa", "geometric_median"),
     ],

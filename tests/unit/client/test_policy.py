@@ -111,7 +111,10 @@ def test_a_policy_file_that_is_read_while_it_is_written_never_loses_its_floor(tm
                     file.flush()
                     time.sleep(0.03)
         deadline = time.monotonic() + 60
-        while (seen[-1] is None or seen[-1].max_lora_rank != 8) and time.monotonic() < deadline:
+        while (
+            not (seen and seen[-1] is not None and seen[-1].max_lora_rank == 8)
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
     finally:
         done.set()
