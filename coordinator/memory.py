@@ -33,7 +33,7 @@ class Heap:
         self._now, self._trim, self._next = now, trim, now() + EVERY_S
 
     def look(self) -> None:
-        """Give back, unless that was done within ``EVERY_S``; takes milliseconds."""
+        """Give back, unless that was done within ``EVERY_S``; takes some 20 ms of a heap in fragments."""
         if self._now() >= self._next:
             self._trim()
             self._next = self._now() + EVERY_S

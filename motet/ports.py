@@ -66,9 +66,9 @@ def check_port_is_free(address: str) -> None:
 def free_port() -> int:
     """A loopback port that nobody uses now, for a process that listens a little later.
 
-    It is below those that systems give to connections and to whoever asks for any port, so that nobody is given it
-    meanwhile. A client that dials such a port where nobody listens could even be given the same as its own, connect to
-    itself, and so hold it.
+    It is below those that systems, as they come, give to connections and to whoever asks for any port, so that nobody
+    is given it meanwhile. A client that dials such a port where nobody listens could even be given the same as its own,
+    connect to itself, and so hold it.
 
     Raises:
       OSError: none was found.

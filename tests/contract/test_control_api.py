@@ -3,6 +3,7 @@
 import datetime
 import threading
 import time
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -266,6 +267,19 @@ def test_closing_a_connection_ends_the_calls_of_other_threads_first_and_takes_no
     assert len(ended) == 3
     with pytest.raises(ValueError, match="closed"):
         connection.runs.list()
+
+
+def test_no_call_has_the_blocking_form_for_which_a_channel_that_closes_does_not_wait():
+    class Method:
+        def __call__(self, *_given, **_options):
+            raise AssertionError("the blocking form")
+
+        def future(self, request, **_options):
+            return SimpleNamespace(result=lambda: request)
+
+    channel = Channel(None, "nowhere")
+    channel._stubs["RunService"] = SimpleNamespace(ListRuns=Method())
+    assert channel.call("RunService", "ListRuns", "a request") == "a request"
 
 
 def test_a_recipe_that_is_refused_is_told_with_every_problem(people):
